@@ -1,0 +1,2 @@
+//! The Holdfast node.
+fn main() {}
