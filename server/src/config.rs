@@ -1,0 +1,329 @@
+//! The configuration of a node.
+//!
+//! A value comes from the last of these that gives it, and the error messages know which one did:
+//!
+//! ```text
+//! defaults ◀─ TOML file (--config) ◀─ environment (HOLDFAST_*) ◀─ flags of `holdfast start`
+//!                                                                        │
+//!                        load::load: one merged table ──▶ Config ──▶ resolve(): what follows from
+//!                                                                    other values, and all rules
+//! ```
+//!
+//! Every value is documented once, in [`settings::SETTINGS`], which also makes the flags, the names
+//! of the environment variables and `--help`. Unknown fields are refused, and so is a value that
+//! breaks a rule: a node that starts with a configuration nobody meant is worse than one that does
+//! not start. All broken rules are reported together, each with field, value and remedy.
+
+mod error;
+mod load;
+pub mod quantity;
+mod rules;
+pub mod settings;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use error::{ConfigError, Origin, Problem};
+pub use load::{Given, load, unknown_variables};
+
+use crate::limits;
+
+/// The configuration of a node. After [`Config::resolve`]:
+///
+/// - every rule of [`Config::resolve`] holds;
+/// - `cluster.members` contains this node, with the zone and the URLs of `node`;
+/// - no advertised URL is empty, and none ends with a slash.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Who this node is and where it listens.
+    pub node: NodeConfig,
+    /// The cluster as it is first created.
+    pub cluster: ClusterConfig,
+    /// Timing and retention of the Raft groups.
+    pub raft: RaftConfig,
+    /// Bounds that an operator may move.
+    pub limits: LimitsConfig,
+    /// Log segments, memory tables and the engine.
+    pub storage: StorageConfig,
+    /// What the process writes to standard error.
+    pub log: LogConfig,
+}
+
+/// Who this node is and where it listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Number of the node, 1 or more, never used for another node again. 0 until it is given.
+    pub id: u64,
+    /// Failure domain of the node. Empty until it is given.
+    pub zone: String,
+    /// Directory of everything the node keeps. Empty until it is given.
+    pub data_dir: PathBuf,
+    /// Where clients are listened for.
+    pub client_addr: SocketAddr,
+    /// How clients reach this node. Empty before `resolve` means `http://client_addr`.
+    pub advertise_client_url: String,
+    /// Where other nodes are listened for.
+    pub peer_addr: SocketAddr,
+    /// How other nodes reach this node. Empty before `resolve` means `http://peer_addr`.
+    pub advertise_peer_url: String,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        NodeConfig {
+            id: 0,
+            zone: String::new(),
+            data_dir: PathBuf::new(),
+            client_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 2379)),
+            advertise_client_url: String::new(),
+            peer_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 2380)),
+            advertise_peer_url: String::new(),
+        }
+    }
+}
+
+/// The cluster as it is first created. All its first nodes must be given the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// Name of the cluster; with the members it makes the cluster id.
+    pub name: String,
+    /// The first nodes. Empty before `resolve` means this node alone.
+    pub members: Vec<Member>,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        ClusterConfig {
+            name: "holdfast".to_owned(),
+            members: Vec::new(),
+        }
+    }
+}
+
+/// One of the first nodes of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Number of the node.
+    pub id: u64,
+    /// Failure domain of the node.
+    pub zone: String,
+    /// How other nodes reach it.
+    pub peer_url: String,
+    /// How clients reach it.
+    pub client_url: String,
+}
+
+/// Timing and retention of the Raft groups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RaftConfig {
+    /// Time between heartbeats of a leader, in milliseconds.
+    #[serde(with = "quantity::ms")]
+    pub heartbeat_interval_ms: u64,
+    /// Shortest time without a leader before a voter stands for election, in milliseconds.
+    #[serde(with = "quantity::ms")]
+    pub election_timeout_min_ms: u64,
+    /// Longest time without a leader before a voter stands for election, in milliseconds.
+    #[serde(with = "quantity::ms")]
+    pub election_timeout_max_ms: u64,
+    /// How often a leader without a quorum looks for one, in milliseconds. 0 before `resolve`
+    /// means twice `election_timeout_max_ms`.
+    #[serde(with = "quantity::ms")]
+    pub quorum_loss_probe_interval_ms: u64,
+    /// Declared round trip to the farthest voter, in milliseconds.
+    #[serde(with = "quantity::ms")]
+    pub worst_voter_rtt_ms: u64,
+    /// Most entries in one append message.
+    pub max_payload_entries: u64,
+    /// Entries of a group kept in the log behind its checkpoint.
+    pub log_entries_max: u64,
+    /// Bytes of a group kept in the log behind its checkpoint.
+    #[serde(with = "quantity::bytes")]
+    pub log_bytes_max: u64,
+}
+
+impl Default for RaftConfig {
+    fn default() -> Self {
+        RaftConfig {
+            heartbeat_interval_ms: 50,
+            election_timeout_min_ms: 150,
+            election_timeout_max_ms: 300,
+            quorum_loss_probe_interval_ms: 0,
+            worst_voter_rtt_ms: 1,
+            max_payload_entries: limits::APPEND_ENTRIES_DEFAULT,
+            log_entries_max: limits::LOG_ENTRIES_DEFAULT,
+            log_bytes_max: limits::LOG_BYTES_DEFAULT,
+        }
+    }
+}
+
+impl RaftConfig {
+    /// `heartbeat_interval_ms` as a duration.
+    pub fn heartbeat_interval(&self) -> Duration {
+        Duration::from_millis(self.heartbeat_interval_ms)
+    }
+
+    /// `election_timeout_min_ms` as a duration.
+    pub fn election_timeout_min(&self) -> Duration {
+        Duration::from_millis(self.election_timeout_min_ms)
+    }
+
+    /// `election_timeout_max_ms` as a duration.
+    pub fn election_timeout_max(&self) -> Duration {
+        Duration::from_millis(self.election_timeout_max_ms)
+    }
+
+    /// `quorum_loss_probe_interval_ms` as a duration.
+    pub fn quorum_loss_probe_interval(&self) -> Duration {
+        Duration::from_millis(self.quorum_loss_probe_interval_ms)
+    }
+}
+
+/// Bounds that an operator may move; the rest are constants in [`crate::limits`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Largest request of a client, in bytes.
+    #[serde(with = "quantity::bytes")]
+    pub request_bytes_max: usize,
+    /// Most operations in a list of a transaction.
+    pub txn_ops_max: usize,
+    /// Most proposals of a group under way on this node.
+    pub proposals_in_flight_max: usize,
+    /// Most bytes of proposals of a group under way on this node.
+    #[serde(with = "quantity::bytes")]
+    pub proposals_in_flight_bytes_max: usize,
+    /// Most linearizable reads of a group waiting for their read index on this node.
+    pub reads_waiting_max: usize,
+    /// Most requests queued for one peer.
+    pub forward_queue_requests_max: usize,
+    /// Most bytes of snapshots sent per second, all receivers together.
+    #[serde(with = "quantity::bytes")]
+    pub snapshot_bytes_per_second_max: u64,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        LimitsConfig {
+            request_bytes_max: limits::REQUEST_BYTES_DEFAULT as usize,
+            txn_ops_max: limits::TXN_OPS_DEFAULT,
+            proposals_in_flight_max: limits::PROPOSALS_IN_FLIGHT_DEFAULT,
+            proposals_in_flight_bytes_max: limits::PROPOSALS_IN_FLIGHT_BYTES_DEFAULT as usize,
+            reads_waiting_max: limits::READS_WAITING_DEFAULT,
+            forward_queue_requests_max: limits::FORWARD_QUEUE_REQUESTS_DEFAULT,
+            snapshot_bytes_per_second_max: limits::SNAPSHOT_BYTES_PER_SECOND_DEFAULT,
+        }
+    }
+}
+
+/// Log segments, memory tables and the engine. There is no switch that turns fsync off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageConfig {
+    /// Size of a segment of the log, in bytes.
+    #[serde(with = "quantity::bytes")]
+    pub log_segment_bytes: u64,
+    /// Size of one memory table of a group, in bytes; there are at most two.
+    #[serde(with = "quantity::bytes")]
+    pub table_bytes_max: u64,
+    /// Memory for pages of the engine of one group, in bytes.
+    #[serde(with = "quantity::bytes")]
+    pub cache_bytes: u64,
+    /// Longest time before applied entries are made durable in the checkpoint, in milliseconds.
+    #[serde(with = "quantity::ms")]
+    pub flush_interval_ms: u64,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        StorageConfig {
+            log_segment_bytes: limits::LOG_SEGMENT_BYTES_DEFAULT,
+            table_bytes_max: limits::TABLE_BYTES_DEFAULT,
+            cache_bytes: limits::CACHE_BYTES_DEFAULT,
+            flush_interval_ms: 5_000,
+        }
+    }
+}
+
+impl StorageConfig {
+    /// `flush_interval_ms` as a duration.
+    pub fn flush_interval(&self) -> Duration {
+        Duration::from_millis(self.flush_interval_ms)
+    }
+}
+
+/// What the process writes to standard error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// Which events: a level, or directives such as `info,holdfast_server::raft=debug`.
+    pub level: String,
+    /// In which form.
+    pub format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig {
+            level: "info".to_owned(),
+            format: LogFormat::Plain,
+        }
+    }
+}
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One line of text per event.
+    Plain,
+    /// One JSON object per event.
+    Json,
+}
+
+impl Config {
+    /// Reads a configuration from the text of a TOML file, without checking the rules.
+    pub fn from_toml(text: &str) -> Result<Config, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    /// Writes the configuration as the text of a TOML file that [`Config::from_toml`] reads back.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("numbers, strings and addresses have a form in TOML")
+    }
+
+    /// The member of the initial cluster that is this node.
+    pub fn this_member(&self) -> Option<&Member> {
+        self.cluster
+            .members
+            .iter()
+            .find(|member| member.id == self.node.id)
+    }
+
+    /// Fills in what follows from other values, then checks every rule. All problems are reported
+    /// together.
+    pub fn resolve(mut self) -> Result<Config, ConfigError> {
+        rules::complete(&mut self);
+        let problems = rules::problems(&self);
+        if problems.is_empty() {
+            Ok(self)
+        } else {
+            Err(ConfigError::Invalid(problems))
+        }
+    }
+
+    /// What is allowed but probably not meant, as sentences for the operator.
+    pub fn warnings(&self) -> Vec<String> {
+        rules::warnings(self)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! Every bound of the server.
+//!
+//! A node never holds an unbounded queue, buffer, batch or cache. This file is where the bounds
+//! are, so that they can be read together and checked against each other: the assertions at the end
+//! are evaluated by the compiler. Names end with the unit and `_MAX` (or `_MIN`); the
+//! documentation says what happens at the bound, which is one of
+//!
+//! - **wait**: the producer is held back until there is room;
+//! - **refuse**: the request is answered with `ResourceExhausted` (or etcd's own status where it has
+//!   one) at once, with nothing half done;
+//! - **cut**: the work is split and goes on in the next batch.
+//!
+//! Bounds that an operator may need to move are defaults of [`crate::config::Config`]; here they
+//! carry `_DEFAULT`, and the range within which the configuration accepts them stands beside them.
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+
+// ---- requests of clients ---------------------------------------------------------------------
+
+/// Largest request of a client, in encoded bytes. etcd's default. Beyond it: refused with
+/// `InvalidArgument` and etcd's message `etcdserver: request is too large`.
+pub const REQUEST_BYTES_DEFAULT: u64 = 3 * MIB / 2;
+/// Smallest value that `limits.request_bytes_max` accepts.
+pub const REQUEST_BYTES_MIN: u64 = KIB;
+/// Largest value that `limits.request_bytes_max` accepts: one request is one Raft entry, and while
+/// it is written and replicated no other entry of its group passes it.
+pub const REQUEST_BYTES_CEILING: u64 = 16 * MIB;
+/// What the wire may carry beyond a request, in bytes, before the connection itself refuses: so
+/// that a request slightly too large gets etcd's status and not a transport error.
+pub const REQUEST_OVERHEAD_BYTES_MAX: u64 = 512 * KIB;
+
+/// Operations in one list of a transaction. etcd's default. Beyond it: refused with
+/// `InvalidArgument` and etcd's message `etcdserver: too many operations in txn request`.
+pub const TXN_OPS_DEFAULT: usize = 128;
+/// Largest value that `limits.txn_ops_max` accepts: a transaction is applied in one step, during
+/// which no other entry of its group is.
+pub const TXN_OPS_CEILING: usize = 16 * 1024;
+
+/// HTTP/2 streams (concurrent requests) of one client connection. At the bound the client's own
+/// HTTP/2 stack waits for a stream to end.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
+
+// ---- proposals and reads ---------------------------------------------------------------------
+
+/// Proposals of one group that are under way on this node. At the bound: refused at once.
+pub const PROPOSALS_IN_FLIGHT_DEFAULT: usize = 4096;
+/// Largest value that `limits.proposals_in_flight_max` accepts.
+pub const PROPOSALS_IN_FLIGHT_CEILING: usize = 1024 * 1024;
+/// Encoded bytes of the proposals of one group that are under way on this node. At the bound:
+/// refused at once. Keeps a burst of large values from filling memory long before the count does.
+pub const PROPOSALS_IN_FLIGHT_BYTES_DEFAULT: u64 = 64 * MIB;
+
+/// Linearizable reads of one group that wait for their read index. At the bound: refused at once.
+/// They cost little while they wait, because they share the rounds.
+pub const READS_WAITING_DEFAULT: usize = 16 * 1024;
+
+// ---- between nodes ---------------------------------------------------------------------------
+
+/// Requests queued for one peer before they are packed into batches. At the bound: refused at once.
+pub const FORWARD_QUEUE_REQUESTS_DEFAULT: usize = 8192;
+/// Requests in one batch to a peer. At the bound: cut.
+pub const FORWARD_BATCH_REQUESTS_MAX: usize = 256;
+/// Bytes of the requests in one batch to a peer, unless a single request is larger. At the bound:
+/// cut.
+pub const FORWARD_BATCH_BYTES_MAX: u64 = 2 * MIB;
+
+/// Entries in one append message to a peer. At the bound: cut.
+pub const APPEND_ENTRIES_DEFAULT: u64 = 512;
+/// Largest value that `raft.max_payload_entries` accepts.
+pub const APPEND_ENTRIES_CEILING: u64 = 65_536;
+/// Bytes of the entries in one append message to a peer, unless a single entry is larger. At the
+/// bound: cut.
+pub const APPEND_BYTES_MAX: u64 = 4 * MIB;
+/// Largest message between nodes, in bytes. A larger one is refused by the receiver's transport;
+/// the bounds above keep every message below it.
+pub const PEER_MESSAGE_BYTES_MAX: u64 = 32 * MIB;
+
+/// Bytes of records in one chunk of a snapshot, unless a single record is larger. At the bound: cut.
+pub const SNAPSHOT_CHUNK_BYTES: u64 = MIB;
+/// Bytes of snapshots that a node sends per second, all receivers together. At the bound: wait.
+/// Keeps the catch-up of one node from starving the replication of the others.
+pub const SNAPSHOT_BYTES_PER_SECOND_DEFAULT: u64 = 64 * MIB;
+
+// ---- the log ---------------------------------------------------------------------------------
+
+/// Size of a segment file of the log, in bytes; it is allocated as a whole. A batch that does not
+/// fit goes to the next segment.
+pub const LOG_SEGMENT_BYTES_DEFAULT: u64 = 16 * MIB;
+/// Smallest value that `storage.log_segment_bytes` accepts.
+pub const LOG_SEGMENT_BYTES_MIN: u64 = MIB;
+/// Largest value that `storage.log_segment_bytes` accepts: allocation of a segment must stay short.
+pub const LOG_SEGMENT_BYTES_CEILING: u64 = GIB;
+
+/// Entries of a group that stay in the log behind its checkpoint, for followers that were away. At
+/// the bound: purged, and a follower that needs them gets a snapshot.
+pub const LOG_ENTRIES_DEFAULT: u64 = 200_000;
+/// Bytes of a group that stay in the log behind its checkpoint. At the bound: as above.
+pub const LOG_BYTES_DEFAULT: u64 = 256 * MIB;
+
+// ---- state -----------------------------------------------------------------------------------
+
+/// Bytes of one memory table of a group. A full one goes to the engine while a second one fills; when both
+/// are full, applying waits.
+pub const TABLE_BYTES_DEFAULT: u64 = 32 * MIB;
+/// Smallest value that `storage.table_bytes_max` accepts.
+pub const TABLE_BYTES_MIN: u64 = 4 * MIB;
+/// Bytes of pages that the engine of one group keeps in memory. At the bound: the least used go.
+pub const CACHE_BYTES_DEFAULT: u64 = 64 * MIB;
+/// Smallest value that `storage.cache_bytes` accepts.
+pub const CACHE_BYTES_MIN: u64 = 4 * MIB;
+
+// ---- shutdown --------------------------------------------------------------------------------
+
+/// Longest time that a node which was asked to stop spends on handing its leaderships over, in
+/// milliseconds. At the bound it stops without.
+pub const HANDOVER_MS_MAX: u64 = 2_000;
+/// Longest time that a supervisor waits for a node which was asked to stop, in milliseconds. At the
+/// bound it is killed.
+pub const NODE_STOP_MS_MAX: u64 = 6_000;
+
+// ---- relations -------------------------------------------------------------------------------
+
+const _: () = {
+    // The defaults lie within what the configuration accepts.
+    assert!(REQUEST_BYTES_MIN <= REQUEST_BYTES_DEFAULT);
+    assert!(REQUEST_BYTES_DEFAULT <= REQUEST_BYTES_CEILING);
+    assert!(TXN_OPS_DEFAULT <= TXN_OPS_CEILING);
+    assert!(PROPOSALS_IN_FLIGHT_DEFAULT <= PROPOSALS_IN_FLIGHT_CEILING);
+    assert!(APPEND_ENTRIES_DEFAULT <= APPEND_ENTRIES_CEILING);
+    assert!(LOG_SEGMENT_BYTES_MIN <= LOG_SEGMENT_BYTES_DEFAULT);
+    assert!(LOG_SEGMENT_BYTES_DEFAULT <= LOG_SEGMENT_BYTES_CEILING);
+    assert!(TABLE_BYTES_MIN <= TABLE_BYTES_DEFAULT);
+    assert!(CACHE_BYTES_MIN <= CACHE_BYTES_DEFAULT);
+
+    // Every message between nodes passes: a full batch and one request of the largest size on top
+    // of it, because the request that reaches the bound is still in the batch.
+    let request = REQUEST_BYTES_CEILING + REQUEST_OVERHEAD_BYTES_MAX;
+    assert!(APPEND_BYTES_MAX + request <= PEER_MESSAGE_BYTES_MAX);
+    assert!(FORWARD_BATCH_BYTES_MAX + request <= PEER_MESSAGE_BYTES_MAX);
+    assert!(SNAPSHOT_CHUNK_BYTES + request <= PEER_MESSAGE_BYTES_MAX);
+
+    // A request of the default size fits the smallest structures that hold it whole.
+    assert!(2 * REQUEST_BYTES_DEFAULT <= LOG_SEGMENT_BYTES_DEFAULT);
+    assert!(2 * REQUEST_BYTES_DEFAULT <= TABLE_BYTES_MIN);
+    assert!(REQUEST_BYTES_DEFAULT <= PROPOSALS_IN_FLIGHT_BYTES_DEFAULT);
+
+    // The log is purged in whole segments, so it cannot keep to less than two.
+    assert!(2 * LOG_SEGMENT_BYTES_DEFAULT <= LOG_BYTES_DEFAULT);
+
+    // A peer's queue holds at least one full batch; a rate of snapshots at least one chunk.
+    assert!(FORWARD_BATCH_REQUESTS_MAX <= FORWARD_QUEUE_REQUESTS_DEFAULT);
+    assert!(SNAPSHOT_CHUNK_BYTES <= SNAPSHOT_BYTES_PER_SECOND_DEFAULT);
+
+    // The supervisor gives a node time to hand over and still to close its files.
+    assert!(HANDOVER_MS_MAX < NODE_STOP_MS_MAX);
+};
