@@ -1,0 +1,315 @@
+//! The engine that carries every request: attempts, failover, hedging, backoff, deadline.
+//!
+//! ```text
+//!  run ─▶ retry id (writes) ─▶ round ─────────────────────────────▶ answer
+//!                               ▲  attempt at one endpoint;          or an error that repeating
+//!                               │  slow? a second one elsewhere      cannot change
+//!                               │
+//!                               └── failed, may be repeated: at once if an untried healthy endpoint
+//!                                   is left, else after a random pause that grows ── deadline?
+//! ```
+//!
+//! What it promises:
+//!
+//! - nothing is awaited past the deadline, and every attempt tells the server what is left of it;
+//! - a request that may have taken effect is sent again only if it is a read, or a write whose
+//!   retry id the server understands, or the user has opted in;
+//! - every attempt after the first says so (`holdfast-retry: 1`).
+
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+
+use rand::RngExt;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tonic::{
+    Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
+};
+
+use crate::{
+    cluster::Cluster,
+    endpoint::{Endpoint, ServerKind},
+    error::{Effect, Error, Fault, Result, Verdict, judge},
+    rpc::{Class, Rpc},
+    sessions::{Sessions, Ticket},
+};
+
+/// Metadata key of the client id, 32 lower-case hexadecimal digits.
+pub const CLIENT_ID: &str = "holdfast-client-id";
+/// Metadata key of the request's number under its client id, counted from 1.
+pub const REQUEST_SEQ: &str = "holdfast-request-seq";
+/// Metadata key that marks every attempt after the first.
+pub const RETRY: &str = "holdfast-retry";
+/// Metadata key of the keyspace.
+pub const KEYSPACE: &str = "holdfast-keyspace";
+
+/// Bounds of the pause before another attempt: the n-th is random between 0 and
+/// `min(BACKOFF_MAX_MS, BACKOFF_MS * 2^n)`.
+const BACKOFF_MS: u64 = 8;
+const BACKOFF_MAX_MS: u64 = 200;
+
+/// How requests are repeated.
+#[derive(Clone, Debug)]
+pub(crate) struct Policy {
+    /// An attempt that takes longer is tried on a second endpoint beside it.
+    pub(crate) hedge_after: Duration,
+    /// 1 means that nothing is repeated.
+    pub(crate) attempts_max: u32,
+    /// Repeat writes of unknown effect although the server does not know retry ids.
+    pub(crate) repeat_unprotected: bool,
+}
+
+/// Everything the calls of one client share.
+pub(crate) struct Core {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) sessions: Sessions,
+    pub(crate) policy: Policy,
+}
+
+/// Where one call stands.
+struct Call<'a, R> {
+    core: &'a Core,
+    request: R,
+    keyspace: Option<&'a MetadataValue<Ascii>>,
+    ticket: Option<Ticket<'a>>,
+    deadline: Instant,
+    attempts: u32,
+    tried: Vec<Arc<Endpoint>>,
+    /// An earlier attempt of a write may have taken effect.
+    in_doubt: bool,
+    last: Option<Error>,
+}
+
+/// How one round ended.
+enum Round<T> {
+    Answer(T),
+    Failed(Status, Arc<Endpoint>),
+    /// No attempt ended in time; they are given up.
+    TooSlow,
+}
+
+impl Core {
+    pub(crate) async fn run<R: Rpc>(
+        &self,
+        request: R,
+        keyspace: Option<&MetadataValue<Ascii>>,
+        timeout: Duration,
+    ) -> Result<R::Response> {
+        let deadline = Instant::now() + timeout;
+        let class = request.class();
+        let ticket = match class {
+            Class::Write => match timeout_at(deadline, self.sessions.ticket()).await {
+                Ok(ticket) => Some(ticket),
+                Err(_) => return Err(Error::deadline(timeout, None, Effect::None, 0)),
+            },
+            Class::Read | Class::Once => None,
+        };
+        let call = Call {
+            core: self,
+            request,
+            keyspace,
+            ticket,
+            deadline,
+            attempts: 0,
+            tried: Vec::new(),
+            in_doubt: false,
+            last: None,
+        };
+        call.run(class, timeout).await
+    }
+}
+
+impl<R: Rpc> Call<'_, R> {
+    async fn run(mut self, class: Class, timeout: Duration) -> Result<R::Response> {
+        let mut failures = 0;
+        loop {
+            match self.round(class).await {
+                Round::Answer(answer) => return Ok(answer),
+                Round::TooSlow => self.in_doubt |= class != Class::Read,
+                Round::Failed(status, endpoint) => {
+                    let verdict = judge(&status);
+                    self.blame(&endpoint, verdict.fault);
+                    let again = self.may_repeat(class, &verdict);
+                    self.settle_doubt(class, &verdict);
+                    let error = Error::of_attempt(
+                        verdict,
+                        self.effect(),
+                        endpoint.url.clone(),
+                        self.attempts,
+                    );
+                    if !again {
+                        return Err(error);
+                    }
+                    self.tried.push(endpoint);
+                    self.last = Some(error);
+                }
+            }
+            failures += 1;
+            if Instant::now() >= self.deadline {
+                return Err(self.out_of_time(timeout));
+            }
+            if !self.core.cluster.has_fresh(&self.tried) {
+                self.tried.clear();
+                let wake = Instant::now() + backoff(failures);
+                sleep_until(wake.min(self.deadline)).await;
+                if wake >= self.deadline {
+                    return Err(self.out_of_time(timeout));
+                }
+            }
+        }
+    }
+
+    /// May be sent again although an earlier attempt may have taken effect.
+    fn repeatable(&self, class: Class) -> bool {
+        match class {
+            Class::Read => true,
+            Class::Write => {
+                self.core.policy.repeat_unprotected
+                    || self.core.cluster.kind() == ServerKind::Holdfast
+            }
+            Class::Once => false,
+        }
+    }
+
+    fn may_repeat(&self, class: Class, verdict: &Verdict) -> bool {
+        let safe = verdict.effect == Effect::None || self.repeatable(class);
+        verdict.again && safe && self.attempts < self.core.policy.attempts_max
+    }
+
+    fn settle_doubt(&mut self, class: Class, verdict: &Verdict) {
+        if class == Class::Read {
+            return;
+        }
+        // The cluster refused the write for what it is. With a retry id that is the fate of every
+        // attempt of it: had an earlier one taken effect, this one would have got its answer.
+        let vouched = verdict.effect == Effect::None
+            && !verdict.again
+            && self.core.cluster.kind() == ServerKind::Holdfast;
+        self.in_doubt = !vouched && (self.in_doubt || verdict.effect == Effect::Unknown);
+    }
+
+    fn effect(&self) -> Effect {
+        if self.in_doubt {
+            Effect::Unknown
+        } else {
+            Effect::None
+        }
+    }
+
+    fn out_of_time(&mut self, timeout: Duration) -> Error {
+        Error::deadline(timeout, self.last.take(), self.effect(), self.attempts)
+    }
+
+    fn blame(&self, endpoint: &Arc<Endpoint>, fault: Fault) {
+        // What fails as the deadline passes has mostly failed because of it.
+        if Instant::now() + Duration::from_millis(2) >= self.deadline {
+            return;
+        }
+        match fault {
+            Fault::None => {}
+            Fault::Avoid => endpoint.avoid(),
+            Fault::Down => self.core.cluster.set_down(endpoint),
+        }
+    }
+
+    /// One attempt, or two side by side if the first is slow.
+    async fn round(&mut self, class: Class) -> Round<R::Response> {
+        let first_at = self.core.cluster.pick(&self.tried);
+        let mut first = pin!(self.attempt(&first_at));
+        let hedge_at = Instant::now() + self.core.policy.hedge_after;
+        let hedge = self.repeatable(class) && self.attempts < self.core.policy.attempts_max;
+        let wake = if hedge {
+            hedge_at.min(self.deadline)
+        } else {
+            self.deadline
+        };
+        tokio::select! {
+            biased;
+            result = &mut first => return Round::of(result, first_at),
+            () = sleep_until(wake) => {}
+        }
+        if wake >= self.deadline {
+            return Round::TooSlow;
+        }
+        // Whether the slow endpoint still lives is for the probe to find out.
+        self.core.cluster.set_down(&first_at);
+        self.tried.push(first_at.clone());
+        let second_at = self.core.cluster.pick(&self.tried);
+        let mut second = pin!(self.attempt(&second_at));
+        let wake = (Instant::now() + self.core.policy.hedge_after).min(self.deadline);
+        let (result, first_ended) = tokio::select! {
+            biased;
+            result = &mut first => (result, true),
+            result = &mut second => (result, false),
+            () = sleep_until(wake) => {
+                self.tried.push(second_at);
+                return Round::TooSlow;
+            }
+        };
+        let at = if first_ended { &first_at } else { &second_at };
+        let status = match result {
+            Ok(answer) => return Round::Answer(answer.into_inner()),
+            Err(status) => status,
+        };
+        let verdict = judge(&status);
+        if !verdict.again {
+            // The other attempt is given up, its fate not known.
+            self.in_doubt |= class != Class::Read;
+            return Round::Failed(status, at.clone());
+        }
+        self.blame(at, verdict.fault);
+        self.settle_doubt(class, &verdict);
+        self.tried.push(second_at.clone());
+        if first_ended {
+            tokio::select! {
+                result = &mut second => Round::of(result, second_at),
+                () = sleep_until(wake) => Round::TooSlow,
+            }
+        } else {
+            tokio::select! {
+                result = &mut first => Round::of(result, first_at),
+                () = sleep_until(wake) => Round::TooSlow,
+            }
+        }
+    }
+
+    /// Sends the request once. The future owns all it needs.
+    fn attempt(
+        &mut self,
+        endpoint: &Endpoint,
+    ) -> impl Future<Output = Result<Response<R::Response>, Status>> + Send + use<R> {
+        self.attempts += 1;
+        let mut request = Request::new(self.request.clone());
+        request.set_timeout(self.deadline.saturating_duration_since(Instant::now()));
+        let metadata = request.metadata_mut();
+        if let Some(keyspace) = self.keyspace {
+            metadata.insert(KEYSPACE, keyspace.clone());
+        }
+        if let Some(ticket) = &self.ticket {
+            metadata.insert(CLIENT_ID, ticket.client_id());
+            metadata.insert(REQUEST_SEQ, ticket.seq().into());
+            if self.attempts > 1 {
+                metadata.insert(RETRY, MetadataValue::from_static("1"));
+            }
+        }
+        R::send(endpoint.channel(), request)
+    }
+}
+
+impl<T> Round<T> {
+    fn of(result: Result<Response<T>, Status>, at: Arc<Endpoint>) -> Self {
+        match result {
+            Ok(answer) => Round::Answer(answer.into_inner()),
+            Err(status) => Round::Failed(status, at),
+        }
+    }
+}
+
+/// "Full jitter": anything up to the bound, so that clients that failed together do not return
+/// together.
+fn backoff(failures: u32) -> Duration {
+    let bound = (BACKOFF_MS << failures.min(16)).min(BACKOFF_MAX_MS);
+    Duration::from_micros(rand::rng().random_range(0..=bound * 1000))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,486 @@
+//! What can go wrong, and the one question that matters after it did: **has the request changed
+//! anything?**
+//!
+//! Every [`Error`] answers it. [`Effect::None`] promises that the request changed nothing and never
+//! will; [`Effect::Unknown`] says that it may have taken effect, or may still. The second kind
+//! reaches a caller only when the deadline ran out, when the cluster no longer remembers the
+//! request, or when the server is a plain etcd, which cannot recognise a repeated request.
+//!
+//! ```text
+//!  gRPC status ──▶ judge() ──▶ Verdict { kind, effect, again, fault }
+//!                                 │       │      │      └─ what it says about the endpoint
+//!                                 │       │      └─ may the same request be sent again?
+//!                                 └───────┴─ the Error, if this attempt was the last
+//! ```
+
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+use tonic::{Code, Status};
+
+/// Result of a request.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whether a failed request has changed anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It changed nothing and never will. Reads always fail with this.
+    None,
+    /// It may have taken effect, or may yet take effect, at most once on Holdfast.
+    Unknown,
+}
+
+/// Why a request failed, and whether it has changed anything.
+///
+/// - A read never fails with [`Effect::Unknown`].
+/// - The effect is that of all attempts together: one lost attempt makes it unknown, until a later
+///   attempt of the same write gets an answer that the cluster vouches for.
+#[derive(Clone)]
+pub struct Error(Box<Details>);
+
+#[derive(Clone)]
+struct Details {
+    kind: ErrorKind,
+    effect: Effect,
+    code: Option<Code>,
+    endpoint: Option<Arc<str>>,
+    attempts: u32,
+}
+
+/// The reason of an [`Error`].
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// An endpoint given to the builder is not a URL this client can use.
+    #[error("endpoint {endpoint:?} cannot be used: {reason}")]
+    InvalidEndpoint {
+        /// The endpoint as it was given.
+        endpoint: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A keyspace name that cannot be sent.
+    #[error("keyspace name {0:?} is not valid: it must be visible ASCII")]
+    InvalidKeyspace(String),
+    /// The key of the request is empty.
+    #[error("the key is empty")]
+    EmptyKey,
+    /// `ignore_value` or `ignore_lease` needs a key that exists.
+    #[error("the key does not exist")]
+    KeyNotFound,
+    /// `ignore_value` together with a value.
+    #[error("a value was given together with ignore_value")]
+    ValueProvided,
+    /// `ignore_lease` together with a lease.
+    #[error("a lease was given together with ignore_lease")]
+    LeaseProvided,
+    /// The lease does not exist.
+    #[error("the lease does not exist")]
+    LeaseNotFound,
+    /// More operations in a transaction than the server allows.
+    #[error("too many operations in the transaction")]
+    TooManyOperations,
+    /// A transaction writes one key twice.
+    #[error("the transaction writes one key twice")]
+    DuplicateKey,
+    /// The sort order or target is not known.
+    #[error("the sort order or target is not valid")]
+    InvalidSort,
+    /// The request is larger than the server allows.
+    #[error("the request is too large")]
+    TooLarge,
+    /// The revision asked for has been compacted.
+    #[error("the revision has been compacted")]
+    Compacted,
+    /// The revision asked for does not exist yet.
+    #[error("the revision is in the future")]
+    FutureRevision,
+    /// No keyspace of that name.
+    #[error("{0}")]
+    KeyspaceNotFound(String),
+    /// The database has reached its quota.
+    #[error("the database is out of space")]
+    NoSpace,
+    /// The server has too much to do; it did nothing for this request.
+    #[error("the server is overloaded: {0}")]
+    Overloaded(String),
+    /// The keyspace has no leader at the moment.
+    #[error("no leader")]
+    NoLeader,
+    /// The cluster took the request but could not tell what became of it.
+    #[error("{0}")]
+    Interrupted(String),
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    Stopping,
+    /// No connection could be made; nothing was sent.
+    #[error("cannot connect: {0}")]
+    Unreachable(String),
+    /// The connection broke while the request was under way.
+    #[error("connection lost: {0}")]
+    Disconnected(String),
+    /// The cluster no longer remembers whether the request, sent before, took effect.
+    #[error("the cluster no longer remembers this request: {0}")]
+    RetryForgotten(String),
+    /// The server does not know the operation.
+    #[error("not supported by the server: {0}")]
+    Unsupported(String),
+    /// Not allowed.
+    #[error("not allowed: {0}")]
+    Denied(String),
+    /// Data on the server is damaged.
+    #[error("damaged data: {0}")]
+    Corrupt(String),
+    /// The server refused the request for another reason.
+    #[error("{message}")]
+    Refused {
+        /// The gRPC code.
+        code: Code,
+        /// The server's words.
+        message: String,
+    },
+    /// The server failed in a way that it does not explain.
+    #[error("the server failed: {message} ({code:?})")]
+    Server {
+        /// The gRPC code.
+        code: Code,
+        /// The server's words.
+        message: String,
+    },
+    /// The deadline passed.
+    #[error("no answer within {timeout:?}{}", last_cause(.last))]
+    DeadlineExceeded {
+        /// The time the request had.
+        timeout: Duration,
+        /// How the last attempt that ended had failed.
+        last: Option<Box<Error>>,
+    },
+}
+
+fn last_cause(last: &Option<Box<Error>>) -> String {
+    last.as_ref()
+        .map(|e| format!("; last failure: {e}"))
+        .unwrap_or_default()
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, effect: Effect) -> Self {
+        Error(Box::new(Details {
+            kind,
+            effect,
+            code: None,
+            endpoint: None,
+            attempts: 0,
+        }))
+    }
+
+    pub(crate) fn of_attempt(
+        verdict: Verdict,
+        effect: Effect,
+        endpoint: Arc<str>,
+        attempts: u32,
+    ) -> Self {
+        let Verdict { kind, code, .. } = verdict;
+        Error(Box::new(Details {
+            kind,
+            effect,
+            code: Some(code),
+            endpoint: Some(endpoint),
+            attempts,
+        }))
+    }
+
+    pub(crate) fn deadline(
+        timeout: Duration,
+        last: Option<Error>,
+        effect: Effect,
+        attempts: u32,
+    ) -> Self {
+        let endpoint = last.as_ref().and_then(|e| e.0.endpoint.clone());
+        let kind = ErrorKind::DeadlineExceeded {
+            timeout,
+            last: last.map(Box::new),
+        };
+        let code = Some(Code::DeadlineExceeded);
+        Error(Box::new(Details {
+            kind,
+            effect,
+            code,
+            endpoint,
+            attempts,
+        }))
+    }
+
+    /// Why it failed.
+    pub fn kind(&self) -> &ErrorKind {
+        &self.0.kind
+    }
+
+    /// Whether the request has changed anything.
+    pub fn effect(&self) -> Effect {
+        self.0.effect
+    }
+
+    /// The gRPC code of the last attempt, if a server or the transport gave one.
+    pub fn code(&self) -> Option<Code> {
+        self.0.code
+    }
+
+    /// The endpoint of the last attempt.
+    pub fn endpoint(&self) -> Option<&str> {
+        self.0.endpoint.as_deref()
+    }
+
+    /// How often the request was sent.
+    pub fn attempts(&self) -> u32 {
+        self.0.attempts
+    }
+
+    /// The same request may succeed when it is made again later.
+    ///
+    /// This says nothing about its effect: a write whose [`effect`](Self::effect) is unknown may
+    /// take effect a second time when it is made again as a new request.
+    pub fn is_retryable(&self) -> bool {
+        use ErrorKind::*;
+        matches!(
+            self.0.kind,
+            Overloaded(_)
+                | NoLeader
+                | Interrupted(_)
+                | Stopping
+                | Unreachable(_)
+                | Disconnected(_)
+                | DeadlineExceeded { .. }
+        )
+    }
+
+    /// No node of the cluster could be reached or was able to serve the request in time.
+    pub fn is_unavailable(&self) -> bool {
+        match &self.0.kind {
+            ErrorKind::DeadlineExceeded {
+                last: Some(last), ..
+            } => last.is_unavailable(),
+            ErrorKind::DeadlineExceeded { last: None, .. }
+            | ErrorKind::NoLeader
+            | ErrorKind::Stopping
+            | ErrorKind::Unreachable(_)
+            | ErrorKind::Disconnected(_) => true,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.kind)?;
+        if let Some(endpoint) = &self.0.endpoint
+            && !matches!(self.0.kind, ErrorKind::DeadlineExceeded { .. })
+        {
+            write!(f, " [{endpoint}]")?;
+        }
+        if self.0.effect == Effect::Unknown {
+            write!(
+                f,
+                " (effect unknown: the request may have been carried out)"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Details {
+            kind,
+            effect,
+            code,
+            endpoint,
+            attempts,
+        } = &*self.0;
+        f.debug_struct("Error")
+            .field("kind", kind)
+            .field("effect", effect)
+            .field("code", code)
+            .field("endpoint", endpoint)
+            .field("attempts", attempts)
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match &self.0.kind {
+            ErrorKind::DeadlineExceeded {
+                last: Some(last), ..
+            } => Some(&**last),
+            _ => None,
+        }
+    }
+}
+
+/// What one failed attempt means.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    pub(crate) kind: ErrorKind,
+    pub(crate) code: Code,
+    /// Of this attempt alone, if the request is a write.
+    pub(crate) effect: Effect,
+    /// Another attempt may fare better.
+    pub(crate) again: bool,
+    pub(crate) fault: Fault,
+}
+
+/// What a failed attempt says about the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It works; the request was at fault.
+    None,
+    /// It answers but cannot serve at the moment: others first.
+    Avoid,
+    /// It is gone until a probe says otherwise.
+    Down,
+}
+
+/// Reads a gRPC status: etcd's codes and messages, and the transport's failures.
+pub(crate) fn judge(status: &Status) -> Verdict {
+    if let Some(source) = status.source() {
+        return judge_transport(status, source);
+    }
+    let code = status.code();
+    let text = status.message();
+    let short = text.strip_prefix("etcdserver: ").unwrap_or(text);
+    let refused = |kind| Verdict {
+        kind,
+        code,
+        effect: Effect::None,
+        again: false,
+        fault: Fault::None,
+    };
+    let nothing_done = |kind| Verdict {
+        kind,
+        code,
+        effect: Effect::None,
+        again: true,
+        fault: Fault::Avoid,
+    };
+    let unknown = |kind, fault| Verdict {
+        kind,
+        code,
+        effect: Effect::Unknown,
+        again: true,
+        fault,
+    };
+    match (code, short) {
+        (_, "key is not provided") => refused(ErrorKind::EmptyKey),
+        (_, "key not found") => refused(ErrorKind::KeyNotFound),
+        (_, "value is provided") => refused(ErrorKind::ValueProvided),
+        (_, "lease is provided") => refused(ErrorKind::LeaseProvided),
+        (_, "requested lease not found") => refused(ErrorKind::LeaseNotFound),
+        (_, "too many operations in txn request") => refused(ErrorKind::TooManyOperations),
+        (_, "duplicate key given in txn request") => refused(ErrorKind::DuplicateKey),
+        (_, "invalid sort option") => refused(ErrorKind::InvalidSort),
+        (_, "request is too large") => refused(ErrorKind::TooLarge),
+        (_, "mvcc: required revision has been compacted") => refused(ErrorKind::Compacted),
+        (_, "mvcc: required revision is a future revision") => refused(ErrorKind::FutureRevision),
+        (_, "mvcc: database space exceeded") => refused(ErrorKind::NoSpace),
+        (_, "no leader") => nothing_done(ErrorKind::NoLeader),
+        (_, "not leader") | (_, "rpc not supported for learner") => {
+            nothing_done(ErrorKind::NoLeader)
+        }
+        (_, "server stopped") => unknown(ErrorKind::Stopping, Fault::Down),
+        // gRPC servers refuse what exceeds their own message limit with this code.
+        (Code::ResourceExhausted, m) if m.contains("larger than max") => {
+            refused(ErrorKind::TooLarge)
+        }
+        (Code::ResourceExhausted, _) => nothing_done(ErrorKind::Overloaded(text.into())),
+        (_, m) if m.contains("retry") && m.contains("remember") => Verdict {
+            kind: ErrorKind::RetryForgotten(text.into()),
+            code,
+            effect: Effect::Unknown,
+            again: false,
+            fault: Fault::None,
+        },
+        (Code::NotFound | Code::InvalidArgument, m) if m.contains("keyspace") => {
+            refused(ErrorKind::KeyspaceNotFound(text.into()))
+        }
+        (Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted, _) => {
+            unknown(ErrorKind::Interrupted(text.into()), Fault::Avoid)
+        }
+        (Code::Unimplemented, _) => refused(ErrorKind::Unsupported(text.into())),
+        (Code::PermissionDenied | Code::Unauthenticated, _) => {
+            refused(ErrorKind::Denied(text.into()))
+        }
+        (
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::FailedPrecondition
+            | Code::OutOfRange,
+            _,
+        ) => refused(ErrorKind::Refused {
+            code,
+            message: text.into(),
+        }),
+        (Code::DataLoss, _) => Verdict {
+            kind: ErrorKind::Corrupt(text.into()),
+            code,
+            effect: Effect::Unknown,
+            again: false,
+            fault: Fault::Avoid,
+        },
+        (Code::Ok | Code::Unknown | Code::Internal, _) => Verdict {
+            kind: ErrorKind::Server {
+                code,
+                message: text.into(),
+            },
+            code,
+            effect: Effect::Unknown,
+            again: false,
+            fault: Fault::None,
+        },
+    }
+}
+
+/// A failure that no server reported: the connection could not be made, or broke.
+fn judge_transport(status: &Status, source: &(dyn StdError + 'static)) -> Verdict {
+    let code = status.code();
+    let mut innermost: &dyn StdError = source;
+    let mut never_sent = false;
+    let mut next = Some(source);
+    while let Some(cause) = next {
+        never_sent |= cause.is::<tonic::ConnectError>()
+            || cause
+                .downcast_ref::<hyper::Error>()
+                .is_some_and(hyper::Error::is_canceled)
+            || cause
+                .downcast_ref::<h2::Error>()
+                .is_some_and(|e| e.reason() == Some(h2::Reason::REFUSED_STREAM));
+        innermost = cause;
+        next = cause.source();
+    }
+    let text = innermost.to_string();
+    if innermost.is::<tonic::TimeoutExpired>() {
+        let kind = ErrorKind::Interrupted(text);
+        return Verdict {
+            kind,
+            code,
+            effect: Effect::Unknown,
+            again: true,
+            fault: Fault::None,
+        };
+    }
+    let (kind, effect) = if never_sent {
+        (ErrorKind::Unreachable(text), Effect::None)
+    } else {
+        (ErrorKind::Disconnected(text), Effect::Unknown)
+    };
+    Verdict {
+        kind,
+        code,
+        effect,
+        again: true,
+        fault: Fault::Down,
+    }
+}
+
+#[cfg(test)]
+mod tests;
