@@ -1,0 +1,384 @@
+//! Runs operations against a fixed state and collects what they change.
+//!
+//! A command is one execution, whatever it nests:
+//!
+//! ```text
+//!   decide    all comparisons, nested ones too, on the state before    → a path of branches
+//!   check     every operation on the path: revisions, leases, missing keys
+//!   run       in order; reads see the writes before them through `Pending`
+//! ```
+//!
+//! Nothing leaves an execution before it is complete, so an operation that is refused at any
+//! moment leaves no trace.
+
+use bytes::Bytes;
+use holdfast_proto::{
+    etcdserverpb::{
+        DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest,
+        RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
+        request_op::Request, response_op::Response,
+    },
+    mvccpb::{Event, KeyValue, event::EventType},
+};
+
+use crate::{
+    ReadError, Reader, Revisions, Write, compare,
+    error::{Fail, Refusal},
+    key::{self, Revision, Span},
+    live::{self, Change, Pending},
+    range,
+    record::{self, Version},
+};
+
+/// One command on its way.
+///
+/// - `events` and the version records in `writes` correspond, in order; the position is the
+///   sub-revision.
+/// - `pending` holds the last state of every key in `events`.
+pub(crate) struct Execution<'a, R> {
+    reader: &'a R,
+    begin: Revisions,
+    pending: Pending,
+    writes: Vec<Write>,
+    events: Vec<Event>,
+}
+
+/// The branches that a transaction takes, decided before it runs.
+struct Path {
+    succeeded: bool,
+    /// One for each nested transaction in the branch, in order.
+    nested: Vec<Path>,
+}
+
+impl<'a, R: Reader> Execution<'a, R> {
+    pub fn new(reader: &'a R, begin: Revisions) -> Self {
+        let (pending, writes, events) = Default::default();
+        Execution {
+            reader,
+            begin,
+            pending,
+            writes,
+            events,
+        }
+    }
+
+    /// The revision as the operations so far have left it.
+    pub fn now(&self) -> i64 {
+        self.begin.current + i64::from(!self.events.is_empty())
+    }
+
+    /// The records to write, counters aside, and the events.
+    pub fn finish(self) -> (Vec<Write>, Vec<Event>) {
+        (self.writes, self.events)
+    }
+
+    fn header(&self) -> Option<ResponseHeader> {
+        Some(ResponseHeader {
+            revision: self.now(),
+            ..Default::default()
+        })
+    }
+
+    pub fn put(&mut self, request: &PutRequest) -> Result<PutResponse, Fail<R::Error>> {
+        check_lease(request)?;
+        let revision = self.next_revision();
+        let version_key = key::version(key::prefix(&request.key), revision);
+        let prefix = version_key.slice(..version_key.len() - 16);
+        let change = self.change(&prefix)?;
+        let previous = change.now.as_ref();
+        if (request.ignore_value || request.ignore_lease) && previous.is_none() {
+            return Err(Refusal::KeyNotFound.into());
+        }
+        let version = Version {
+            create_revision: previous.map_or(revision.main, |previous| previous.create_revision),
+            mod_revision: revision.main,
+            version: previous.map_or(0, |previous| previous.version) + 1,
+            lease: match previous {
+                Some(previous) if request.ignore_lease => previous.lease,
+                _ => request.lease,
+            },
+            value: match previous {
+                Some(previous) if request.ignore_value => previous.value.clone(),
+                _ => request.value.clone(),
+            },
+        };
+        let (record, version) = version.encode();
+        let prev_kv = match previous {
+            Some(previous) if request.prev_kv => {
+                Some(previous.clone().into_key_value(request.key.clone()))
+            }
+            _ => None,
+        };
+        let kv = version.clone().into_key_value(request.key.clone());
+        self.record(
+            prefix,
+            version_key,
+            revision,
+            record,
+            kv,
+            change,
+            Some(version),
+        );
+        Ok(PutResponse {
+            header: self.header(),
+            prev_kv,
+        })
+    }
+
+    pub fn delete_range(
+        &mut self,
+        request: &DeleteRangeRequest,
+    ) -> Result<DeleteRangeResponse, Fail<R::Error>> {
+        let mut found = Vec::new();
+        if let Some(span) = Span::new(&request.key, &request.range_end) {
+            live::walk(
+                self.reader,
+                &span,
+                self.begin.current,
+                Some(&self.pending),
+                |live| {
+                    found.push(live);
+                    std::ops::ControlFlow::Continue(())
+                },
+            )?;
+        }
+        let mut response = DeleteRangeResponse {
+            deleted: found.len() as i64,
+            ..Default::default()
+        };
+        for live in found {
+            let user_key = key::user_key(&live.prefix);
+            if request.prev_kv {
+                let previous = live.version.clone().into_key_value(user_key.clone());
+                response.prev_kvs.push(previous);
+            }
+            let before = match self.pending.get(&live.prefix) {
+                Some(change) => change.before.clone(),
+                None => Some(live.version),
+            };
+            let revision = self.next_revision();
+            let version_key = key::version(live.prefix[..].into(), revision);
+            let kv = KeyValue {
+                key: user_key,
+                mod_revision: revision.main,
+                ..Default::default()
+            };
+            let change = Change { before, now: None };
+            self.record(
+                live.prefix,
+                version_key,
+                revision,
+                record::tombstone(),
+                kv,
+                change,
+                None,
+            );
+        }
+        response.header = self.header();
+        Ok(response)
+    }
+
+    /// Runs a transaction: decided and checked as a whole first.
+    pub fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, Fail<R::Error>> {
+        let path = self.decide(request)?;
+        self.check(request, &path)?;
+        let mut response = self.run(request, &path)?;
+        response.header = self.header();
+        Ok(response)
+    }
+
+    fn decide(&self, request: &TxnRequest) -> Result<Path, Fail<R::Error>> {
+        let succeeded = compare::hold(self.reader, self.begin.current, &request.compare)?;
+        let mut nested = Vec::new();
+        for op in branch(request, succeeded) {
+            if let Some(Request::RequestTxn(request)) = &op.request {
+                nested.push(self.decide(request)?);
+            }
+        }
+        Ok(Path { succeeded, nested })
+    }
+
+    fn check(&self, request: &TxnRequest, path: &Path) -> Result<(), Fail<R::Error>> {
+        let mut nested = path.nested.iter();
+        for op in branch(request, path.succeeded) {
+            match &op.request {
+                Some(Request::RequestRange(request)) => self.check_range(request)?,
+                Some(Request::RequestPut(request)) => self.check_put(request)?,
+                Some(Request::RequestDeleteRange(_)) => {}
+                Some(Request::RequestTxn(request)) => {
+                    let path = nested.next().expect("a path for every nested transaction");
+                    self.check(request, path)?;
+                }
+                None => return Err(Refusal::Malformed("an operation is missing").into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// A range inside a transaction may not name the revision that the transaction makes, and a
+    /// negative revision counts as one, unlike outside: both as in etcd.
+    fn check_range(&self, request: &RangeRequest) -> Result<(), Refusal> {
+        let requested = request.revision;
+        let Revisions { current, compact } = self.begin;
+        if requested == 0 {
+            Ok(())
+        } else if requested > current {
+            Err(Refusal::FutureRevision { requested, current })
+        } else if requested < compact {
+            Err(Refusal::Compacted { requested, compact })
+        } else {
+            Ok(())
+        }
+    }
+
+    fn check_put(&self, request: &PutRequest) -> Result<(), Fail<R::Error>> {
+        check_lease(request)?;
+        if request.ignore_value || request.ignore_lease {
+            let prefix = key::prefix(&request.key);
+            if live::get(self.reader, &prefix, self.begin.current)?.is_none() {
+                return Err(Refusal::KeyNotFound.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, request: &TxnRequest, path: &Path) -> Result<TxnResponse, Fail<R::Error>> {
+        let mut nested = path.nested.iter();
+        let ops = branch(request, path.succeeded);
+        let mut responses = Vec::with_capacity(ops.len());
+        for op in ops {
+            let response = match &op.request {
+                Some(Request::RequestRange(request)) => {
+                    Response::ResponseRange(self.range(request)?)
+                }
+                Some(Request::RequestPut(request)) => Response::ResponsePut(self.put(request)?),
+                Some(Request::RequestDeleteRange(request)) => {
+                    Response::ResponseDeleteRange(self.delete_range(request)?)
+                }
+                Some(Request::RequestTxn(request)) => {
+                    let path = nested.next().expect("a path for every nested transaction");
+                    Response::ResponseTxn(self.run(request, path)?)
+                }
+                None => return Err(Refusal::Malformed("an operation is missing").into()),
+            };
+            responses.push(ResponseOp {
+                response: Some(response),
+            });
+        }
+        // etcd leaves the header of a nested transaction empty; the outermost one is filled in.
+        let header = Some(ResponseHeader::default());
+        Ok(TxnResponse {
+            header,
+            succeeded: path.succeeded,
+            responses,
+        })
+    }
+
+    fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Fail<R::Error>> {
+        let now = self.now();
+        let at = range::resolve(request.revision, now, self.begin)?;
+        let pending = (at > self.begin.current).then_some(&self.pending);
+        range::select(self.reader, request, at, now, pending)
+    }
+
+    fn next_revision(&self) -> Revision {
+        Revision {
+            main: self.begin.current + 1,
+            sub: self.events.len() as u64,
+        }
+    }
+
+    /// The state of a key before the execution and now.
+    fn change(&self, prefix: &Bytes) -> Result<Change, Fail<R::Error>> {
+        if let Some(change) = self.pending.get(prefix) {
+            return Ok(change.clone());
+        }
+        let before = live::get(self.reader, prefix, self.begin.current)?;
+        Ok(Change {
+            now: before.clone(),
+            before,
+        })
+    }
+
+    #[allow(clippy::too_many_arguments)] // the parts of one change, each computed by its operation
+    fn record(
+        &mut self,
+        prefix: Bytes,
+        version_key: Bytes,
+        revision: Revision,
+        record: Bytes,
+        kv: KeyValue,
+        change: Change,
+        now: Option<Version>,
+    ) {
+        assert_eq!(revision, self.next_revision(), "sub-revisions are dense");
+        let deleted = now.is_none();
+        let event = if deleted {
+            EventType::Delete
+        } else {
+            EventType::Put
+        };
+        let entry = record::index_entry(deleted, &kv.key);
+        self.writes.push(Write::put(version_key, record));
+        self.writes.push(Write::put(key::index(revision), entry));
+        let prev_kv = change
+            .before
+            .clone()
+            .map(|before| before.into_key_value(kv.key.clone()));
+        self.events.push(Event {
+            r#type: event.into(),
+            kv: Some(kv),
+            prev_kv,
+        });
+        self.pending.insert(
+            prefix,
+            Change {
+                before: change.before,
+                now,
+            },
+        );
+    }
+}
+
+fn branch(request: &TxnRequest, succeeded: bool) -> &[RequestOp] {
+    if succeeded {
+        &request.success
+    } else {
+        &request.failure
+    }
+}
+
+/// No lease exists yet, so every lease that is named is missing.
+fn check_lease(request: &PutRequest) -> Result<(), Refusal> {
+    match request.lease {
+        0 => Ok(()),
+        lease => Err(Refusal::LeaseNotFound { lease }),
+    }
+}
+
+/// True if no branch of the transaction holds anything but ranges, so that it needs no proposal.
+pub fn is_read_only(request: &TxnRequest) -> bool {
+    request
+        .success
+        .iter()
+        .chain(&request.failure)
+        .all(|op| match &op.request {
+            Some(Request::RequestRange(_)) => true,
+            Some(Request::RequestTxn(request)) => is_read_only(request),
+            _ => false,
+        })
+}
+
+/// Answers a transaction that [`is_read_only`] from the state at `revisions`.
+///
+/// What [`crate::range`] says about running beside `apply` and scrubbing holds here too.
+pub fn read_txn<R: Reader>(
+    reader: &R,
+    revisions: Revisions,
+    request: &TxnRequest,
+) -> Result<TxnResponse, ReadError<R::Error>> {
+    if !is_read_only(request) {
+        return Err(ReadError::NotReadOnly);
+    }
+    Ok(Execution::new(reader, revisions).txn(request)?)
+}

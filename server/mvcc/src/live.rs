@@ -1,0 +1,191 @@
+//! Walks over the keys that live at a revision.
+//!
+//! Family `20` lies in key order, each key's versions newest first. For every key the first
+//! version at or before the wanted revision decides; the rest of the key is skipped, by stepping
+//! while it is short and by a new seek when it is long.
+//!
+//! ```text
+//!   a@9  a@7  a@2 │ b@8(deleted)  b@3 │ c@4          read at 7
+//!   skip  ▲   skip   skip         ▲     ▲            → a@7, b@3, c@4
+//! ```
+//!
+//! A transaction reads its own writes through [`Pending`], merged by key.
+
+use std::{
+    collections::BTreeMap,
+    ops::{
+        Bound::{Excluded, Included},
+        ControlFlow,
+    },
+};
+
+use bytes::Bytes;
+
+use crate::{
+    Reader,
+    error::StateError,
+    key::{self, Span},
+    record::{self, Version},
+};
+
+/// Versions that are stepped over before a new seek is cheaper.
+const STEPS_MAX: usize = 16;
+
+/// What a running transaction has written, by the prefix of the key.
+#[derive(Debug, Default)]
+pub(crate) struct Pending(BTreeMap<Bytes, Change>);
+
+/// The last state of a key that the transaction has written.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    /// The version before the transaction.
+    pub before: Option<Version>,
+    /// The version now; `None` if deleted.
+    pub now: Option<Version>,
+}
+
+impl Pending {
+    pub fn get(&self, prefix: &[u8]) -> Option<&Change> {
+        self.0.get(prefix)
+    }
+
+    pub fn insert(&mut self, prefix: Bytes, change: Change) {
+        self.0.insert(prefix, change);
+    }
+}
+
+/// A key that lives, with its version.
+pub(crate) struct Live {
+    /// Prefix of the key; `key::user_key` gives the key itself.
+    pub prefix: Bytes,
+    pub version: Version,
+}
+
+/// The version of one key at a revision.
+pub(crate) fn get<R: Reader>(
+    reader: &R,
+    prefix: &[u8],
+    at: i64,
+) -> Result<Option<Version>, StateError<R::Error>> {
+    let (start, end) = (key::visible_at(prefix, at), key::prefix_end(prefix));
+    let Some((key, value)) = reader.first(&start, &end).map_err(StateError::Read)? else {
+        return Ok(None);
+    };
+    let (_, revision) = key::split_version(&key)?;
+    Ok(record::decode(&key, revision.main, &value)?)
+}
+
+/// Calls `each` for every key of the span that lives at the revision, in key order, with the
+/// pending writes laid over it, until it breaks.
+pub(crate) fn walk<R: Reader>(
+    reader: &R,
+    span: &Span,
+    at: i64,
+    pending: Option<&Pending>,
+    mut each: impl FnMut(Live) -> ControlFlow<()>,
+) -> Result<(), StateError<R::Error>> {
+    if span.single {
+        let version = match pending.and_then(|pending| pending.get(&span.start)) {
+            Some(change) => change.now.clone(),
+            None => get(reader, &span.start, at)?,
+        };
+        if let Some(version) = version {
+            let _ = each(Live {
+                prefix: span.start.clone(),
+                version,
+            });
+        }
+        return Ok(());
+    }
+    let mut overlay = pending
+        .map(|pending| {
+            pending
+                .0
+                .range::<[u8], _>((Included(&span.start[..]), Excluded(&span.end[..])))
+        })
+        .into_iter()
+        .flatten()
+        .peekable();
+    let stored = walk_stored(reader, span, at, |live| {
+        while let Some((prefix, change)) = overlay.next_if(|(prefix, _)| **prefix < live.prefix) {
+            if let Some(version) = change.now.clone() {
+                each(Live {
+                    prefix: prefix.clone(),
+                    version,
+                })?;
+            }
+        }
+        if overlay
+            .peek()
+            .is_some_and(|(prefix, _)| **prefix == live.prefix)
+        {
+            // The pending state of this key stands in its place, on the next turn.
+            return ControlFlow::Continue(());
+        }
+        each(live)
+    })?;
+    if stored.is_break() {
+        return Ok(());
+    }
+    for (prefix, change) in overlay {
+        if let Some(version) = change.now.clone()
+            && each(Live {
+                prefix: prefix.clone(),
+                version,
+            })
+            .is_break()
+        {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn walk_stored<R: Reader>(
+    reader: &R,
+    span: &Span,
+    at: i64,
+    mut each: impl FnMut(Live) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, StateError<R::Error>> {
+    let mut start = span.start.to_vec();
+    // The key whose version is decided.
+    let mut decided = Bytes::new();
+    loop {
+        let mut steps = 0;
+        let mut seek = None;
+        for item in reader.scan(&start, &span.end) {
+            let (key, value) = item.map_err(StateError::Read)?;
+            let (length, revision) = key::split_version(&key)?;
+            let skipped = if key[..length] == decided[..] {
+                Some(key::prefix_end(&decided))
+            } else if revision.main > at {
+                Some(key::visible_at(&key[..length], at))
+            } else {
+                None
+            };
+            if let Some(next) = skipped {
+                steps += 1;
+                if steps > STEPS_MAX {
+                    seek = Some(next);
+                    break;
+                }
+                continue;
+            }
+            steps = 0;
+            decided = key.slice(..length);
+            if let Some(version) = record::decode(&key, revision.main, &value)?
+                && each(Live {
+                    prefix: decided.clone(),
+                    version,
+                })
+                .is_break()
+            {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        match seek {
+            Some(next) => start = next,
+            None => return Ok(ControlFlow::Continue(())),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Values of version and index records.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use holdfast_proto::mvccpb::KeyValue;
+use prost::encoding::{decode_varint, encode_varint};
+
+use crate::error::Corrupt;
+
+const TOMBSTONE: u8 = 1;
+/// One flag byte and three varints of at most ten bytes.
+const HEADER_BYTES_MAX: usize = 31;
+
+/// A living version of a key.
+///
+/// - `create_revision <= mod_revision`.
+/// - `version >= 1`: writes since the key was created.
+/// - `value` shares the memory of the stored record.
+#[derive(Clone, Debug)]
+pub(crate) struct Version {
+    pub create_revision: i64,
+    pub mod_revision: i64,
+    pub version: i64,
+    pub lease: i64,
+    pub value: Bytes,
+}
+
+impl Version {
+    pub fn into_key_value(self, key: Bytes) -> KeyValue {
+        KeyValue {
+            key,
+            create_revision: self.create_revision,
+            mod_revision: self.mod_revision,
+            version: self.version,
+            value: self.value,
+            lease: self.lease,
+        }
+    }
+
+    /// The record, and the version again with its value inside the record.
+    pub fn encode(self) -> (Bytes, Version) {
+        let mut out = BytesMut::with_capacity(HEADER_BYTES_MAX + self.value.len());
+        out.put_u8(0);
+        encode_varint(self.create_revision as u64, &mut out);
+        encode_varint(self.version as u64, &mut out);
+        encode_varint(self.lease as u64, &mut out);
+        let header = out.len();
+        out.put_slice(&self.value);
+        let record = out.freeze();
+        let value = record.slice(header..);
+        (record, Version { value, ..self })
+    }
+}
+
+/// The record of a deletion.
+pub(crate) fn tombstone() -> Bytes {
+    Bytes::from_static(&[TOMBSTONE])
+}
+
+/// Tells a deletion from a value without decoding it.
+pub(crate) fn is_tombstone(key: &[u8], record: &[u8]) -> Result<bool, Corrupt> {
+    match record.first() {
+        Some(0) => Ok(false),
+        Some(&TOMBSTONE) if record.len() == 1 => Ok(true),
+        _ => Err(Corrupt::new(key, "bad flags of a version")),
+    }
+}
+
+/// Decodes a record stored under `key`; `None` for a deletion.
+pub(crate) fn decode(
+    key: &[u8],
+    mod_revision: i64,
+    record: &Bytes,
+) -> Result<Option<Version>, Corrupt> {
+    if is_tombstone(key, record)? {
+        return Ok(None);
+    }
+    let mut rest = &record[1..];
+    let mut number =
+        || decode_varint(&mut rest).map_err(|_| Corrupt::new(key, "bad header of a version"));
+    let (create_revision, version, lease) = (number()? as i64, number()? as i64, number()? as i64);
+    let value = record.slice(record.len() - rest.remaining()..);
+    Ok(Some(Version {
+        create_revision,
+        mod_revision,
+        version,
+        lease,
+        value,
+    }))
+}
+
+/// The value of an index entry.
+pub(crate) fn index_entry(deleted: bool, user_key: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(1 + user_key.len());
+    out.put_u8(deleted.into());
+    out.put_slice(user_key);
+    out.freeze()
+}
+
+/// The user key of an index entry.
+pub(crate) fn indexed_key<'a>(key: &[u8], entry: &'a [u8]) -> Result<&'a [u8], Corrupt> {
+    match entry {
+        [0 | 1, user_key @ ..] => Ok(user_key),
+        _ => Err(Corrupt::new(key, "bad kind of an index entry")),
+    }
+}
