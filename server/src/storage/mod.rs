@@ -1,0 +1,8 @@
+//! What a node keeps on disk.
+
+pub mod engine;
+pub mod fault_engine;
+pub mod memory_engine;
+pub mod sled_engine;
+pub mod snapshot_file;
+pub mod state;
