@@ -310,6 +310,3 @@ fn backoff(failures: u32) -> Duration {
     let bound = (BACKOFF_MS << failures.min(16)).min(BACKOFF_MAX_MS);
     Duration::from_micros(rand::rng().random_range(0..=bound * 1000))
 }
-
-#[cfg(test)]
-mod tests;

@@ -211,6 +211,15 @@ impl Cluster {
             added = self.merge(&mut endpoints, &sighting);
         }
         for endpoint in &endpoints {
+            // The address alone tells whose it is, until the node itself has answered.
+            if endpoint.node_id.load(Ordering::Relaxed) == 0
+                && let Some(node) = sighting
+                    .nodes
+                    .iter()
+                    .find(|n| n.url.as_ref() == Some(&endpoint.url))
+            {
+                endpoint.node_id.store(node.id, Ordering::Relaxed);
+            }
             let id = endpoint.node_id.load(Ordering::Relaxed);
             let zone = sighting
                 .nodes

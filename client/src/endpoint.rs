@@ -213,7 +213,7 @@ pub(crate) fn normalize(endpoint: &str) -> Result<Arc<str>, Error> {
     let port = match authority[host.len()..].strip_prefix(':') {
         None => 2379,
         Some(text) => text
-            .parse()
+            .parse::<u16>()
             .map_err(|_| invalid(endpoint, "the port is not valid"))?,
     };
     Ok(format!("http://{}:{port}", host.to_ascii_lowercase()).into())

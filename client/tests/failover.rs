@@ -1,0 +1,163 @@
+//! Nodes die, stall, drain and come back under load: no request fails, no write takes effect twice,
+//! and the time that requests take stays far from their deadline.
+
+mod mock;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use holdfast_client::Client;
+use mock::Mock;
+use tokio::{task::JoinHandle, time::sleep};
+
+const WRITERS: u64 = 32;
+
+struct Load {
+    writers: Vec<JoinHandle<Duration>>,
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+}
+
+impl Load {
+    /// Writers that panic with the first request that fails.
+    fn start(client: &Client) -> Self {
+        let (stop, done) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
+        let writers = (0..WRITERS).map(|writer| {
+            let (client, stop, done) = (client.clone(), stop.clone(), done.clone());
+            tokio::spawn(async move {
+                let mut slowest = Duration::ZERO;
+                for n in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let begun = Instant::now();
+                    client
+                        .put(format!("{writer}/{n}"), "v")
+                        .await
+                        .expect("no request fails");
+                    slowest = slowest.max(begun.elapsed());
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+                slowest
+            })
+        });
+        Self {
+            writers: writers.collect(),
+            stop,
+            done,
+        }
+    }
+
+    /// Waits until so many more requests have been answered.
+    async fn progress(&self, requests: u64) {
+        let goal = self.done.load(Ordering::Relaxed) + requests;
+        let give_up = Instant::now() + Duration::from_secs(30);
+        while self.done.load(Ordering::Relaxed) < goal {
+            assert!(Instant::now() < give_up, "the load stands still");
+            assert!(
+                self.writers.iter().all(|w| !w.is_finished()),
+                "a writer failed"
+            );
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// The slowest request.
+    async fn stop(self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut slowest = Duration::ZERO;
+        for writer in self.writers {
+            slowest = slowest.max(writer.await.expect("writer"));
+        }
+        slowest
+    }
+}
+
+fn all_there(mock: &Mock, writes: u64) {
+    mock.world.never_twice();
+    let applied = mock.world.state.lock().unwrap().applied.len() as u64;
+    assert!(
+        applied >= writes,
+        "{writes} acknowledged, {applied} applied"
+    );
+}
+
+async fn under_load(disturb: impl AsyncFnOnce(&mut Mock, &Load)) -> Duration {
+    let mut mock = Mock::holdfast(&["zone-a", "zone-b", "zone-c"]);
+    let client = Client::connect(mock.urls()).await.expect("connect");
+    let load = Load::start(&client);
+    load.progress(500).await;
+    disturb(&mut mock, &load).await;
+    load.progress(500).await;
+    let done = load.done.clone();
+    let slowest = load.stop().await;
+    all_there(&mock, done.load(Ordering::Relaxed));
+    slowest
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_node_is_left_at_once() {
+    let slowest = under_load(async |mock, load| {
+        mock.nodes[1].kill();
+        load.progress(500).await;
+    })
+    .await;
+    println!("slowest request {slowest:?}");
+    // Below the keepalive and hedging times: the closed connection itself was noticed.
+    assert!(slowest < Duration::from_millis(900), "{slowest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drained_node_fails_nothing() {
+    let slowest = under_load(async |mock, load| {
+        mock.nodes[0].drain();
+        load.progress(500).await;
+        mock.nodes[0].restart();
+    })
+    .await;
+    println!("slowest request {slowest:?}");
+    assert!(slowest < Duration::from_millis(900), "{slowest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stalled_node_is_worked_around() {
+    let slowest = under_load(async |mock, load| {
+        mock.nodes[2].stall();
+        // More than the writers alone can have had in flight on the other nodes.
+        load.progress(20 * WRITERS).await;
+        mock.nodes[2].resume();
+    })
+    .await;
+    println!("slowest request {slowest:?}");
+    assert!(slowest < Duration::from_secs(3), "{slowest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_may_fail_in_turn_and_are_used_again_when_they_are_back() {
+    under_load(async |mock, load| {
+        for node in 0..3 {
+            mock.nodes[node].kill();
+            load.progress(300).await;
+            mock.nodes[node].restart();
+            let id = mock.nodes[node].id;
+            let before = mock.world.seen().len();
+            let give_up = Instant::now() + Duration::from_secs(20);
+            while !mock.world.seen()[before..]
+                .iter()
+                .any(|write| write.node == id)
+            {
+                assert!(Instant::now() < give_up, "node {id} is not used again");
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+    })
+    .await;
+}
