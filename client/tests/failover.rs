@@ -83,7 +83,7 @@ impl Load {
 
 fn all_there(mock: &Mock, writes: u64) {
     mock.world.never_twice();
-    let applied = mock.world.state.lock().unwrap().applied.len() as u64;
+    let applied = mock.world.state.lock().applied.len() as u64;
     assert!(
         applied >= writes,
         "{writes} acknowledged, {applied} applied"

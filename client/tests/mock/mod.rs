@@ -12,7 +12,7 @@ use std::{
     collections::HashMap,
     net::{SocketAddr, TcpListener},
     sync::{
-        Arc, Condvar, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -34,6 +34,7 @@ use holdfast_client::{
         },
     },
 };
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::{oneshot, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, metadata::MetadataMap, transport::Server};
@@ -89,17 +90,17 @@ pub struct World {
 
 impl World {
     pub fn script(&self, script: impl Fn(&Seen) -> Fate + Send + Sync + 'static) {
-        *self.script.lock().unwrap() = Some(Box::new(script));
+        *self.script.lock() = Some(Box::new(script));
     }
 
     pub fn never_twice(&self) {
-        for (write, times) in &self.state.lock().unwrap().applied {
+        for (write, times) in &self.state.lock().applied {
             assert_eq!(*times, 1, "{write:?} took effect {times} times");
         }
     }
 
     pub fn seen(&self) -> Vec<Seen> {
-        self.state.lock().unwrap().seen.clone()
+        self.state.lock().seen.clone()
     }
 }
 
@@ -210,9 +211,9 @@ impl Node {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                         if wanted.load(Ordering::Acquire) {
                             let (flag, changed) = &*stalled;
-                            let mut flag = flag.lock().unwrap();
+                            let mut flag = flag.lock();
                             while *flag {
-                                flag = changed.wait(flag).unwrap();
+                                changed.wait(&mut flag);
                             }
                             wanted.store(false, Ordering::Release);
                         }
@@ -254,13 +255,13 @@ impl Node {
 
     /// As SIGSTOP.
     pub fn stall(&self) {
-        *self.stalled.0.lock().unwrap() = true;
+        *self.stalled.0.lock() = true;
         self.stall_wanted.store(true, Ordering::Release);
     }
 
     /// As SIGCONT.
     pub fn resume(&self) {
-        *self.stalled.0.lock().unwrap() = false;
+        *self.stalled.0.lock() = false;
         self.stalled.1.notify_all();
     }
 
@@ -296,7 +297,7 @@ fn text(metadata: &MetadataMap, key: &str) -> Option<String> {
 
 impl Service {
     fn header(&self) -> Option<pb::ResponseHeader> {
-        let revision = self.world.state.lock().unwrap().revision;
+        let revision = self.world.state.lock().revision;
         let (cluster_id, member_id) = (self.world.cluster_id, self.id);
         Some(pb::ResponseHeader {
             cluster_id,
@@ -307,7 +308,7 @@ impl Service {
     }
 
     fn apply(&self, write: &Seen, put: pb::PutRequest) -> pb::PutResponse {
-        let mut state = self.world.state.lock().unwrap();
+        let mut state = self.world.state.lock();
         let id = (write.client_id.clone(), write.seq);
         if self.world.holdfast
             && let Some(answer) = state.answers.get(&id)
@@ -348,8 +349,8 @@ impl Kv for Service {
             keyspace: text(metadata, KEYSPACE),
             timeout: text(metadata, "grpc-timeout"),
         };
-        self.world.state.lock().unwrap().seen.push(write.clone());
-        let fate = match &*self.world.script.lock().unwrap() {
+        self.world.state.lock().seen.push(write.clone());
+        let fate = match &*self.world.script.lock() {
             Some(script) => script(&write),
             None => Fate::Served,
         };
@@ -381,7 +382,7 @@ impl Kv for Service {
     ) -> Result<Response<pb::RangeResponse>, Status> {
         let key = request.into_inner().key;
         let header = self.header();
-        let mut state = self.world.state.lock().unwrap();
+        let mut state = self.world.state.lock();
         *state.reads.entry(self.id).or_default() += 1;
         let kvs: Vec<KeyValue> = state
             .data
@@ -427,7 +428,7 @@ impl Admin for Service {
         &self,
         _: Request<v1::NodesRequest>,
     ) -> Result<Response<v1::NodesResponse>, Status> {
-        let mut nodes = self.world.nodes.lock().unwrap().clone();
+        let mut nodes = self.world.nodes.lock().clone();
         for node in &mut nodes {
             node.answering = node.id == self.id;
         }
@@ -468,7 +469,7 @@ impl Cluster for Service {
         &self,
         _: Request<pb::MemberListRequest>,
     ) -> Result<Response<pb::MemberListResponse>, Status> {
-        let nodes = self.world.nodes.lock().unwrap().clone();
+        let nodes = self.world.nodes.lock().clone();
         let members = nodes.into_iter().map(|node| pb::Member {
             id: node.id,
             name: format!("n{}", node.id),
