@@ -6,6 +6,9 @@
 //!
 //! `HOLDFAST_TEST_SEED=n` chooses other histories, `PROPTEST_CASES=n` more of them.
 
+// A failed unwrap is a failed test, in the helpers of a test as well.
+#![allow(clippy::unwrap_used)]
+
 mod generate;
 mod naive;
 

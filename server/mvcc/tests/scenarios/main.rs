@@ -3,6 +3,9 @@
 //! `UPDATE_GOLDENFILES=1 cargo test -p holdfast-mvcc --test scenarios` writes the outputs anew;
 //! they are then read before they are kept. What the words of a script do is in `runner.rs`.
 
+// A failed unwrap is a failed test, in the helpers of a test as well.
+#![allow(clippy::unwrap_used)]
+
 mod requests;
 mod runner;
 mod show;
