@@ -20,7 +20,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::engine::{Batch, Engine, EngineError, OpenEngine, Scan};
-use super::memory_engine::{MemoryEngine, merge};
+use super::memory_engine::{MemoryEngine, is_new, merge};
 
 /// A point of the medium's life at which something goes wrong. Operations are counted from 0,
 /// batches and syncs of all directories together.
@@ -169,6 +169,9 @@ impl OpenEngine for FaultDisk {
             None => {}
         }
         let live = MemoryEngine::default();
+        if is_new(dir)? {
+            medium.databases.remove(dir);
+        }
         let database = medium.databases.entry(path.clone()).or_default();
         live.reset(&database.durable);
         Ok(Box::new(FaultEngine {

@@ -1,9 +1,12 @@
 //! An engine in memory, for tests: ordered, atomic, and as durable as the process.
 //!
 //! A [`MemoryDisk`] plays the part of the medium. It keeps the contents of every directory opened
-//! through it, so a store can be closed and opened again within one test.
+//! through it, so a store can be closed and opened again within one test. A file in the directory
+//! stands for the contents: a directory that was removed and made again is empty.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,13 +29,23 @@ pub struct MemoryDisk {
 
 impl OpenEngine for MemoryDisk {
     fn open(&self, dir: &Path) -> Result<Box<dyn Engine>, EngineError> {
+        let mut databases = self.databases.lock();
+        if is_new(dir)? {
+            databases.insert(dir.to_path_buf(), MemoryEngine::default());
+        }
         Ok(Box::new(
-            self.databases
-                .lock()
-                .entry(dir.to_path_buf())
-                .or_default()
-                .clone(),
+            databases.entry(dir.to_path_buf()).or_default().clone(),
         ))
+    }
+}
+
+/// Marks `dir` as holding a database; true if it held none.
+pub(super) fn is_new(dir: &Path) -> Result<bool, EngineError> {
+    let path = dir.join("in-memory");
+    match File::create_new(&path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(EngineError::io(path, e)),
     }
 }
 

@@ -17,14 +17,14 @@
 //! ```text
 //!   apply_batch   redo file: batch n, fdatasync ─▶ sled: begun = n ─▶ records ─▶ done = n
 //!   sync          sled flush ─▶ fdatasync(db) ─▶ fsync(new blobs)       the redo file may be reused
-//!   open          begun = done        nothing was under way
-//!                 begun = done + 1    batch n from the redo file again, whole: puts and deletes of
-//!                                     single records, so what went in before does no harm
+//!   open          batch done + 1 from the redo file again, if it is there, whole: puts and deletes of
+//!                 single records, so what went in before does no harm
 //! ```
 //!
 //! sled recovers a prefix of its log, so a batch of which any record survived has `begun` set; and the
-//! redo file of that batch was durable before. A redo file that should be there and is not whole is
-//! damage, never passed over.
+//! redo file of that batch was durable before. So a begun batch that the redo file does not hold whole
+//! is damage, never passed over. And so is a redo file that is more than one batch ahead: sled cuts its
+//! log at whatever it cannot read, and would present an old state as if it were the last.
 
 mod redo;
 
@@ -139,26 +139,44 @@ impl SledEngine {
         Ok(engine)
     }
 
-    /// Puts in the batch that was begun and not done, if there is one.
+    /// Puts in the batch that a crash cut short, if there is one.
     fn complete(&self, begun: u64) -> Result<(), EngineError> {
         let mut writer = self.writer.lock();
-        if begun == writer.done {
-            return Ok(());
+        let due = writer.done + 1;
+        let damaged = |reason| EngineError::Corrupt {
+            path: self.dir.clone(),
+            reason,
+        };
+        if begun != writer.done && begun != due {
+            return Err(damaged(format!(
+                "batch {begun} was begun, {} was done",
+                writer.done
+            )));
         }
-        if begun != writer.done + 1 {
-            let reason = format!("batch {begun} was begun after batch {}", writer.done);
-            return Err(EngineError::Corrupt {
-                path: self.dir.clone(),
-                reason,
-            });
+        let written = writer.redo.number()?;
+        if written > due {
+            // Batch `written` was not written down before the one before it was durable.
+            let done = writer.done;
+            return Err(damaged(format!(
+                "ends at batch {done}, but {} was durable",
+                written - 1
+            )));
         }
-        let batch = writer.redo.read(begun)?;
+        let batch = match writer.redo.read(due) {
+            Ok(batch) => batch,
+            // None was written, or the crash came while it was.
+            Err(error) if begun != due && error.is_damage() => return Ok(()),
+            Err(error) => return Err(error),
+        };
         tracing::info!(path = %self.dir.display(), records = batch.len(), "completing a batch that was cut short");
+        self.batches
+            .insert(BEGUN, &due.to_be_bytes())
+            .map_err(failed(&self.dir))?;
         self.insert(batch)?;
         self.batches
-            .insert(DONE, &begun.to_be_bytes())
+            .insert(DONE, &due.to_be_bytes())
             .map_err(failed(&self.dir))?;
-        writer.done = begun;
+        writer.done = due;
         self.sync_locked(&mut writer)
     }
 
@@ -374,3 +392,6 @@ fn fsync(path: &Path) -> Result<(), EngineError> {
         .and_then(|file| file.sync_all())
         .map_err(|e| EngineError::io(path, e))
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,8 +81,18 @@ impl RedoFile {
         self.file.sync_data()
     }
 
+    /// Number of the batch that was last written, whole or not; 0 if there is none to be found.
+    pub(super) fn number(&self) -> Result<u64, EngineError> {
+        let mut header = [0; HEADER_LEN];
+        match self.file.read_exact_at(&mut header, 0) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+            result => result.map_err(|e| EngineError::io(&self.path, e))?,
+        }
+        Ok(Header::decode(&header).map_or(0, |header| header.number))
+    }
+
     /// Batch `number`, which must be there and whole.
-    pub(super) fn read(&mut self, number: u64) -> Result<Batch, EngineError> {
+    pub(super) fn read(&self, number: u64) -> Result<Batch, EngineError> {
         let damaged = |reason: String| EngineError::Corrupt {
             path: self.path.clone(),
             reason,
@@ -93,32 +103,42 @@ impl RedoFile {
         (&self.file).seek(SeekFrom::Start(0)).map_err(io)?;
         (&self.file).read_to_end(&mut contents).map_err(io)?;
         let contents = Bytes::from(contents);
-        if contents.len() < HEADER_LEN {
-            return Err(damaged(format!(
-                "batch {number} expected, the file is empty"
-            )));
-        }
-        let mut header = contents.slice(8..HEADER_LEN);
-        let (found, len) = (header.get_u64_le(), header.get_u64_le());
-        let (body_crc, header_crc) = (header.get_u32_le(), header.get_u32_le());
-        if contents[..8] != MAGIC[..] || crc32c::crc32c(&contents[..28]) != header_crc {
-            return Err(damaged(format!(
-                "batch {number} expected, the header is damaged"
-            )));
-        }
-        if found != number {
+        let Some(header) = contents.get(..HEADER_LEN).and_then(Header::decode) else {
+            return Err(damaged(format!("batch {number} expected, found no header")));
+        };
+        if header.number != number {
+            let found = header.number;
             return Err(damaged(format!(
                 "batch {number} expected, found batch {found}"
             )));
         }
-        let body = usize::try_from(len)
+        let body = usize::try_from(header.len)
             .ok()
             .and_then(|len| HEADER_LEN.checked_add(len))
             .filter(|&end| end <= contents.len())
             .map(|end| contents.slice(HEADER_LEN..end))
-            .filter(|body| crc32c::crc32c(body) == body_crc);
+            .filter(|body| crc32c::crc32c(body) == header.crc);
         body.and_then(decode)
-            .ok_or_else(|| damaged(format!("batch {number} is damaged")))
+            .ok_or_else(|| damaged(format!("batch {number} is not whole")))
+    }
+}
+
+/// The checked header.
+struct Header {
+    number: u64,
+    /// Bytes of the body, and their checksum.
+    len: u64,
+    crc: u32,
+}
+
+impl Header {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut fields = bytes.strip_prefix(MAGIC)?;
+        let number = fields.try_get_u64_le().ok()?;
+        let len = fields.try_get_u64_le().ok()?;
+        let crc = fields.try_get_u32_le().ok()?;
+        let header_crc = fields.try_get_u32_le().ok()?;
+        (crc32c::crc32c(&bytes[..28]) == header_crc).then_some(Header { number, len, crc })
     }
 }
 
@@ -181,7 +201,8 @@ mod tests {
         let mut redo = RedoFile::open(dir.path()).unwrap();
         redo.write(1, &[batch(1), batch(2)].concat()).unwrap();
         redo.write(2, &batch(3)).unwrap();
-        let mut redo = RedoFile::open(dir.path()).unwrap();
+        let redo = RedoFile::open(dir.path()).unwrap();
+        assert_eq!(redo.number().unwrap(), 2);
         assert_eq!(redo.read(2).unwrap(), batch(3));
         assert!(redo.read(1).unwrap_err().is_damage());
         assert!(redo.read(3).unwrap_err().is_damage());

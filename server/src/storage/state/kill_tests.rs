@@ -1,1 +1,191 @@
+//! The real engine under SIGKILL: a child process writes at full speed and is killed in the middle;
+//! what it leaves is exactly the state at a mark, not older than the last it saw published.
+//!
+//! The child is this test binary, started again with the one test below and a directory in its
+//! environment. What it writes at an index is a function of the index, so that the parent needs no
+//! more than the applied index to know what must be there.
 
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
+
+use holdfast_mvcc::Reader as _;
+
+use super::tests::Seeded;
+use super::*;
+
+const DIR: &str = "HOLDFAST_STATE_KILL_DIR";
+const ROUNDS: u64 = 8;
+const KEYS: u64 = 400;
+
+/// What index `index` writes: key, and length and seed of the value.
+fn effects(index: u64) -> Vec<(u64, Option<(usize, u64)>)> {
+    let mut random = Seeded(index);
+    (0..1 + random.below(12))
+        .map(|_| {
+            let key = random.below(KEYS);
+            let len = match random.below(400) {
+                // Into files of their own, and into segments of their own.
+                0 => 1_572_864,
+                1..=3 => 150_000,
+                _ => random.below(1_500) as usize,
+            };
+            (key, (random.below(5) > 0).then(|| (len, random.next())))
+        })
+        .collect()
+}
+
+fn key(n: u64) -> Bytes {
+    Bytes::from(format!("key/{n:08}"))
+}
+
+fn value(len: usize, seed: u64) -> Bytes {
+    let mut random = Seeded(seed);
+    let mut bytes: Vec<u8> = std::iter::repeat_with(|| random.next().to_le_bytes())
+        .take(len / 8 + 1)
+        .flatten()
+        .collect();
+    bytes.truncate(len);
+    bytes.into()
+}
+
+fn options() -> StateOptions {
+    StateOptions {
+        table_bytes_max: 512 * 1024,
+        flush_interval: Duration::from_millis(50),
+        load_bytes_max: 128 * 1024,
+        engine: Arc::new(Sled {
+            cache_bytes: 8 << 20,
+        }),
+    }
+}
+
+/// Not a test of its own: what the parent starts and kills.
+#[test]
+#[ignore = "the child process of a_killed_process_leaves_the_state_of_a_mark"]
+fn child() {
+    let Some(dir) = std::env::var_os(DIR) else {
+        return;
+    };
+    let store = StateStore::open(Path::new(&dir), options()).unwrap().store;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut durable = store.durable_applied();
+        let mut out = std::io::stdout();
+        for index in store.applied_index() + 1.. {
+            let writes = effects(index).into_iter().map(|(k, v)| Write {
+                key: key(k),
+                value: v.map(|(len, seed)| value(len, seed)),
+            });
+            store.write(writes.collect()).unwrap();
+            store
+                .mark_applied(index, format!("record {index}").into())
+                .unwrap();
+            store.wait_for_room().await.unwrap();
+            if index % 3_000 == 0 {
+                // The same state once more, as a snapshot.
+                let view = store.view();
+                store
+                    .replace::<StateError>(|loader| {
+                        loader.mark_applied(index, format!("record {index}").into());
+                        for record in view.scan(&[1], &[0xff]) {
+                            let (key, value) = record?;
+                            loader.write([Write {
+                                key,
+                                value: Some(value),
+                            }])?;
+                        }
+                        Ok(())
+                    })
+                    .unwrap();
+            }
+            if durable.has_changed().unwrap() {
+                let published = *durable.borrow_and_update();
+                writeln!(out, "durable {published}").unwrap();
+                out.flush().unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn a_killed_process_leaves_the_state_of_a_mark() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut model: BTreeMap<Bytes, (usize, u64)> = BTreeMap::new();
+    let mut modelled = 0;
+    for round in 0..ROUNDS {
+        let mut random = Seeded(round);
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "storage::state::kill_tests::child",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env(DIR, dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut published = 0;
+        let mut wanted = 1 + random.below(10);
+        for line in lines {
+            // The harness prefixes the first line with its own text.
+            let line = line.unwrap();
+            let Some((_, index)) = line.rsplit_once("durable ") else {
+                continue;
+            };
+            published = index.parse().unwrap();
+            wanted = wanted.saturating_sub(1);
+            if wanted == 0 {
+                // Somewhere within the next flush or the one after.
+                std::thread::sleep(Duration::from_micros(random.below(60_000)));
+                child.kill().unwrap();
+                wanted = u64::MAX;
+            }
+        }
+        let status = child.wait().unwrap();
+        assert_eq!(
+            status.code(),
+            None,
+            "round {round}: the child ended by itself: {status}"
+        );
+
+        let opened = StateStore::open(dir.path(), options()).unwrap();
+        assert_eq!(opened.moved_aside, None, "round {round}");
+        let applied = opened.store.applied_index();
+        assert!(
+            applied >= published,
+            "round {round}: {applied} after {published} was published"
+        );
+        assert!(applied > modelled, "round {round}: no progress");
+        assert_eq!(
+            opened.store.applied_record().unwrap(),
+            format!("record {applied}")
+        );
+        for index in modelled + 1..=applied {
+            for (k, effect) in effects(index) {
+                match effect {
+                    Some(effect) => model.insert(key(k), effect),
+                    None => model.remove(&key(k)),
+                };
+            }
+        }
+        modelled = applied;
+        let view = opened.store.view();
+        let mut found = view.scan(&[1], &[0xff]);
+        for (key, &(len, seed)) in &model {
+            let (found_key, found_value) = found.next().expect("a record").unwrap();
+            assert_eq!(&found_key, key, "round {round} at {applied}");
+            assert!(
+                found_value == value(len, seed),
+                "round {round} at {applied}: {key:?}"
+            );
+        }
+        assert!(found.next().is_none(), "round {round} at {applied}");
+        println!("round {round}: published {published}, found {applied}");
+    }
+}
