@@ -32,12 +32,12 @@ fn holds<R: Reader>(reader: &R, at: i64, compare: &Compare) -> Result<bool, Stat
     if let Some(span) = Span::new(&compare.key, &compare.range_end) {
         live::walk(reader, &span, at, None, |live| {
             found = true;
-            all = version_holds(compare, &live.version);
-            if all {
+            all = version_holds(compare, &live.read()?.1);
+            Ok(if all {
                 ControlFlow::Continue(())
             } else {
                 ControlFlow::Break(())
-            }
+            })
         })?;
     }
     if found {

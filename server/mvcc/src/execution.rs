@@ -11,6 +11,8 @@
 //! Nothing leaves an execution before it is complete, so an operation that is refused at any
 //! moment leaves no trace.
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
 use holdfast_proto::{
     etcdserverpb::{
@@ -137,8 +139,8 @@ impl<'a, R: Reader> Execution<'a, R> {
                 self.begin.current,
                 Some(&self.pending),
                 |live| {
-                    found.push(live);
-                    std::ops::ControlFlow::Continue(())
+                    found.push(live.read()?);
+                    Ok(ControlFlow::Continue(()))
                 },
             )?;
         }
@@ -146,18 +148,18 @@ impl<'a, R: Reader> Execution<'a, R> {
             deleted: found.len() as i64,
             ..Default::default()
         };
-        for live in found {
-            let user_key = key::user_key(&live.prefix);
+        for (prefix, version) in found {
+            let user_key = key::user_key(&prefix);
             if request.prev_kv {
-                let previous = live.version.clone().into_key_value(user_key.clone());
+                let previous = version.clone().into_key_value(user_key.clone());
                 response.prev_kvs.push(previous);
             }
-            let before = match self.pending.get(&live.prefix) {
+            let before = match self.pending.get(&prefix) {
                 Some(change) => change.before.clone(),
-                None => Some(live.version),
+                None => Some(version),
             };
             let revision = self.next_revision();
-            let version_key = key::version(live.prefix[..].into(), revision);
+            let version_key = key::version(prefix[..].into(), revision);
             let kv = KeyValue {
                 key: user_key,
                 mod_revision: revision.main,
@@ -165,7 +167,7 @@ impl<'a, R: Reader> Execution<'a, R> {
             };
             let change = Change { before, now: None };
             self.record(
-                live.prefix,
+                prefix,
                 version_key,
                 revision,
                 record::tombstone(),

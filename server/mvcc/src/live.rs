@@ -23,7 +23,7 @@ use bytes::Bytes;
 
 use crate::{
     Reader,
-    error::StateError,
+    error::{Corrupt, StateError},
     key::{self, Span},
     record::{self, Version},
 };
@@ -54,12 +54,47 @@ impl Pending {
     }
 }
 
-/// A key that lives, with its version.
-pub(crate) struct Live {
-    /// Prefix of the key; `key::user_key` gives the key itself.
-    pub prefix: Bytes,
-    pub version: Version,
+/// A key that lives. Nothing of it is decoded or shared until it is read, so counting is cheap.
+pub(crate) enum Live<'a> {
+    /// A record of the store.
+    Stored {
+        /// Key of the record.
+        key: &'a Bytes,
+        /// Length of the prefix in `key`.
+        length: usize,
+        /// Revision in `key`.
+        main: i64,
+        /// Value of the record: not a tombstone.
+        record: &'a Bytes,
+    },
+    /// A write of the running transaction.
+    Pending {
+        prefix: &'a Bytes,
+        version: &'a Version,
+    },
 }
+
+impl Live<'_> {
+    /// The prefix of the key, of which `key::user_key` makes the key itself, and the version.
+    pub fn read(&self) -> Result<(Bytes, Version), Corrupt> {
+        match *self {
+            Live::Stored {
+                key,
+                length,
+                main,
+                record,
+            } => {
+                let version = record::decode(key, main, record)?
+                    .ok_or_else(|| Corrupt::new(key, "a deletion where a value was"))?;
+                Ok((key.slice(..length), version))
+            }
+            Live::Pending { prefix, version } => Ok((prefix.clone(), version.clone())),
+        }
+    }
+}
+
+/// Whether a walk goes on.
+pub(crate) type Walk = Result<ControlFlow<()>, Corrupt>;
 
 /// The version of one key at a revision.
 pub(crate) fn get<R: Reader>(
@@ -82,18 +117,18 @@ pub(crate) fn walk<R: Reader>(
     span: &Span,
     at: i64,
     pending: Option<&Pending>,
-    mut each: impl FnMut(Live) -> ControlFlow<()>,
+    mut each: impl FnMut(Live<'_>) -> Walk,
 ) -> Result<(), StateError<R::Error>> {
     if span.single {
         let version = match pending.and_then(|pending| pending.get(&span.start)) {
             Some(change) => change.now.clone(),
             None => get(reader, &span.start, at)?,
         };
-        if let Some(version) = version {
-            let _ = each(Live {
-                prefix: span.start.clone(),
+        if let Some(version) = &version {
+            let _ = each(Live::Pending {
+                prefix: &span.start,
                 version,
-            });
+            })?;
         }
         return Ok(());
     }
@@ -106,34 +141,35 @@ pub(crate) fn walk<R: Reader>(
         .into_iter()
         .flatten()
         .peekable();
-    let stored = walk_stored(reader, span, at, |live| {
-        while let Some((prefix, change)) = overlay.next_if(|(prefix, _)| **prefix < live.prefix) {
-            if let Some(version) = change.now.clone() {
-                each(Live {
-                    prefix: prefix.clone(),
-                    version,
-                })?;
+    let stored = walk_stored(reader, span, at, |key, length, main, record| {
+        let prefix = &key[..length];
+        while let Some((prefix, change)) = overlay.next_if(|(pending, _)| pending[..] < *prefix) {
+            if let Some(version) = &change.now
+                && each(Live::Pending { prefix, version })?.is_break()
+            {
+                return Ok(ControlFlow::Break(()));
             }
         }
         if overlay
             .peek()
-            .is_some_and(|(prefix, _)| **prefix == live.prefix)
+            .is_some_and(|(pending, _)| pending[..] == *prefix)
         {
             // The pending state of this key stands in its place, on the next turn.
-            return ControlFlow::Continue(());
+            return Ok(ControlFlow::Continue(()));
         }
-        each(live)
+        each(Live::Stored {
+            key,
+            length,
+            main,
+            record,
+        })
     })?;
     if stored.is_break() {
         return Ok(());
     }
     for (prefix, change) in overlay {
-        if let Some(version) = change.now.clone()
-            && each(Live {
-                prefix: prefix.clone(),
-                version,
-            })
-            .is_break()
+        if let Some(version) = &change.now
+            && each(Live::Pending { prefix, version })?.is_break()
         {
             break;
         }
@@ -141,44 +177,39 @@ pub(crate) fn walk<R: Reader>(
     Ok(())
 }
 
+/// Calls `each` with key, length of the prefix, revision and value of the records that decide.
 fn walk_stored<R: Reader>(
     reader: &R,
     span: &Span,
     at: i64,
-    mut each: impl FnMut(Live) -> ControlFlow<()>,
+    mut each: impl FnMut(&Bytes, usize, i64, &Bytes) -> Walk,
 ) -> Result<ControlFlow<()>, StateError<R::Error>> {
     let mut start = span.start.to_vec();
-    // The key whose version is decided.
-    let mut decided = Bytes::new();
+    // Prefix of the key whose version is decided.
+    let mut decided = Vec::new();
     loop {
         let mut steps = 0;
         let mut seek = None;
         for item in reader.scan(&start, &span.end) {
-            let (key, value) = item.map_err(StateError::Read)?;
+            let (key, record) = item.map_err(StateError::Read)?;
             let (length, revision) = key::split_version(&key)?;
-            let skipped = if key[..length] == decided[..] {
-                Some(key::prefix_end(&decided))
-            } else if revision.main > at {
-                Some(key::visible_at(&key[..length], at))
-            } else {
-                None
-            };
-            if let Some(next) = skipped {
+            let same = key[..length] == decided[..];
+            if same || revision.main > at {
                 steps += 1;
                 if steps > STEPS_MAX {
-                    seek = Some(next);
+                    seek = Some(match same {
+                        true => key::prefix_end(&decided),
+                        false => key::visible_at(&key[..length], at),
+                    });
                     break;
                 }
                 continue;
             }
             steps = 0;
-            decided = key.slice(..length);
-            if let Some(version) = record::decode(&key, revision.main, &value)?
-                && each(Live {
-                    prefix: decided.clone(),
-                    version,
-                })
-                .is_break()
+            decided.clear();
+            decided.extend_from_slice(&key[..length]);
+            if !record::is_tombstone(&key, &record)?
+                && each(&key, length, revision.main, &record)?.is_break()
             {
                 return Ok(ControlFlow::Break(()));
             }

@@ -86,10 +86,13 @@ pub(crate) fn select<R: Reader>(
     let mut kvs: Vec<KeyValue> = Vec::new();
     live::walk(reader, &span, at, pending, |live| {
         response.count += 1;
-        if kvs.len() < collect_max && filter.admits(&live.version) {
-            kvs.push(live.version.into_key_value(key::user_key(&live.prefix)));
+        if kvs.len() < collect_max {
+            let (prefix, version) = live.read()?;
+            if filter.admits(&version) {
+                kvs.push(version.into_key_value(key::user_key(&prefix)));
+            }
         }
-        ControlFlow::Continue(())
+        Ok(ControlFlow::Continue(()))
     })
     .map_err(|error: StateError<R::Error>| Fail::State(error))?;
     sort(&mut kvs, request);

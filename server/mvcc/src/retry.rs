@@ -18,8 +18,8 @@
 //!
 //! What a client owes in return:
 //!
-//! - at most [`SLOTS_PER_CLIENT`] requests are unanswered at a time, counted from the oldest
-//!   unanswered one: `seq` is sent when `seq - 128` and all before it are answered;
+//! - it sends request `seq` only when `seq - 128` and all before it are answered, or given up for
+//!   good: [`SLOTS_PER_CLIENT`] numbers may be in the air;
 //! - a request is marked `retried` from its second sending on;
 //! - a new client has the answer to its request 1 before it sends request 2. One that does not is
 //!   still safe, but its first 128 requests may be answered *forgotten* when they are repeated.
