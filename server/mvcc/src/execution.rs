@@ -32,6 +32,10 @@ use crate::{
     record::{self, Version},
 };
 
+/// Levels of a transaction, the outermost one included. A command or answer with as many still
+/// decodes, for prost stops at 100 nested messages and each level takes two.
+pub const TXN_LEVELS_MAX: usize = 32;
+
 /// One command on its way.
 ///
 /// - `events` and the version records in `writes` correspond, in order; the position is the
@@ -182,19 +186,22 @@ impl<'a, R: Reader> Execution<'a, R> {
 
     /// Runs a transaction: decided and checked as a whole first.
     pub fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, Fail<R::Error>> {
-        let path = self.decide(request)?;
+        let path = self.decide(request, TXN_LEVELS_MAX)?;
         self.check(request, &path)?;
         let mut response = self.run(request, &path)?;
         response.header = self.header();
         Ok(response)
     }
 
-    fn decide(&self, request: &TxnRequest) -> Result<Path, Fail<R::Error>> {
+    fn decide(&self, request: &TxnRequest, levels: usize) -> Result<Path, Fail<R::Error>> {
+        if levels == 0 {
+            return Err(Refusal::Malformed("the transactions are nested too deeply").into());
+        }
         let succeeded = compare::hold(self.reader, self.begin.current, &request.compare)?;
         let mut nested = Vec::new();
         for op in branch(request, succeeded) {
             if let Some(Request::RequestTxn(request)) = &op.request {
-                nested.push(self.decide(request)?);
+                nested.push(self.decide(request, levels - 1)?);
             }
         }
         Ok(Path { succeeded, nested })

@@ -52,7 +52,7 @@ mod scrub;
 pub mod validate;
 
 pub use error::{Corrupt, ReadError, StateError};
-pub use execution::{is_read_only, read_txn};
+pub use execution::{TXN_LEVELS_MAX, is_read_only, read_txn};
 pub use hash::hash;
 pub use machine::{Applied, Limits, StateMachine};
 pub use meta::Revisions;

@@ -12,7 +12,7 @@ use holdfast_proto::etcdserverpb::{
     request_op::Request,
 };
 
-use crate::CLIENT_ID_BYTES_MAX;
+use crate::{CLIENT_ID_BYTES_MAX, TXN_LEVELS_MAX};
 
 /// What is wrong with a request. The sender must change it: sending it again cannot help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +32,10 @@ pub enum Invalid {
         /// The limit, counted along the nesting.
         max: usize,
     },
+    /// Transactions are nested more than [`TXN_LEVELS_MAX`] levels deep. etcd has no such bound,
+    /// but its bound on operations allows at most 128 levels.
+    #[error("transactions are nested too deeply; at most {TXN_LEVELS_MAX} levels")]
+    TooDeep,
     /// A key is written twice on one path through a transaction.
     #[error("duplicate key in the transaction")]
     DuplicateKey,
@@ -93,7 +97,7 @@ pub fn delete_range(request: &DeleteRangeRequest) -> Result<(), Invalid> {
 /// A level counts as its longest list (comparisons, success or failure); what it uses is taken
 /// from the allowance of the levels below it.
 pub fn txn(request: &TxnRequest, ops_max: usize) -> Result<(), Invalid> {
-    level(request, ops_max, ops_max)?;
+    level(request, ops_max, ops_max, TXN_LEVELS_MAX)?;
     // After the counts, which bound the work here.
     written(&request.success)?;
     written(&request.failure)?;
@@ -131,7 +135,15 @@ fn non_empty(key: &[u8]) -> Result<(), Invalid> {
     }
 }
 
-fn level(request: &TxnRequest, allowance: usize, ops_max: usize) -> Result<(), Invalid> {
+fn level(
+    request: &TxnRequest,
+    allowance: usize,
+    ops_max: usize,
+    levels: usize,
+) -> Result<(), Invalid> {
+    if levels == 0 {
+        return Err(Invalid::TooDeep);
+    }
     let TxnRequest {
         compare,
         success,
@@ -151,7 +163,7 @@ fn level(request: &TxnRequest, allowance: usize, ops_max: usize) -> Result<(), I
             Some(Request::RequestRange(request)) => range(request),
             Some(Request::RequestPut(request)) => put(request),
             Some(Request::RequestDeleteRange(request)) => delete_range(request),
-            Some(Request::RequestTxn(request)) => level(request, allowance, ops_max),
+            Some(Request::RequestTxn(request)) => level(request, allowance, ops_max, levels - 1),
             None => Err(Invalid::MissingOp),
         })
 }
