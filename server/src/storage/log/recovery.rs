@@ -1,0 +1,679 @@
+//! Opening a log: find its end, tell a torn tail from damage, rebuild the state of every group.
+//!
+//! ```text
+//!   newest file with a valid first batch = last segment ── its head lists the segments before it
+//!   older files:  in the list → must be whole up to the listed end │ not in the list → freed long ago
+//!   newer files:  prepared, never synced into
+//!   replay in order ─▶ verify that no live entry is missing ─▶ only now change anything:
+//!   write the end of the log again, zeros over a torn tail, sync; free what is not needed
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::mem;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::error::{Corruption, OpenError};
+use super::files::{File, Files};
+use super::format::{
+    BATCH_HEADER_BYTES, BatchHeader, Invalid, Place, Record, SEGMENT_HEADER_BYTES, SegmentEnd,
+    TERMINATOR_BYTES, batch_body, decode_batch_header, decode_record, decode_segment_header,
+    find_batch_header,
+};
+use super::group::{Group, GroupView, Slot};
+use super::segment::{Directory, Name, Segment, Spares, parse_name};
+use super::tracked::{Pins, Tracked};
+use super::writer::Tail;
+use super::{LogOptions, LogPos};
+
+/// What opening a log found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// There was no log before.
+    pub created: bool,
+    /// Segments read.
+    pub segments: usize,
+    /// Valid batches in them.
+    pub batches: u64,
+    /// Valid records in them.
+    pub records: u64,
+    /// Bytes of the valid batches.
+    pub bytes: u64,
+    /// What was cut off the end.
+    pub torn: Option<TornTail>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// A write that a crash cut short. Nobody was told that it was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TornTail {
+    /// The file.
+    pub file: PathBuf,
+    /// Where in the file the log ends now, in bytes.
+    pub offset: u64,
+    /// What was found there.
+    pub found: String,
+}
+
+/// An opened log, before its threads start.
+pub(super) struct Recovered {
+    pub report: Recovery,
+    pub tail: Tail,
+    pub spares: Spares,
+    pub segments: BTreeMap<u64, Arc<Segment>>,
+    pub groups: HashMap<u64, Arc<Group>>,
+}
+
+/// A segment file as found.
+struct Found {
+    path: PathBuf,
+    file: Arc<dyn File>,
+    place: Place,
+    bytes: u64,
+}
+
+impl Found {
+    fn corrupt(&self, offset: usize, invalid: Invalid) -> OpenError {
+        corrupt(&self.path, offset, invalid)
+    }
+
+    fn read(&self) -> Result<Bytes, OpenError> {
+        let mut bytes = vec![0; self.bytes as usize];
+        self.file
+            .read_exact_at(&mut bytes, 0)
+            .map_err(OpenError::io(&self.path, "read"))?;
+        Ok(bytes.into())
+    }
+
+    fn into_segment(self) -> Arc<Segment> {
+        let Found {
+            path,
+            file,
+            place,
+            bytes,
+        } = self;
+        Arc::new(Segment {
+            place,
+            path,
+            file,
+            bytes: AtomicU64::new(bytes),
+        })
+    }
+}
+
+fn corrupt(path: &Path, offset: usize, Invalid { expected, found }: Invalid) -> OpenError {
+    OpenError::Corrupt(Corruption {
+        file: path.to_owned(),
+        offset: offset as u64,
+        expected,
+        found,
+    })
+}
+
+/// The valid batches at the start of a segment.
+struct Walk {
+    batches: Vec<(usize, BatchHeader)>,
+    /// Where the first invalid batch is, or would be.
+    stop: usize,
+    why: Invalid,
+}
+
+fn walk(bytes: &[u8], place: Place) -> Walk {
+    let mut batches: Vec<(usize, BatchHeader)> = Vec::new();
+    let mut stop = SEGMENT_HEADER_BYTES;
+    loop {
+        let valid = decode_batch_header(bytes, place, stop).and_then(|header| {
+            batch_body(bytes, place, stop, &header)?;
+            match batches.last() {
+                Some((_, before)) if header.number != before.number + 1 => Err(Invalid {
+                    expected: format!("batch {}", before.number + 1),
+                    found: format!("batch {}", header.number),
+                }),
+                _ => Ok(header),
+            }
+        });
+        match valid {
+            Ok(header) => {
+                batches.push((stop, header));
+                stop += BATCH_HEADER_BYTES + header.body_len;
+            }
+            Err(why) => return Walk { batches, stop, why },
+        }
+    }
+}
+
+/// Whether nothing was ever written where a batch would begin.
+fn is_blank(bytes: &[u8], at: usize) -> bool {
+    bytes
+        .iter()
+        .skip(at)
+        .take(TERMINATOR_BYTES)
+        .all(|&byte| byte == 0)
+}
+
+/// The groups while records are replayed.
+#[derive(Default)]
+struct Replay {
+    views: BTreeMap<u64, GroupView>,
+    /// The segment whose records were replayed last.
+    segment: Option<u64>,
+    records: u64,
+}
+
+impl Replay {
+    fn segment(&mut self, found: &Found, bytes: &Bytes, walk: &Walk) -> Result<(), OpenError> {
+        for &(at, header) in &walk.batches {
+            let end = at + BATCH_HEADER_BYTES + header.body_len;
+            let mut offset = at + BATCH_HEADER_BYTES;
+            let mut exact = None;
+            for number in 0..header.records {
+                let invalid = |invalid| found.corrupt(offset, invalid);
+                let (group, record, len) =
+                    decode_record(&bytes.slice(offset..end), found.place, offset as u64)
+                        .map_err(invalid)?;
+                if (offset, number) == (SEGMENT_HEADER_BYTES + BATCH_HEADER_BYTES, 0) {
+                    let Record::Segments(older) = &record else {
+                        return Err(invalid(unexpected("the list of older segments", &record)));
+                    };
+                    // State is known exactly when the segment right before this one was replayed.
+                    let before = older.last().map(|end| end.sequence);
+                    exact = Some(before.is_some() && before == self.segment);
+                } else {
+                    let slot = Slot {
+                        segment: found.place.segment,
+                        offset: offset as u32,
+                        len: len as u32,
+                    };
+                    self.record(group, record, slot, exact).map_err(invalid)?;
+                }
+                offset += len;
+            }
+            if offset != end {
+                let found_bytes = format!("{} bytes more", end - offset);
+                let invalid = Invalid {
+                    expected: format!("{} records", header.records),
+                    found: found_bytes,
+                };
+                return Err(found.corrupt(offset, invalid));
+            }
+            self.records += u64::from(header.records);
+        }
+        self.segment = Some(found.place.segment);
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        group: u64,
+        record: Record,
+        slot: Slot,
+        exact: Option<bool>,
+    ) -> Result<(), Invalid> {
+        if let (Record::Checkpoint(state), Some(exact)) = (&record, exact) {
+            let known = self.views.get(&group).map(GroupView::checkpoint);
+            if exact && known.as_ref() != Some(state) {
+                return Err(Invalid {
+                    expected: format!(
+                        "a checkpoint of group {group} as the records before it left it: {known:?}"
+                    ),
+                    found: format!("{state:?}"),
+                });
+            }
+        }
+        let view = self.views.entry(group).or_default();
+        match record {
+            Record::Entry(entry) => view.replay_entry(entry.pos(), slot)?,
+            Record::Vote(vote) => view.set_vote(copy(&vote)),
+            Record::Committed(committed) => view.set_committed(copy(&committed)),
+            Record::Truncate(keep) => {
+                view.truncate_after(keep);
+            }
+            Record::Purge(pos) => {
+                view.purge(pos);
+            }
+            Record::Checkpoint(mut state) if exact.is_some() => {
+                state.vote = state.vote.as_ref().map(copy);
+                state.committed = state.committed.as_ref().map(copy);
+                view.replay_checkpoint(state);
+            }
+            record => {
+                return Err(unexpected(
+                    "an entry or a change of a group's state",
+                    &record,
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Small state must not keep the whole segment it was read from in memory.
+fn copy(bytes: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
+fn unexpected(expected: &str, record: &Record) -> Invalid {
+    let kind = match record {
+        Record::Entry(_) => "an entry",
+        Record::Vote(_) => "a vote",
+        Record::Committed(_) => "a committed mark",
+        Record::Truncate(_) => "a truncation",
+        Record::Purge(_) => "a purge",
+        Record::Checkpoint(_) => "a checkpoint",
+        Record::Segments(_) => "a list of segments",
+    };
+    Invalid {
+        expected: expected.to_owned(),
+        found: kind.to_owned(),
+    }
+}
+
+/// Opens or creates the log in `dir`.
+pub(super) fn recover(
+    dir: &Path,
+    options: &LogOptions,
+    files: Arc<dyn Files>,
+) -> Result<Recovered, OpenError> {
+    let started = Instant::now();
+    files
+        .create_dir(dir)
+        .map_err(OpenError::io(dir, "create the directory"))?;
+    let mut found = Vec::new();
+    let (mut free, mut unfinished) = (Vec::new(), Vec::new());
+    for name in files
+        .list(dir)
+        .map_err(OpenError::io(dir, "list the directory"))?
+    {
+        let path = dir.join(&name);
+        match parse_name(&name) {
+            Some(Name::Segment(sequence)) => found.push(open_segment(&*files, path, sequence)?),
+            Some(Name::Free) => free.push(path),
+            Some(Name::New) => unfinished.push(path),
+            None => {}
+        }
+    }
+    found.sort_by_key(|found| found.place.segment);
+    let log_id = found.first().map(|first| first.place.log_id);
+    if let Some(stranger) = found
+        .iter()
+        .find(|found| Some(found.place.log_id) != log_id)
+    {
+        let expected = format!("a segment of the log {:016x}", log_id.unwrap_or_default());
+        let found = format!("one of {:016x}", stranger.place.log_id);
+        return Err(stranger.corrupt(16, Invalid { expected, found }));
+    }
+    let next_segment = found.last().map_or(1, |last| last.place.segment + 1);
+    let directory = Directory {
+        files: files.clone(),
+        dir: dir.to_owned(),
+        log_id: log_id.unwrap_or_else(rand::random),
+        segment_bytes: options.segment_bytes,
+    };
+
+    let mut report = Recovery {
+        created: found.is_empty(),
+        ..Recovery::default()
+    };
+    let End { last, newer } = find_end(&mut found)?;
+    let mut replay = Replay::default();
+    let mut used = Vec::new();
+    let mut unneeded: Vec<Found> = newer;
+    let mut older = BTreeMap::new();
+    if let Some((last, _, walk, ends)) = &last {
+        for found in mem::take(&mut found) {
+            let Some(end) = ends.iter().find(|end| end.sequence == found.place.segment) else {
+                // Freed before the last segment began; the crash undid its removal.
+                unneeded.push(found);
+                continue;
+            };
+            let bytes = found.read()?;
+            let walk = walk_whole(&found, &bytes, end)?;
+            report.count(&walk);
+            replay.segment(&found, &bytes, &walk)?;
+            older.insert(end.sequence, *end);
+            used.push(found);
+        }
+        let (_, first_batch) = walk.batches[0];
+        if let Some(before) = ends
+            .last()
+            .filter(|before| before.last_batch + 1 != first_batch.number)
+        {
+            let expected = format!("batch {}", before.last_batch + 1);
+            let found = format!("batch {}", first_batch.number);
+            return Err(last.corrupt(SEGMENT_HEADER_BYTES, Invalid { expected, found }));
+        }
+    }
+    if let Some((last, bytes, walk, _)) = &last {
+        report.count(walk);
+        replay.segment(last, bytes, walk)?;
+    }
+    report.records = replay.records;
+    let mut pins = Pins::default();
+    let mut groups = HashMap::new();
+    let mut tracked = BTreeMap::new();
+    for (id, view) in replay.views {
+        tracked.insert(id, retrack(dir, id, &view, &mut pins)?);
+        groups.insert(
+            id,
+            Arc::new(Group {
+                id,
+                view: Mutex::new(view),
+            }),
+        );
+    }
+
+    // Everything is verified: from here on files change.
+    for path in &unfinished {
+        files.remove(path).map_err(OpenError::io(path, "remove"))?;
+    }
+    free.retain(|path| usable(&*files, path, options.segment_bytes));
+    for path in free.split_off(free.len().min(options.free_segments)) {
+        files
+            .remove(&path)
+            .map_err(OpenError::io(&path, "remove"))?;
+    }
+    let (active, position, next_batch) = match last {
+        Some((last, bytes, walk, _)) => {
+            let torn = walk
+                .torn(&bytes)
+                .map(|found| (last.path.clone(), walk.stop, found));
+            let torn = torn.or_else(|| unneeded.iter().find_map(torn_head));
+            report.torn = torn.map(|(file, offset, found)| TornTail {
+                file,
+                offset: offset as u64,
+                found,
+            });
+            let next_batch = walk
+                .batches
+                .last()
+                .map_or(1, |(_, header)| header.number + 1);
+            settle(&directory, &last, &bytes, &walk)
+                .map_err(OpenError::io(&last.path, "write and sync"))?;
+            (last.into_segment(), walk.stop as u64, next_batch)
+        }
+        None => {
+            report.torn = unneeded
+                .iter()
+                .find_map(torn_head)
+                .map(|(file, offset, found)| TornTail {
+                    file,
+                    offset: offset as u64,
+                    found,
+                });
+            let first = directory
+                .prepare(next_segment, None)
+                .map_err(OpenError::io(dir, "create a segment in"))?;
+            (Arc::new(first), SEGMENT_HEADER_BYTES as u64, 1)
+        }
+    };
+    files
+        .sync_dir(dir)
+        .map_err(OpenError::io(dir, "sync the directory"))?;
+    let next_segment = next_segment.max(active.sequence() + 1);
+    let mut segments: BTreeMap<u64, Arc<Segment>> = used
+        .into_iter()
+        .map(|found| (found.place.segment, found.into_segment()))
+        .collect();
+    segments.insert(active.sequence(), active.clone());
+    report.segments = segments.len();
+    let spares = Spares::new(directory, free, options.free_segments);
+    for found in unneeded {
+        spares.discard(found.into_segment());
+    }
+    report.elapsed = started.elapsed();
+    pins.released = true;
+    let tail = Tail {
+        active,
+        position,
+        next_batch,
+        next_segment,
+        groups: tracked,
+        pins,
+        older,
+    };
+    Ok(Recovered {
+        report,
+        tail,
+        spares,
+        segments,
+        groups,
+    })
+}
+
+impl Recovery {
+    fn count(&mut self, walk: &Walk) {
+        self.batches += walk.batches.len() as u64;
+        self.bytes += (walk.stop - SEGMENT_HEADER_BYTES) as u64;
+    }
+}
+
+fn open_segment(files: &dyn Files, path: PathBuf, sequence: u64) -> Result<Found, OpenError> {
+    let file = files.open(&path).map_err(OpenError::io(&path, "open"))?;
+    let bytes = file
+        .len()
+        .map_err(OpenError::io(&path, "read the length of"))?;
+    let mut header = vec![0; SEGMENT_HEADER_BYTES.min(bytes as usize)];
+    file.read_exact_at(&mut header, 0)
+        .map_err(OpenError::io(&path, "read"))?;
+    let (place, prepared) =
+        decode_segment_header(&header).map_err(|invalid| corrupt(&path, 0, invalid))?;
+    let wrong = |offset, expected, found| Err(corrupt(&path, offset, Invalid { expected, found }));
+    if place.segment != sequence {
+        return wrong(
+            24,
+            format!("segment {sequence}, as the file is called"),
+            format!("segment {}", place.segment),
+        );
+    }
+    if bytes < prepared {
+        return wrong(
+            bytes as usize,
+            format!("a file of {prepared} bytes"),
+            format!("its end at {bytes}"),
+        );
+    }
+    Ok(Found {
+        path,
+        file,
+        place,
+        bytes,
+    })
+}
+
+/// The last segment with what was read of it, and the files that come after it.
+struct End {
+    last: Option<(Found, Bytes, Walk, Vec<SegmentEnd>)>,
+    newer: Vec<Found>,
+}
+
+/// Takes the last segment and all newer files off `found`, having made sure that the log really ends
+/// there.
+fn find_end(found: &mut Vec<Found>) -> Result<End, OpenError> {
+    let mut newer: Vec<(Found, Bytes)> = Vec::new();
+    let mut last = None;
+    while let Some(candidate) = found.pop() {
+        let bytes = candidate.read()?;
+        let walk = walk(&bytes, candidate.place);
+        if walk.batches.is_empty() {
+            newer.push((candidate, bytes));
+            continue;
+        }
+        let at = SEGMENT_HEADER_BYTES + BATCH_HEADER_BYTES;
+        let first = decode_record(&bytes.slice(at..walk.stop), candidate.place, at as u64);
+        let ends = match first.map_err(|invalid| candidate.corrupt(at, invalid))? {
+            (_, Record::Segments(ends), _) => ends,
+            (_, record, _) => {
+                return Err(candidate.corrupt(at, unexpected("the list of older segments", &record)));
+            }
+        };
+        last = Some((candidate, bytes, walk, ends));
+        break;
+    }
+    // The first batch that is missing, and whether a later one knows it to have been synced.
+    let missing = match &last {
+        Some((_, _, walk, _)) => walk
+            .batches
+            .last()
+            .map_or(1, |(_, header)| header.number + 1),
+        None => 1,
+    };
+    let attested = |bytes: &[u8], place, from| {
+        let mut at = from;
+        while let Some((offset, header)) = find_batch_header(bytes, place, at) {
+            if header.synced_through >= missing {
+                return Some((offset, header));
+            }
+            at = offset + 1;
+        }
+        None
+    };
+    let here = last
+        .as_ref()
+        .map(|(found, bytes, walk, _)| (found, bytes, walk.stop));
+    let beyond = newer
+        .iter()
+        .rev()
+        .map(|(found, bytes)| (found, bytes, SEGMENT_HEADER_BYTES));
+    for (witness, bytes, from) in here.into_iter().chain(beyond) {
+        if let Some((offset, header)) = attested(bytes, witness.place, from) {
+            let said = format!(
+                "batch {} at byte {offset} of {}",
+                header.number,
+                witness.path.display()
+            );
+            let (path, stop, why) = match &last {
+                Some((found, _, walk, _)) => (&found.path, walk.stop, walk.why.found.clone()),
+                None => (
+                    &witness.path,
+                    SEGMENT_HEADER_BYTES,
+                    "no valid batch".to_owned(),
+                ),
+            };
+            let expected = format!("batch {missing}, which was synced according to {said}");
+            return Err(corrupt(
+                path,
+                stop,
+                Invalid {
+                    expected,
+                    found: why,
+                },
+            ));
+        }
+    }
+    Ok(End {
+        last,
+        newer: newer.into_iter().map(|(found, _)| found).collect(),
+    })
+}
+
+/// Reads an older segment, which must be valid up to where the last one says that it ends.
+fn walk_whole(found: &Found, bytes: &Bytes, end: &SegmentEnd) -> Result<Walk, OpenError> {
+    let walk = walk(bytes, found.place);
+    let last = walk.batches.last().map(|(_, header)| header.number);
+    if walk.stop < end.end as usize {
+        return Err(found.corrupt(walk.stop, walk.why));
+    }
+    if walk.stop != end.end as usize || last != Some(end.last_batch) {
+        let expected = format!(
+            "the segment to end at {} with batch {}",
+            end.end, end.last_batch
+        );
+        let ends = format!("an end at {} with batch {}", walk.stop, last.unwrap_or(0));
+        return Err(found.corrupt(
+            walk.stop,
+            Invalid {
+                expected,
+                found: ends,
+            },
+        ));
+    }
+    Ok(walk)
+}
+
+impl Walk {
+    /// What of a torn batch is behind the last valid one.
+    fn torn(&self, bytes: &[u8]) -> Option<String> {
+        let place = decode_segment_header(bytes).ok()?.0;
+        if !is_blank(bytes, self.stop) {
+            return Some(self.why.found.clone());
+        }
+        let (offset, header) = find_batch_header(bytes, place, self.stop)?;
+        Some(format!(
+            "zeros, and batch {} at byte {offset}",
+            header.number
+        ))
+    }
+}
+
+/// A torn first batch in a file that was prepared to be the next segment.
+fn torn_head(found: &Found) -> Option<(PathBuf, usize, String)> {
+    let mut head = [0; TERMINATOR_BYTES];
+    found
+        .file
+        .read_exact_at(&mut head, SEGMENT_HEADER_BYTES as u64)
+        .ok()?;
+    let torn = !is_blank(&head, 0);
+    torn.then(|| {
+        (
+            found.path.clone(),
+            SEGMENT_HEADER_BYTES,
+            "a torn first batch".to_owned(),
+        )
+    })
+}
+
+/// Makes the end of the log durable and leaves nothing behind it that could become valid.
+fn settle(directory: &Directory, last: &Found, bytes: &Bytes, walk: &Walk) -> std::io::Result<()> {
+    // The kernel may hold these bytes as written although they are not: a sync may have failed.
+    last.file.write_all_at(&bytes[..walk.stop], 0)?;
+    last.file.sync()?;
+    let dirty = walk.torn(bytes).is_some() || bytes.len() < walk.stop + TERMINATOR_BYTES;
+    if dirty {
+        let end = last.bytes.max((walk.stop + TERMINATOR_BYTES) as u64);
+        directory.write_zeros(&*last.file, walk.stop as u64, end)?;
+    }
+    Ok(())
+}
+
+fn usable(files: &dyn Files, path: &Path, segment_bytes: u32) -> bool {
+    let len = files.open(path).and_then(|file| file.len());
+    let usable = matches!(len, Ok(len) if len == u64::from(segment_bytes));
+    if !usable {
+        // Of another size, or unreadable: not worth keeping, and no harm if it stays.
+        if let Err(error) = files.remove(path) {
+            tracing::warn!(file = %path.display(), %error, "cannot remove a free log file");
+        }
+    }
+    usable
+}
+
+/// The writer's view of a group, from the readers' view; finds entries that no segment holds.
+fn retrack(dir: &Path, id: u64, view: &GroupView, pins: &mut Pins) -> Result<Tracked, OpenError> {
+    let state = view.checkpoint();
+    let mut tracked = Tracked::default();
+    (tracked.vote, tracked.committed) = (state.vote, state.committed);
+    if let Some(purged) = state.purged {
+        tracked.purge(purged, pins);
+    }
+    for (index, slot) in view.located() {
+        if slot.segment == 0 {
+            let entries = view.range();
+            let expected = format!(
+                "entries {} to {} of group {id}",
+                entries.start,
+                entries.end - 1
+            );
+            let found = format!("entry {index} in no segment: a segment file is missing");
+            return Err(corrupt(dir, 0, Invalid { expected, found }));
+        }
+        let term = view.term_of(index).unwrap_or_default();
+        tracked.append(LogPos { term, index }, slot.segment, pins);
+    }
+    Ok(tracked)
+}
