@@ -1,6 +1,12 @@
 //! The Holdfast node as a library: the binary and the tests are built on it.
 
 pub mod config;
+pub mod group;
+pub mod identity;
+pub mod keyspace;
 pub mod limits;
 pub mod logging;
+pub mod node;
+pub mod raft;
+pub mod service;
 pub mod storage;

@@ -13,6 +13,8 @@
 //! Bounds that an operator may need to move are defaults of [`crate::config::Config`]; here they
 //! carry `_DEFAULT`, and the range within which the configuration accepts them stands beside them.
 
+use std::time::Duration;
+
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
@@ -77,11 +79,41 @@ pub const APPEND_BYTES_MAX: u64 = 4 * MIB;
 /// the bounds above keep every message below it.
 pub const PEER_MESSAGE_BYTES_MAX: u64 = 32 * MIB;
 
+/// Interval between two HTTP/2 pings to a peer, and to a client.
+pub const PEER_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// Time in which a peer must answer a ping; then its connection is given up.
+pub const PEER_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Interval between two HTTP/2 pings to a client that is silent.
+pub const CLIENT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// Time in which a client must answer a ping; then its connection is given up.
+pub const CLIENT_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes on their way to a peer that it has not yet read, for each stream and each connection. At
+/// the bound: wait.
+pub const PEER_WINDOW_BYTES: u32 = 8 * MIB as u32;
+/// Heartbeats waiting for one peer. At the bound the heartbeat fails, and the next one follows.
+pub const HEARTBEAT_QUEUE_MAX: usize = 4096;
+/// Forwarded requests of one stream that are being worked on. At the bound: wait.
+pub const FORWARDS_WORKING_MAX: usize = 16 * 1024;
+
 /// Bytes of records in one chunk of a snapshot, unless a single record is larger. At the bound: cut.
 pub const SNAPSHOT_CHUNK_BYTES: u64 = MIB;
 /// Bytes of snapshots that a node sends per second, all receivers together. At the bound: wait.
 /// Keeps the catch-up of one node from starving the replication of the others.
 pub const SNAPSHOT_BYTES_PER_SECOND_DEFAULT: u64 = 64 * MIB;
+
+/// Chunks of a snapshot that were sent and are not acknowledged. At the bound: wait.
+pub const SNAPSHOT_WINDOW_CHUNKS_MAX: usize = 8;
+/// Times that one transfer of a snapshot is resumed before it is begun anew.
+pub const SNAPSHOT_RESUMES_MAX: u32 = 10;
+/// Longest silence of the receiver of a snapshot, which includes installing it.
+pub const SNAPSHOT_STALL_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for a checkpoint before its purge is put off.
+pub const CHECKPOINT_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Entries applied before their answers go out. At the bound: cut.
+pub const APPLY_CHUNK_ENTRIES_MAX: usize = 256;
+/// Records looked at in one step of removing superseded versions, between which entries are applied.
+pub const SCRUB_STEP_RECORDS_MAX: usize = 512;
 
 // ---- the log ---------------------------------------------------------------------------------
 
@@ -116,6 +148,8 @@ pub const CACHE_BYTES_MIN: u64 = 4 * MIB;
 /// Longest time that a node which was asked to stop spends on handing its leaderships over, in
 /// milliseconds. At the bound it stops without.
 pub const HANDOVER_MS_MAX: u64 = 2_000;
+/// Longest time that a server which takes no more requests waits for those under way.
+pub const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// Longest time that a supervisor waits for a node which was asked to stop, in milliseconds. At the
 /// bound it is killed.
 pub const NODE_STOP_MS_MAX: u64 = 6_000;

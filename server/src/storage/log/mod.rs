@@ -360,9 +360,13 @@ impl Log {
     /// also after a close.
     pub async fn failed(&self) -> Failure {
         let mut failure = self.shared.failure.subscribe();
-        match failure.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(failure)) => failure.clone(),
-            _ => std::future::pending().await,
+        let failed = match failure.wait_for(Option::is_some).await {
+            Ok(failed) => failed.clone(),
+            Err(_) => None,
+        };
+        match failed {
+            Some(failure) => failure,
+            None => std::future::pending().await,
         }
     }
 

@@ -1,0 +1,96 @@
+//! Leaving the leadership in good order.
+//!
+//! openraft stops accepting writes when a transfer begins, and stays so until somebody is elected.
+//! So a transfer starts only towards a voter that has the log, and if it is not done in time an
+//! election here ends it.
+
+use std::time::{Duration, Instant};
+
+use super::{Group, left};
+use crate::raft::NodeId;
+
+/// Entries that a voter may lack and still be handed the leadership: it gets them within the
+/// transfer.
+const LAG_ENTRIES_MAX: u64 = 1_000;
+/// Time that one transfer may take before the next way is tried.
+const TRANSFER_WAIT: Duration = Duration::from_millis(500);
+
+/// Why a leadership was not handed over.
+#[derive(Debug, thiserror::Error)]
+pub enum HandOverError {
+    /// This node does not lead the group.
+    #[error("this node does not lead the group; node {0:?} does")]
+    NotLeader(Option<NodeId>),
+    /// The target is not a voter of the group.
+    #[error("node {0} is not a voter of the group")]
+    NotAVoter(NodeId),
+    /// No voter has enough of the log.
+    #[error("no other voter has the log: {0}")]
+    NobodyReady(String),
+    /// The transfer was not done in time.
+    #[error("the transfer was not done in time")]
+    TimedOut,
+}
+
+impl Group {
+    /// Hands the leadership to `to`, or to the voter with most of the log. Returns the new leader.
+    pub async fn hand_over(
+        &self,
+        to: Option<NodeId>,
+        deadline: Instant,
+    ) -> Result<NodeId, HandOverError> {
+        let status = self.status();
+        if status.leadership.leader != Some(self.node_id) {
+            return Err(HandOverError::NotLeader(status.leadership.leader));
+        }
+        if let Some(to) = to
+            && !status.voters.contains(&to)
+        {
+            return Err(HandOverError::NotAVoter(to));
+        }
+        if to == Some(self.node_id) {
+            return Ok(self.node_id);
+        }
+        let mut ready: Vec<(u64, NodeId)> = status
+            .matched
+            .iter()
+            .filter(|(node, _)| status.voters.contains(node) && **node != self.node_id)
+            .filter(|(node, _)| to.is_none_or(|to| to == **node))
+            .filter_map(|(node, matched)| matched.map(|index| (index, *node)))
+            .filter(|(index, _)| index + LAG_ENTRIES_MAX >= status.last_log_index)
+            .collect();
+        ready.sort_unstable();
+        if ready.is_empty() {
+            return Err(HandOverError::NobodyReady(format!(
+                "last index {}, matched {:?}",
+                status.last_log_index, status.matched
+            )));
+        }
+        let mut leadership = self.leadership();
+        while let Some((_, target)) = ready.pop() {
+            if self.raft.transfer_leader(target).await.is_err() {
+                return Err(HandOverError::TimedOut);
+            }
+            let wait = left(deadline).min(TRANSFER_WAIT);
+            let moved = leadership.wait_for(|now| now.leader.is_some_and(|n| n != self.node_id));
+            if let Ok(Ok(now)) = tokio::time::timeout(wait, moved).await
+                && let Some(leader) = now.leader
+            {
+                return Ok(leader);
+            }
+            tracing::warn!(
+                group = self.id(),
+                target,
+                "leadership transfer not done in time"
+            );
+            if left(deadline).is_zero() {
+                break;
+            }
+        }
+        // Nobody took it: end the blocked state by an election.
+        if let Err(e) = self.raft.elect().await {
+            tracing::error!(group = self.id(), error = %e, "election after a failed transfer");
+        }
+        Err(HandOverError::TimedOut)
+    }
+}

@@ -1,0 +1,130 @@
+//! What a group does on its own: purge its log, remove superseded versions.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use super::Group;
+use crate::limits;
+
+/// How much of the log stays behind the checkpoint, for followers that were away.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Entries kept.
+    pub log_entries_max: u64,
+    /// Bytes kept.
+    pub log_bytes_max: u64,
+}
+
+/// Interval between two looks at the log.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+pub(super) fn spawn(group: &Arc<Group>, retention: Retention) {
+    tokio::spawn(purge(Arc::downgrade(group), retention));
+    tokio::spawn(scrub(Arc::downgrade(group)));
+}
+
+/// Index up to which the log may go, if it is worth it: with a tenth of slack, so that a
+/// checkpoint is not made for a handful of entries.
+fn purge_target(retention: Retention, first: u64, applied: u64, bytes: u64) -> Option<u64> {
+    let held = (applied + 1).saturating_sub(first);
+    let entries_max = retention.log_entries_max;
+    if held > entries_max + entries_max / 10 {
+        return Some(applied.saturating_sub(entries_max));
+    }
+    // Entries differ in size; half of them is about half of the bytes.
+    if bytes > retention.log_bytes_max && held > 1 {
+        return Some(first + held / 2);
+    }
+    None
+}
+
+async fn purge(group: Weak<Group>, retention: Retention) {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(group) = group.upgrade() else {
+            return;
+        };
+        if group.leadership().borrow().stopped.is_some() {
+            return;
+        }
+        let Some(applied) = group.read().0.index else {
+            continue;
+        };
+        let first = group.log_bounds().0;
+        let live_bytes = group.live_log_bytes();
+        let Some(upto) = purge_target(retention, first, applied, live_bytes) else {
+            continue;
+        };
+        match group.raft.checkpoint_and_purge(upto).await {
+            Ok(()) => tracing::debug!(group = group.id(), upto, "log purged"),
+            Err(e) => tracing::warn!(group = group.id(), upto, error = %e, "log not purged"),
+        }
+    }
+}
+
+async fn scrub(group: Weak<Group>) {
+    let Some(mut published) = group.upgrade().map(|g| g.raft.shared().watch()) else {
+        return;
+    };
+    loop {
+        let compact = {
+            let Some(group) = group.upgrade() else {
+                return;
+            };
+            let compact = published.borrow_and_update().revisions.compact;
+            if compact > *group.scrubbed.borrow() {
+                loop {
+                    match group.raft.scrub_step(limits::SCRUB_STEP_RECORDS_MAX).await {
+                        Ok(true) => tokio::task::yield_now().await,
+                        Ok(false) => break,
+                        Err(_) => return,
+                    }
+                }
+                let done = group.raft.scrubbed_to().await.unwrap_or(-1);
+                group.scrubbed.send_replace(done);
+                done < compact
+            } else {
+                false
+            }
+        };
+        if compact {
+            // A snapshot in progress holds the rest back.
+            tokio::time::sleep(LOOK_EVERY).await;
+            continue;
+        }
+        let known = published.borrow().revisions.compact;
+        if published
+            .wait_for(|p| p.revisions.compact > known)
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEEP: Retention = Retention {
+        log_entries_max: 1000,
+        log_bytes_max: 1 << 20,
+    };
+
+    #[test]
+    fn the_log_is_purged_with_slack_and_by_bytes() {
+        assert_eq!(purge_target(KEEP, 0, 1050, 0), None, "within the slack");
+        assert_eq!(purge_target(KEEP, 0, 1200, 0), Some(200));
+        assert_eq!(purge_target(KEEP, 100, 200, 2 << 20), Some(150));
+        assert_eq!(
+            purge_target(KEEP, 200, 200, 2 << 20),
+            None,
+            "one entry stays"
+        );
+    }
+}

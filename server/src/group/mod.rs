@@ -1,0 +1,242 @@
+//! One group as a node uses it: propose, read, forward, keep house.
+//!
+//! ```text
+//!   service ─ propose(command) ─▶ admission ─┬─ leader here ──▶ raft.propose
+//!                                            └─ elsewhere ────▶ transport.forward ─▶ handle_forward there
+//!   service ─ linearizable() ──▶ read rounds ─┬─ leader here ─▶ index rounds ─▶ raft.read_index
+//!                                             └─ elsewhere ───▶ transport.forward ─▶ index rounds there
+//!                                   then wait until applied that far, then read local state
+//! ```
+//!
+//! What holds here:
+//!
+//! - A request is proposed at most once unless it carries a retry id; whoever gets
+//!   [`GroupError::effect_unknown`] must find out by itself.
+//! - Reads that arrive while a round is under way share the next round, never the running one.
+//! - Everything in flight is bounded; at the bound the request is refused at once.
+
+mod admission;
+mod forward;
+mod hand_over;
+mod housekeeping;
+mod propose;
+mod read;
+mod rounds;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use holdfast_proto::command::Answer;
+use tokio::sync::watch;
+
+pub(crate) use self::forward::error as forward_error;
+use self::{admission::Admission, rounds::Rounds};
+pub use self::{hand_over::HandOverError, housekeeping::Retention};
+use crate::{
+    raft::{
+        GroupId, Leadership, NodeId, PeerTransport, Published, RaftGroup, ReadIndexError, Status,
+    },
+    storage::{log::Log, state::View},
+};
+
+/// Why a group did not do what was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum GroupError {
+    /// Too much is in flight. Nothing was done.
+    #[error("too many requests are in flight")]
+    Overloaded,
+    /// No leader was found in time. Nothing was done.
+    #[error("no leader was found in time")]
+    NoLeader,
+    /// The leader was lost while the request was in flight: it may or may not take effect.
+    #[error("the leader was lost while the request was in flight")]
+    LeaderLost,
+    /// The time was up while the request was in flight: it may or may not take effect.
+    #[error("the time was up while the request was in flight")]
+    TimedOut,
+    /// The group does not run on this node. Nothing was done.
+    #[error("the group does not run on this node: {0}")]
+    Stopped(String),
+}
+
+impl GroupError {
+    /// The request may yet take effect.
+    pub fn effect_unknown(&self) -> bool {
+        matches!(self, Self::LeaderLost | Self::TimedOut)
+    }
+}
+
+/// The answer to a proposal, with the term in which it was applied.
+#[derive(Debug)]
+pub struct Proposed {
+    /// The answer, the same on every replica.
+    pub answer: Answer,
+    /// Term of the entry.
+    pub term: u64,
+}
+
+/// Bounds of a group, from the configuration.
+#[derive(Clone, Debug)]
+pub struct GroupLimits {
+    /// Proposals under way from this node.
+    pub proposals_in_flight_max: usize,
+    /// Their encoded bytes.
+    pub proposals_in_flight_bytes_max: usize,
+    /// Reads that wait for a round.
+    pub reads_waiting_max: usize,
+}
+
+/// One group on this node.
+pub struct Group {
+    keyspace: String,
+    node_id: NodeId,
+    raft: RaftGroup,
+    log: Log,
+    transport: Arc<dyn PeerTransport>,
+    admission: Admission,
+    /// Leader side: confirms the leadership with a quorum, for local and forwarded reads together.
+    index_rounds: Rounds<Result<u64, ReadIndexError>>,
+    /// Reader side: gets an index from the leader and waits until it is applied here.
+    read_rounds: Rounds<()>,
+    /// Revision up to which superseded versions have been removed from this node's storage.
+    scrubbed: watch::Sender<i64>,
+}
+
+impl Group {
+    /// Puts the group to work. The tasks it starts end when the group is dropped or stops.
+    pub fn new(
+        keyspace: String,
+        node_id: NodeId,
+        raft: RaftGroup,
+        log: Log,
+        transport: Arc<dyn PeerTransport>,
+        limits: &GroupLimits,
+        retention: Retention,
+    ) -> Arc<Self> {
+        let index_rounds = {
+            let raft = raft.clone();
+            Rounds::new(limits.reads_waiting_max, move || {
+                let raft = raft.clone();
+                async move { raft.read_index().await }
+            })
+        };
+        let group = Arc::new_cyclic(|weak: &std::sync::Weak<Self>| {
+            let weak = weak.clone();
+            Self {
+                keyspace,
+                node_id,
+                raft,
+                log,
+                transport,
+                admission: Admission::new(
+                    limits.proposals_in_flight_max,
+                    limits.proposals_in_flight_bytes_max,
+                ),
+                index_rounds,
+                read_rounds: Rounds::new(limits.reads_waiting_max, move || {
+                    let weak = weak.clone();
+                    async move {
+                        match weak.upgrade() {
+                            Some(group) => group.read_round().await,
+                            // The group is gone; so are those who wait.
+                            None => std::future::pending().await,
+                        }
+                    }
+                }),
+                scrubbed: watch::channel(-1).0,
+            }
+        });
+        housekeeping::spawn(&group, retention);
+        group
+    }
+
+    /// Id of the group.
+    pub fn id(&self) -> GroupId {
+        self.raft.id()
+    }
+
+    /// Keyspace that the group replicates.
+    pub fn keyspace(&self) -> &str {
+        &self.keyspace
+    }
+
+    /// The consensus below, for messages of peers.
+    pub fn raft(&self) -> &RaftGroup {
+        &self.raft
+    }
+
+    /// Local state: what is published, and a view that holds at least that much.
+    pub fn read(&self) -> (Published, View) {
+        self.raft.shared().read()
+    }
+
+    /// Follows who leads.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.raft.leadership()
+    }
+
+    /// State of the group as this node sees it.
+    pub fn status(&self) -> Status {
+        self.raft.status()
+    }
+
+    /// First index that the log still holds, and the checkpoint's index.
+    pub fn log_bounds(&self) -> (u64, u64) {
+        let first = self
+            .log
+            .group(self.id())
+            .state()
+            .purged
+            .map_or(0, |pos| pos.index + 1);
+        (
+            first,
+            *self.raft.shared().store().durable_applied().borrow(),
+        )
+    }
+
+    /// Bytes that the group's entries take in the log.
+    fn live_log_bytes(&self) -> u64 {
+        let stats = self.log.stats();
+        let mine = stats.groups.iter().find(|g| g.group == self.id());
+        mine.map_or(0, |group| group.live_bytes)
+    }
+
+    /// Waits until superseded versions up to `revision` are gone from this node's storage.
+    pub async fn scrubbed_to(&self, revision: i64) {
+        let mut scrubbed = self.scrubbed.subscribe();
+        // The sender lives in `self`, so the wait cannot fail.
+        let _ = scrubbed.wait_for(|done| *done >= revision).await;
+    }
+
+    fn leads(&self, leader: NodeId) -> bool {
+        leader == self.node_id
+    }
+
+    /// Waits until another node is known to lead than `leader`, and a little longer: an answer that
+    /// is on its way may still arrive. A leader that hangs answers nothing and breaks no connection.
+    async fn deposed(&self, leader: NodeId) {
+        const GRACE: Duration = Duration::from_millis(50);
+        let mut leadership = self.leadership();
+        let other = leadership.wait_for(|now| now.leader.is_some_and(|node| node != leader));
+        if other.await.is_err() {
+            // The group stops; whoever waits learns it from its own attempt.
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(GRACE).await;
+    }
+
+    /// Waits until the leadership differs from what `seen` shows, or for a short while: whoever
+    /// was asked in vain may simply not know yet.
+    async fn leadership_may_have_changed(seen: &mut watch::Receiver<Leadership>) {
+        const PAUSE: Duration = Duration::from_millis(10);
+        // Both ends of the pause lead to the same next step.
+        let _ = tokio::time::timeout(PAUSE, seen.changed()).await;
+    }
+}
+
+/// Time left until `deadline`.
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}

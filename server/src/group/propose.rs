@@ -1,0 +1,154 @@
+//! One proposal, awaited: here if this node leads, through the leader if not.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use holdfast_proto::{
+    command::{Answer, Command},
+    peer::{self, forward, forward_error::Kind, forward_reply},
+};
+use prost::Message;
+
+use super::{Group, GroupError, Proposed, left};
+use crate::raft::{NodeId, ProposeError, TransportError};
+
+/// How one attempt ended.
+pub(super) enum Attempt {
+    Done(Proposed),
+    /// Nothing was appended; somebody else may lead.
+    NotAppended(Option<NodeId>),
+    /// It may have been appended.
+    Unknown,
+    Failed(GroupError),
+}
+
+impl Group {
+    /// Proposes a command and waits for its answer, until `deadline`.
+    ///
+    /// While nothing has been appended the command is offered to every new leader. Once its fate
+    /// is unknown it is offered again only if it carries a retry id, because then the retry table
+    /// makes sure that it takes effect once.
+    pub async fn propose(
+        &self,
+        mut command: Command,
+        deadline: Instant,
+    ) -> Result<Proposed, GroupError> {
+        let mut encoded = Bytes::from(command.encode_to_vec());
+        let Some(_place) = self.admission.enter(encoded.len()) else {
+            return Err(GroupError::Overloaded);
+        };
+        let mut leadership = self.leadership();
+        let mut hint = None;
+        let mut in_doubt = false;
+        loop {
+            let (known, stopped) = {
+                let now = leadership.borrow_and_update();
+                (now.leader, now.stopped.clone())
+            };
+            if let Some(why) = stopped {
+                return Err(GroupError::Stopped(why));
+            }
+            let attempt = match hint.take().or(known) {
+                Some(leader) => tokio::select! {
+                    attempt = self.offer(leader, encoded.clone()) => attempt,
+                    () = self.deposed(leader) => Attempt::Unknown,
+                    () = tokio::time::sleep(left(deadline)) => return Err(GroupError::TimedOut),
+                },
+                None => Attempt::NotAppended(None),
+            };
+            match attempt {
+                Attempt::Done(proposed) => return Ok(proposed),
+                Attempt::Failed(error) => return Err(error),
+                Attempt::NotAppended(other) => hint = other,
+                Attempt::Unknown if command.client_id.is_empty() => {
+                    return Err(GroupError::LeaderLost);
+                }
+                Attempt::Unknown => {
+                    in_doubt = true;
+                    if !command.retried {
+                        command.retried = true;
+                        encoded = command.encode_to_vec().into();
+                    }
+                }
+            }
+            if left(deadline).is_zero() {
+                return Err(if in_doubt {
+                    GroupError::TimedOut
+                } else {
+                    GroupError::NoLeader
+                });
+            }
+            if hint.is_none() {
+                Self::leadership_may_have_changed(&mut leadership).await;
+            }
+        }
+    }
+
+    async fn offer(&self, leader: NodeId, command: Bytes) -> Attempt {
+        if self.leads(leader) {
+            self.offer_here(command).await
+        } else {
+            self.offer_there(leader, command).await
+        }
+    }
+
+    pub(super) async fn offer_here(&self, command: Bytes) -> Attempt {
+        match self.raft.propose(command).await {
+            Ok(done) => Attempt::Done(Proposed {
+                answer: done.answer,
+                term: done.term,
+            }),
+            Err(ProposeError::NotLeader(other)) => {
+                Attempt::NotAppended(other.filter(|node| !self.leads(*node)))
+            }
+            Err(ProposeError::Unknown | ProposeError::Stopped(_)) => Attempt::Unknown,
+        }
+    }
+
+    async fn offer_there(&self, leader: NodeId, command: Bytes) -> Attempt {
+        let reply = self
+            .transport
+            .forward(
+                leader,
+                peer::Forward {
+                    // The transport numbers the requests of a connection.
+                    id: 0,
+                    group_id: self.id(),
+                    request: Some(forward::Request::Command(command)),
+                },
+            )
+            .await;
+        match reply {
+            Ok(peer::ForwardReply {
+                reply: Some(forward_reply::Reply::Applied(applied)),
+                ..
+            }) => match Answer::decode(applied.answer) {
+                Ok(answer) => Attempt::Done(Proposed {
+                    answer,
+                    term: applied.term,
+                }),
+                Err(e) => {
+                    tracing::error!(leader, error = %e, "an answer of the leader does not decode");
+                    Attempt::Unknown
+                }
+            },
+            Ok(peer::ForwardReply {
+                reply: Some(forward_reply::Reply::Error(error)),
+                ..
+            }) => match error.kind() {
+                Kind::NotLeader => {
+                    let other = Some(error.leader).filter(|node| *node != 0 && *node != leader);
+                    Attempt::NotAppended(other)
+                }
+                Kind::Overloaded => Attempt::Failed(GroupError::Overloaded),
+                Kind::Stopped => Attempt::NotAppended(None),
+                Kind::UnknownOutcome | Kind::Unspecified => Attempt::Unknown,
+            },
+            Ok(_) => Attempt::Unknown,
+            Err(TransportError::Unreachable { .. } | TransportError::Refused { .. }) => {
+                Attempt::NotAppended(None)
+            }
+            Err(TransportError::Lost { .. }) => Attempt::Unknown,
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! The data directory of a node: whose it is, and whom it has met.
+//!
+//! ```text
+//!   <data_dir>/
+//!     LOCK            held while the node runs
+//!     identity.json   cluster, node id, incarnation, whether the node has taken part
+//!     peers.json      incarnation of every peer that was met
+//!     log/            the shared Raft log
+//!     state/          one directory per group
+//!     incoming/       snapshots being received
+//! ```
+//!
+//! The incarnation is a random number drawn when the directory is made. A voter that comes back
+//! with another incarnation has lost its memory: it may have voted and acknowledged entries that
+//! it no longer knows of, so it must not vote again. Its peers have the old incarnation on record
+//! and tell it so.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::raft::NodeId;
+
+const IDENTITY: &str = "identity.json";
+const PEERS: &str = "peers.json";
+const LOCK: &str = "LOCK";
+const FORMAT: u32 = 1;
+
+/// Why a data directory cannot be used. The text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Another process has it open.
+    #[error(
+        "data directory {path} is in use by another process; stop it, or choose another node.data_dir"
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It belongs to another node.
+    #[error(
+        "data directory {path} belongs to node {found}, but node.id is {expected}; set node.id to {found}, or choose another node.data_dir"
+    )]
+    OtherNode {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        found: NodeId,
+        /// This node.
+        expected: NodeId,
+    },
+    /// It belongs to another cluster.
+    #[error(
+        "data directory {path} belongs to cluster {found:?}, but cluster.name is {expected:?}; set cluster.name to {found:?}, or choose another node.data_dir"
+    )]
+    OtherCluster {
+        /// The directory.
+        path: PathBuf,
+        /// Its cluster.
+        found: String,
+        /// The configured cluster.
+        expected: String,
+    },
+    /// It holds data without an identity.
+    #[error(
+        "data directory {path} holds data but no {IDENTITY}; restore that file, or choose another node.data_dir"
+    )]
+    Orphaned {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file of it does not parse.
+    #[error("{path} is damaged: {why}; restore it, or choose another node.data_dir")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The directory was written by a newer version.
+    #[error("{path} has format {found}, this version reads format {FORMAT}; use a newer version")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// The file system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Who the node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    format: u32,
+    /// Name of the cluster.
+    pub cluster_name: String,
+    /// Id of the cluster, in the headers of responses and in the messages of peers.
+    pub cluster_id: u64,
+    /// Id of the node.
+    pub node_id: NodeId,
+    /// Random id of this data directory.
+    pub incarnation: u64,
+    /// The node has taken part in its cluster: it may have voted.
+    pub took_part: bool,
+}
+
+/// An open data directory.
+///
+/// - While this lives, no other process has the directory.
+/// - What [`Self::record_peer`] answers is on disk.
+pub struct DataDir {
+    path: PathBuf,
+    identity: Mutex<Identity>,
+    peers: Mutex<BTreeMap<NodeId, u64>>,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens the directory of a node, or makes it.
+    pub fn open(
+        path: &Path,
+        cluster_name: &str,
+        cluster_id: u64,
+        node_id: NodeId,
+    ) -> Result<Self, IdentityError> {
+        let io = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| IdentityError::Io { path, source }
+        };
+        fs::create_dir_all(path).map_err(io(path))?;
+        let lock_path = path.join(LOCK);
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(io(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(IdentityError::InUse {
+                    path: path.to_path_buf(),
+                });
+            }
+            Err(fs::TryLockError::Error(source)) => return Err(io(&lock_path)(source)),
+        }
+        let identity = match read_json::<Identity>(&path.join(IDENTITY))? {
+            Some(identity) => identity,
+            None if path.join("log").exists() || path.join("state").exists() => {
+                return Err(IdentityError::Orphaned {
+                    path: path.to_path_buf(),
+                });
+            }
+            None => {
+                let identity = Identity {
+                    format: FORMAT,
+                    cluster_name: cluster_name.to_string(),
+                    cluster_id,
+                    node_id,
+                    incarnation: rand::random(),
+                    took_part: false,
+                };
+                write_json(path, IDENTITY, &identity)?;
+                identity
+            }
+        };
+        if identity.format != FORMAT {
+            return Err(IdentityError::Format {
+                path: path.join(IDENTITY),
+                found: identity.format,
+            });
+        }
+        if identity.node_id != node_id {
+            return Err(IdentityError::OtherNode {
+                path: path.to_path_buf(),
+                found: identity.node_id,
+                expected: node_id,
+            });
+        }
+        if identity.cluster_name != cluster_name {
+            return Err(IdentityError::OtherCluster {
+                path: path.to_path_buf(),
+                found: identity.cluster_name,
+                expected: cluster_name.to_string(),
+            });
+        }
+        let peers = read_json(&path.join(PEERS))?.unwrap_or_default();
+        Ok(Self {
+            path: path.to_path_buf(),
+            identity: Mutex::new(identity),
+            peers: Mutex::new(peers),
+            _lock: lock,
+        })
+    }
+
+    /// Where the directory is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Who the node is.
+    pub fn identity(&self) -> Identity {
+        self.identity.lock().clone()
+    }
+
+    /// Notes that the node takes part from now on: on disk before this returns.
+    pub fn set_took_part(&self) -> Result<(), IdentityError> {
+        let mut identity = self.identity.lock();
+        identity.took_part = true;
+        write_json(&self.path, IDENTITY, &*identity)
+    }
+
+    /// The incarnation on record for a peer, after it introduced itself with `incarnation`.
+    ///
+    /// The first one stays on record. Only while this node has not taken part itself may a newer
+    /// one replace it: then no cluster exists yet in which the peer could have voted.
+    pub fn record_peer(&self, peer: NodeId, incarnation: u64) -> Result<u64, IdentityError> {
+        let took_part = self.identity.lock().took_part;
+        let mut peers = self.peers.lock();
+        match peers.get(&peer) {
+            Some(known) if took_part || *known == incarnation => Ok(*known),
+            _ => {
+                let mut updated = peers.clone();
+                updated.insert(peer, incarnation);
+                write_json(&self.path, PEERS, &updated)?;
+                *peers = updated;
+                Ok(incarnation)
+            }
+        }
+    }
+
+    /// The incarnation on record for a peer.
+    pub fn known_peer(&self, peer: NodeId) -> Option<u64> {
+        self.peers.lock().get(&peer).copied()
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, IdentityError> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => {
+            return Err(IdentityError::Io {
+                path: path.to_path_buf(),
+                source,
+            });
+        }
+    };
+    serde_json::from_slice(&text)
+        .map(Some)
+        .map_err(|e| IdentityError::Damaged {
+            path: path.to_path_buf(),
+            why: e.to_string(),
+        })
+}
+
+/// Replaces a file so that after a crash either the old or the new one is there, whole.
+fn write_json<T: Serialize>(dir: &Path, name: &str, value: &T) -> Result<(), IdentityError> {
+    let target = dir.join(name);
+    let write = || -> io::Result<()> {
+        let temporary = dir.join(format!("{name}.new"));
+        let mut file = File::create(&temporary)?;
+        serde_json::to_writer_pretty(&mut file, value)?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        fs::rename(&temporary, &target)?;
+        File::open(dir)?.sync_all()
+    };
+    write().map_err(|source| IdentityError::Io {
+        path: target.clone(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(dir: &Path, cluster: &str, node: NodeId) -> Result<DataDir, IdentityError> {
+        DataDir::open(dir, cluster, 7, node)
+    }
+
+    #[test]
+    fn an_identity_is_kept_and_a_stranger_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(dir.path(), "c", 1).unwrap().identity();
+        assert_eq!(open(dir.path(), "c", 1).unwrap().identity(), first);
+        let error = open(dir.path(), "c", 2)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("belongs to node 1") && error.contains("node.id is 2"),
+            "{error}"
+        );
+        let error = open(dir.path(), "d", 1)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("belongs to cluster \"c\""), "{error}");
+    }
+
+    #[test]
+    fn a_directory_has_one_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let _held = open(dir.path(), "c", 1).unwrap();
+        assert!(matches!(
+            open(dir.path(), "c", 1),
+            Err(IdentityError::InUse { .. })
+        ));
+    }
+
+    #[test]
+    fn data_without_an_identity_and_damaged_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("log")).unwrap();
+        assert!(matches!(
+            open(dir.path(), "c", 1),
+            Err(IdentityError::Orphaned { .. })
+        ));
+        fs::write(dir.path().join(IDENTITY), "{").unwrap();
+        assert!(matches!(
+            open(dir.path(), "c", 1),
+            Err(IdentityError::Damaged { .. })
+        ));
+    }
+
+    #[test]
+    fn a_peer_stays_on_record_once_the_node_has_taken_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = open(dir.path(), "c", 1).unwrap();
+        assert_eq!(data.record_peer(2, 10).unwrap(), 10);
+        assert_eq!(
+            data.record_peer(2, 11).unwrap(),
+            11,
+            "no cluster exists yet"
+        );
+        data.set_took_part().unwrap();
+        assert_eq!(
+            data.record_peer(2, 12).unwrap(),
+            11,
+            "the old memory counts"
+        );
+        drop(data);
+        let data = open(dir.path(), "c", 1).unwrap();
+        assert_eq!(data.known_peer(2), Some(11));
+        assert!(data.identity().took_part);
+    }
+}

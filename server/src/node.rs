@@ -1,0 +1,466 @@
+//! A node: the one place where its parts are put together, and taken apart.
+//!
+//! ```text
+//!   start     data directory (lock) ─▶ peer server ─▶ client server ─▶ introductions ─▶ log ─▶ groups
+//!   shutdown  hand over leaderships ─▶ client server ─▶ groups ─▶ peer server ─▶ state ─▶ log
+//! ```
+//!
+//! The servers listen before the groups run: peers must get an answer to their introductions, and
+//! clients a clear refusal instead of a closed port. The order of shutdown is the reverse of what
+//! depends on what: clients are served until somebody else leads, groups stop before what they
+//! write to.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::{sync::watch, task::JoinHandle};
+
+use crate::{
+    config::Config,
+    group::{Group, GroupLimits, HandOverError, Retention},
+    identity::{DataDir, IdentityError},
+    keyspace::{DEFAULT, DEFAULT_GROUP, Keyspaces, SYSTEM, SYSTEM_GROUP},
+    limits,
+    raft::{
+        NodeId, Parts, PeerTransport, RaftGroup, StartError as RaftStartError, Tuning, Voter,
+        restore_state,
+    },
+    service::{
+        ServeError, ServiceContext, Serving,
+        peer::{GrpcTransport, Introduction, PeerServer, client, introduce},
+        serve_clients, serve_peers,
+    },
+    storage::{
+        log::{GroupLog, Log, LogOptions, files::DiskFiles},
+        sled_engine::Sled,
+        state::{StateError, StateOptions, StateStore},
+    },
+};
+
+/// The groups that every node runs.
+const GROUPS: [(u64, &str); 2] = [(SYSTEM_GROUP, SYSTEM), (DEFAULT_GROUP, DEFAULT)];
+
+/// Time between two rounds of asking peers for a state that was lost.
+const RESTORE_EVERY: Duration = Duration::from_millis(500);
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// An address cannot be had.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// A peer's address makes no sense.
+    #[error("cluster.members: {0}")]
+    Peers(#[from] tonic::transport::Error),
+}
+
+/// Why a node that had started gave up.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("the log: {0}")]
+    Log(#[from] crate::storage::log::OpenError),
+    #[error("the state of group {group}: {error}")]
+    State { group: u64, error: StateError },
+    #[error(transparent)]
+    Raft(#[from] RaftStartError),
+    #[error(
+        "the state of group {group} is lost, its log begins after index {purged}, and there is no \
+         peer to fetch the state from; put a copy of the directory state/ back"
+    )]
+    NothingToRestoreFrom { group: u64, purged: u64 },
+    #[error("{path}: {source}")]
+    Directory {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+}
+
+/// A running node.
+pub struct Node {
+    context: Arc<ServiceContext>,
+    clients: Serving,
+    peers: Serving,
+    /// Takes the node into its cluster; done once the groups run.
+    joining: JoinHandle<()>,
+    inner: Arc<Inner>,
+}
+
+/// What the task that joins the cluster shares with the node.
+struct Inner {
+    context: Arc<ServiceContext>,
+    transport: Arc<GrpcTransport>,
+    /// Kept to be closed last: everything above writes to it.
+    log: Mutex<Option<Log>>,
+    stores: Mutex<Vec<Arc<StateStore>>>,
+    failed: watch::Sender<Option<String>>,
+}
+
+impl Node {
+    /// Starts a node. It answers at once and takes part in its cluster as soon as it may.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let data = Arc::new(DataDir::open(
+            &config.node.data_dir,
+            &config.cluster.name,
+            cluster_id(&config),
+            config.node.id,
+        )?);
+        let identity = data.identity();
+        let members: Vec<NodeId> = config.cluster.members.iter().map(|m| m.id).collect();
+        let addresses: Vec<_> = config
+            .cluster
+            .members
+            .iter()
+            .filter(|m| m.id != config.node.id)
+            .map(|m| client::PeerAddress {
+                id: m.id,
+                url: m.peer_url.clone(),
+            })
+            .collect();
+        let transport = Arc::new(GrpcTransport::new(
+            client::Sender {
+                cluster_id: identity.cluster_id,
+                node_id: identity.node_id,
+                incarnation: identity.incarnation,
+            },
+            &addresses,
+            config.raft.election_timeout_max(),
+        )?);
+        let keyspaces = Arc::new(Keyspaces::default());
+        let peer_addr = config.node.peer_addr;
+        let context = Arc::new(ServiceContext {
+            config,
+            data: data.clone(),
+            keyspaces: keyspaces.clone(),
+            stays_out: RwLock::new(None),
+        });
+        let peers = serve_peers(peer_addr, PeerServer::new(data, keyspaces, members)).await?;
+        let clients = serve_clients(context.clone()).await?;
+        let inner = Arc::new(Inner {
+            context: context.clone(),
+            transport,
+            log: Mutex::new(None),
+            stores: Mutex::default(),
+            failed: watch::channel(None).0,
+        });
+        let joining = tokio::spawn({
+            let inner = inner.clone();
+            async move { inner.join().await }
+        });
+        Ok(Self {
+            context,
+            clients,
+            peers,
+            joining,
+            inner,
+        })
+    }
+
+    /// Waits until the node meets an error that it cannot go on with, and tells it.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.inner.failed.subscribe();
+        match failed.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            // The sender lives in `self`.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Stops the node in good order: leaderships go to others first, requests under way are
+    /// answered, the state is made durable.
+    pub async fn shutdown(self) {
+        self.joining.abort();
+        let handover = Duration::from_millis(limits::HANDOVER_MS_MAX);
+        let deadline = Instant::now() + handover;
+        let groups = self.context.keyspaces.all();
+        futures_util::future::join_all(groups.iter().map(|group| leave(group, deadline))).await;
+        self.clients.stop(limits::DRAIN_MAX).await;
+        for group in self.context.keyspaces.take_all() {
+            group.raft().shutdown().await;
+        }
+        self.peers.stop(limits::DRAIN_MAX).await;
+        let stores = std::mem::take(&mut *self.inner.stores.lock());
+        for store in stores {
+            if let Err(e) = store.flush().await {
+                tracing::warn!(error = %e, "the last checkpoint was not made; the log has what it lacks");
+            }
+        }
+        let log = self.inner.log.lock().take();
+        if let Some(log) = log {
+            // It waits for the disk; nothing else runs any more.
+            tokio::task::block_in_place(|| log.close());
+        }
+        tracing::info!("stopped");
+    }
+}
+
+async fn leave(group: &Group, deadline: Instant) {
+    match group.hand_over(None, deadline).await {
+        Ok(leader) => tracing::info!(group = group.id(), leader, "leadership handed over"),
+        Err(HandOverError::NotLeader(_)) => {}
+        Err(e) => tracing::warn!(group = group.id(), error = %e, "leadership not handed over"),
+    }
+}
+
+impl Inner {
+    /// Takes the node into its cluster: introductions as far as they are needed, then the groups.
+    async fn join(self: Arc<Self>) {
+        let config = &self.context.config;
+        let members: Vec<NodeId> = config.cluster.members.iter().map(|m| m.id).collect();
+        let fresh = !self.context.data.identity().took_part;
+        let introduction = introduce(
+            &self.transport,
+            &self.context.data,
+            &config.node.zone,
+            &members,
+        );
+        if fresh {
+            match introduction.await {
+                Ok(Introduction::Accepted) => {}
+                Ok(lost) => return self.stay_out(&lost).await,
+                Err(e) => return self.fail(&RunError::from(e)),
+            }
+            if let Err(e) = self.run_groups().await {
+                self.fail(&e);
+            }
+            return;
+        }
+        if let Err(e) = self.run_groups().await {
+            return self.fail(&e);
+        }
+        match introduction.await {
+            Ok(Introduction::Accepted) => {}
+            Ok(lost) => self.stay_out(&lost).await,
+            Err(e) => self.fail(&RunError::from(e)),
+        }
+    }
+
+    fn fail(&self, e: &RunError) {
+        tracing::error!(error = %e, "the node cannot go on");
+        self.failed.send_replace(Some(e.to_string()));
+    }
+
+    /// The node has lost its memory: it must neither vote nor acknowledge anything.
+    async fn stay_out(&self, introduction: &Introduction) {
+        let Introduction::LostMemory { by, recorded } = introduction else {
+            return;
+        };
+        let identity = self.context.data.identity();
+        let why = format!(
+            "node {by} knows node {} with another data directory (incarnation {recorded:016x}, \
+             this one is {:016x}); a voter that lost its data must not vote again. Put the old \
+             data directory back, or give the node a new id",
+            identity.node_id, identity.incarnation
+        );
+        tracing::error!("this node stays out of the cluster: {why}");
+        *self.context.stays_out.write() = Some(why);
+        for group in self.context.keyspaces.take_all() {
+            group.raft().shutdown().await;
+        }
+    }
+
+    async fn run_groups(&self) -> Result<(), RunError> {
+        let config = &self.context.config;
+        let data = &self.context.data;
+        let incoming_dir = data.path().join("incoming");
+        std::fs::create_dir_all(&incoming_dir).map_err(|source| RunError::Directory {
+            path: incoming_dir.clone(),
+            source,
+        })?;
+        let opened = Instant::now();
+        let log_dir = data.path().join("log");
+        let log_options = LogOptions {
+            segment_bytes: u32::try_from(config.storage.log_segment_bytes).unwrap_or(u32::MAX),
+            ..LogOptions::default()
+        };
+        let (log, recovery) =
+            tokio::task::block_in_place(|| Log::open(&log_dir, log_options, Arc::new(DiskFiles)))?;
+        tracing::info!(elapsed = ?opened.elapsed(), ?recovery, "log opened");
+        *self.log.lock() = Some(log.clone());
+        let voters: BTreeMap<NodeId, Voter> = config
+            .cluster
+            .members
+            .iter()
+            .map(|m| {
+                let voter = Voter {
+                    zone: m.zone.clone(),
+                    peer_url: m.peer_url.clone(),
+                    client_url: m.client_url.clone(),
+                };
+                (m.id, voter)
+            })
+            .collect();
+        let mut groups = Vec::new();
+        for (id, keyspace) in GROUPS {
+            let store = self.open_store(id)?;
+            self.restore(id, &store, &log.group(id)).await?;
+            let transport: Arc<dyn PeerTransport> = self.transport.clone();
+            let raft = RaftGroup::start(Parts {
+                group_id: id,
+                node_id: config.node.id,
+                log: log.group(id),
+                store,
+                transport: transport.clone(),
+                tuning: Tuning {
+                    heartbeat_interval: config.raft.heartbeat_interval(),
+                    election_timeout_min: config.raft.election_timeout_min(),
+                    election_timeout_max: config.raft.election_timeout_max(),
+                    quorum_loss_probe_interval: config.raft.quorum_loss_probe_interval(),
+                    max_payload_entries: config.raft.max_payload_entries,
+                },
+                incoming_dir: incoming_dir.clone(),
+            })
+            .await?;
+            groups.push(Group::new(
+                keyspace.to_string(),
+                config.node.id,
+                raft,
+                log.clone(),
+                transport,
+                &GroupLimits {
+                    proposals_in_flight_max: config.limits.proposals_in_flight_max,
+                    proposals_in_flight_bytes_max: config.limits.proposals_in_flight_bytes_max,
+                    reads_waiting_max: config.limits.reads_waiting_max,
+                },
+                Retention {
+                    log_entries_max: config.raft.log_entries_max,
+                    log_bytes_max: config.raft.log_bytes_max,
+                },
+            ));
+        }
+        // From the first vote on, this memory counts.
+        data.set_took_part()?;
+        for group in groups {
+            group.raft().initialize(voters.clone()).await?;
+            self.watch_for_failure(&group);
+            self.context.keyspaces.add(group);
+        }
+        self.watch_log(log);
+        Ok(())
+    }
+
+    fn open_store(&self, group: u64) -> Result<Arc<StateStore>, RunError> {
+        let config = &self.context.config;
+        let dir = self
+            .context
+            .data
+            .path()
+            .join("state")
+            .join(format!("group-{group}"));
+        let options = StateOptions {
+            table_bytes_max: config.storage.table_bytes_max,
+            flush_interval: config.storage.flush_interval(),
+            engine: Arc::new(Sled {
+                cache_bytes: config.storage.cache_bytes,
+            }),
+            ..StateOptions::default()
+        };
+        let opened = tokio::task::block_in_place(|| StateStore::open(&dir, options))
+            .map_err(|error| RunError::State { group, error })?;
+        if let Some(aside) = &opened.moved_aside {
+            tracing::error!(
+                group,
+                path = %aside.path.display(),
+                reason = %aside.reason,
+                "the state did not open and was moved aside; it is rebuilt from the log or a peer"
+            );
+        }
+        let store = Arc::new(opened.store);
+        self.stores.lock().push(store.clone());
+        Ok(store)
+    }
+
+    /// A group whose state is behind the beginning of its log cannot be brought up from it: the
+    /// state is fetched from a peer, before the group votes. The log and the votes in it are kept.
+    async fn restore(
+        &self,
+        group: u64,
+        store: &Arc<StateStore>,
+        log: &GroupLog,
+    ) -> Result<(), RunError> {
+        let Some(purged) = log.state().purged.map(|pos| pos.index) else {
+            return Ok(());
+        };
+        if store.applied_record().is_some() && store.applied_index() >= purged {
+            return Ok(());
+        }
+        let config = &self.context.config;
+        let mut peers = config.cluster.members.iter().map(|m| m.id);
+        let peers: Vec<NodeId> = peers.by_ref().filter(|id| *id != config.node.id).collect();
+        if peers.is_empty() {
+            return Err(RunError::NothingToRestoreFrom { group, purged });
+        }
+        let spool = self.context.data.path().join("incoming");
+        let spool = spool.join(format!("group-{group}.restore"));
+        tracing::warn!(
+            group,
+            purged,
+            "the state is behind the log; fetching it from a peer"
+        );
+        loop {
+            for peer in &peers {
+                let restored = match self.transport.fetch_snapshot(*peer, group).await {
+                    Ok(chunks) => restore_state(store.clone(), spool.clone(), chunks, purged).await,
+                    Err(e) => {
+                        tracing::info!(group, peer, error = %e, "no snapshot from this peer yet");
+                        continue;
+                    }
+                };
+                match restored {
+                    Ok(index) => {
+                        tracing::info!(group, peer, index, "state restored from a peer");
+                        return Ok(());
+                    }
+                    Err(e) => tracing::warn!(group, peer, error = %e, "restoring the state failed"),
+                }
+            }
+            tokio::time::sleep(RESTORE_EVERY).await;
+        }
+    }
+
+    /// A group that stops is told in the log; the node keeps serving its other groups.
+    fn watch_for_failure(&self, group: &Arc<Group>) {
+        let mut leadership = group.leadership();
+        let id = group.id();
+        tokio::spawn(async move {
+            if let Ok(now) = leadership.wait_for(|now| now.stopped.is_some()).await {
+                tracing::error!(group = id, why = ?now.stopped, "a group has stopped on this node");
+            }
+        });
+    }
+
+    /// A log that cannot write is the end of the node: nothing may be acknowledged any more.
+    fn watch_log(&self, log: Log) {
+        let failed = self.failed.clone();
+        tokio::spawn(async move {
+            let why = log.failed().await;
+            tracing::error!(%why, "the log failed; the node stops");
+            failed.send_replace(Some(format!("the log failed: {why}")));
+        });
+    }
+}
+
+/// The id of a cluster follows from its name and its first members, as in etcd: nodes that are
+/// configured for different clusters never take each other for peers. 64-bit FNV-1a.
+fn cluster_id(config: &Config) -> u64 {
+    let mut members: Vec<String> = config
+        .cluster
+        .members
+        .iter()
+        .map(|m| format!("{}={}={}", m.id, m.zone, m.peer_url))
+        .collect();
+    members.sort();
+    let text = format!("{}\n{}", config.cluster.name, members.join("\n"));
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

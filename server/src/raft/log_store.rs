@@ -1,0 +1,235 @@
+//! The part of the shared log that belongs to one group, as openraft wants to see it.
+//!
+//! openraft's contract: `append` returns once the entries can be read, and the callback fires
+//! once they are flushed. The log behind it is one for all groups of the node and flushes them
+//! together, see [`crate::storage::log`].
+
+use std::{
+    fmt::Debug,
+    io,
+    ops::{Bound, Range, RangeBounds, RangeInclusive},
+};
+
+use futures_util::{Stream, StreamExt, stream};
+use openraft::{
+    LogState, OptionalSend, RaftLogReader,
+    storage::{IOFlushed, RaftLogStorage},
+};
+use tokio::sync::oneshot;
+
+use super::{
+    codec::{
+        entry_from_log, entry_to_log, log_id, log_id_from_bytes, log_id_to_bytes, vote_from_bytes,
+        vote_to_bytes,
+    },
+    types::{Entry, LogId, TypeConfig, Vote},
+};
+use crate::{
+    limits,
+    storage::log::{Done, GroupLog, LogPos},
+};
+
+/// Log storage and log reader of one group; clones share the log.
+#[derive(Clone)]
+pub struct LogStore {
+    log: GroupLog,
+}
+
+impl LogStore {
+    /// The store of the group that `log` belongs to.
+    pub fn new(log: GroupLog) -> Self {
+        Self { log }
+    }
+
+    fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let entries = self.log.read(range, bytes_max)?;
+        entries
+            .into_iter()
+            .map(|entry| Ok(entry_from_log(entry)?))
+            .collect()
+    }
+}
+
+/// A completion that can be waited for.
+fn completion() -> (Done, impl Future<Output = io::Result<()>>) {
+    let (tx, rx) = oneshot::channel();
+    let done: Done = Box::new(move |result| {
+        // A receiver that is gone belongs to a group that is being stopped.
+        let _ = tx.send(result);
+    });
+    (done, async move {
+        rx.await
+            .unwrap_or_else(|_| Err(io::Error::other("the log stopped before it flushed")))
+    })
+}
+
+fn from_pos(pos: LogPos) -> LogId {
+    log_id(pos.term, pos.index)
+}
+
+fn bounds(range: &impl RangeBounds<u64>) -> Range<u64> {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    start..end
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        self.read(bounds(&range), usize::MAX)
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, io::Error> {
+        self.read(start..end, limits::APPEND_BYTES_MAX as usize)
+    }
+
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        // A node that catches up may apply far more than fits into memory at once.
+        let store = self.clone();
+        let range = bounds(&range);
+        let batches = stream::unfold(Some(range), move |rest| {
+            let store = store.clone();
+            async move {
+                let range = rest.filter(|range| range.start < range.end)?;
+                match store.read(range.clone(), limits::APPEND_BYTES_MAX as usize) {
+                    Ok(entries) => {
+                        let last = entries.last()?.log_id.index;
+                        Some((Ok(entries), Some(last + 1..range.end)))
+                    }
+                    Err(e) => Some((Err(e), None)),
+                }
+            }
+        });
+        batches
+            .flat_map(|batch| match batch {
+                Ok(entries) => stream::iter(entries.into_iter().map(Ok).collect::<Vec<_>>()),
+                Err(e) => stream::iter(vec![Err(e)]),
+            })
+            .boxed()
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        let vote = self.log.state().vote;
+        Ok(vote.map(|bytes| vote_from_bytes(&bytes)).transpose()?)
+    }
+
+    async fn get_key_log_ids(
+        &mut self,
+        range: RangeInclusive<LogId>,
+    ) -> Result<Vec<LogId>, io::Error> {
+        // The first log id of the range, the first of every later term, and the last.
+        let (first, last) = range.into_inner();
+        let mut ids = vec![first];
+        ids.extend(
+            self.log
+                .term_starts()
+                .into_iter()
+                .map(from_pos)
+                .filter(|id| id.index > first.index && id.index < last.index)
+                .filter(|id| id.leader_id > first.leader_id),
+        );
+        if last != first {
+            ids.push(last);
+        }
+        Ok(ids)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let state = self.log.state();
+        Ok(LogState {
+            last_purged_log_id: state.purged.map(from_pos),
+            last_log_id: state.last.map(from_pos),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let (done, flushed) = completion();
+        self.log.save_vote(vote_to_bytes(vote), done).await?;
+        flushed.await
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        // It only spares work after a restart; nothing is lost when it is old or missing.
+        match committed {
+            Some(committed) => self.log.save_committed(log_id_to_bytes(&committed)),
+            None => Ok(()),
+        }
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        let state = self.log.state();
+        let Some(bytes) = state.committed else {
+            return Ok(None);
+        };
+        let committed = log_id_from_bytes(&bytes)?;
+        // The mark may be newer on disk than the entries that it speaks of.
+        Ok(match state.last {
+            Some(last) if last.index < committed.index => Some(from_pos(last)),
+            _ => Some(committed),
+        })
+    }
+
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: IOFlushed<TypeConfig>,
+    ) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<_> = entries.into_iter().map(entry_to_log).collect();
+        self.log
+            .append(
+                entries,
+                Box::new(move |result| callback.io_completed(result)),
+            )
+            .await
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        let (done, flushed) = completion();
+        self.log
+            .truncate_after(last.map(|id| id.index), done)
+            .await?;
+        flushed.await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+        let (done, flushed) = completion();
+        let pos = LogPos {
+            term: upto.leader_id.term,
+            index: upto.index,
+        };
+        self.log.purge(pos, done).await?;
+        flushed.await
+    }
+}

@@ -1,0 +1,550 @@
+//! Consensus: one openraft instance per group, wrapped so that nothing above knows openraft.
+//!
+//! ```text
+//!   group/ ── propose, read_index ──▶ RaftGroup ──▶ openraft core ──▶ LogStore ──▶ shared log
+//!   service/ ── messages of peers ──▶     │              │
+//!                                         │              ├──▶ Network ──▶ PeerTransport (service/)
+//!   readers ◀── SharedState ◀── GroupStateMachine ◀──────┘
+//! ```
+//!
+//! What holds here:
+//!
+//! - A vote is on disk before it is answered, an entry is on disk before it counts.
+//! - `NotLeader` means that nothing was appended; `Unknown` means that the entry may yet commit.
+//! - A group that meets an error of the machine stops on this node and says why; it never goes on
+//!   with a state that may differ from its peers'.
+
+mod codec;
+mod log_store;
+mod network;
+mod receive;
+pub mod snapshot;
+pub mod state_machine;
+pub mod transport;
+pub mod types;
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use holdfast_proto::{command::Answer, peer};
+use openraft::{
+    ReadPolicy, SnapshotPolicy,
+    async_runtime::WatchReceiver,
+    errors::{ClientWriteError, Fatal, InitializeError, LinearizableReadError, RaftError},
+    impls::ProgressResponder,
+    raft::{TransferLeaderRequest, VoteRequest},
+};
+use tokio::sync::watch;
+
+pub use self::{
+    codec::DecodeError,
+    log_store::LogStore,
+    receive::{ReceiveError, restore_state},
+    state_machine::{Published, SharedState},
+    transport::{PeerTransport, TransportError},
+    types::{GroupId, NodeId, Voter},
+};
+use self::{
+    network::NetworkFactory,
+    state_machine::GroupStateMachine,
+    types::{Outcome, Proposal, TypeConfig},
+};
+use crate::{
+    limits,
+    storage::{log::GroupLog, state::StateStore},
+};
+
+type Raft = openraft::Raft<TypeConfig, GroupStateMachine>;
+
+/// Timing and retention of a group. Checked by the configuration before it gets here.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// Interval between two heartbeats of a leader.
+    pub heartbeat_interval: Duration,
+    /// Shortest election timeout.
+    pub election_timeout_min: Duration,
+    /// Longest election timeout, and length of the leader's lease on its followers' votes.
+    pub election_timeout_max: Duration,
+    /// Length of the phases in which a leader without a quorum falls silent and probes again.
+    pub quorum_loss_probe_interval: Duration,
+    /// Most entries in one append message.
+    pub max_payload_entries: u64,
+}
+
+/// A proposal that took its place in the log and was applied.
+#[derive(Debug)]
+pub struct Committed {
+    /// Term of the entry.
+    pub term: u64,
+    /// Index of the entry.
+    pub index: u64,
+    /// What applying it answered.
+    pub answer: Answer,
+}
+
+/// Why a proposal was not seen to commit.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// Nothing was appended: safe to send to the leader, if one is named.
+    #[error("this node does not lead the group")]
+    NotLeader(Option<NodeId>),
+    /// The entry was appended and then lost its leader: it may or may not commit.
+    #[error("the leader changed while the proposal was in flight")]
+    Unknown,
+    /// The group does not run on this node. Whether the entry commits is unknown.
+    #[error("the group has stopped on this node: {0}")]
+    Stopped(String),
+}
+
+/// Why a leader could not vouch for a read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadIndexError {
+    /// Another node leads, if one is named.
+    #[error("this node does not lead the group")]
+    NotLeader(Option<NodeId>),
+    /// No quorum answered in time.
+    #[error("no quorum confirmed the leadership in time")]
+    NoQuorum,
+    /// The group does not run on this node.
+    #[error("the group has stopped on this node: {0}")]
+    Stopped(String),
+}
+
+/// Who leads, as this node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The leader, if one is known.
+    pub leader: Option<NodeId>,
+    /// Present term.
+    pub term: u64,
+    /// Why the group has stopped on this node.
+    pub stopped: Option<String>,
+}
+
+/// State of a group on this node.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// Who leads.
+    pub leadership: Leadership,
+    /// Voters of the present membership.
+    pub voters: Vec<NodeId>,
+    /// Last index in the log.
+    pub last_log_index: u64,
+    /// Last index known to be committed.
+    pub committed_index: u64,
+    /// Last index removed from the log.
+    pub purged_index: Option<u64>,
+    /// On the leader: the last index known to match, by peer.
+    pub matched: BTreeMap<NodeId, Option<u64>>,
+}
+
+/// One group on this node.
+#[derive(Clone)]
+pub struct RaftGroup {
+    id: GroupId,
+    raft: Raft,
+    shared: Arc<SharedState>,
+    leadership: watch::Receiver<Leadership>,
+    incoming_dir: PathBuf,
+    /// Held while a snapshot is received: one at a time.
+    receiving: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What a group is made of.
+pub struct Parts {
+    /// Id of the group.
+    pub group_id: GroupId,
+    /// This node.
+    pub node_id: NodeId,
+    /// The group's part of the shared log.
+    pub log: GroupLog,
+    /// The group's state.
+    pub store: Arc<StateStore>,
+    /// The way to other nodes.
+    pub transport: Arc<dyn PeerTransport>,
+    /// Timing.
+    pub tuning: Tuning,
+    /// Where snapshots are received.
+    pub incoming_dir: PathBuf,
+}
+
+impl RaftGroup {
+    /// Starts the group from what its log and its store hold.
+    pub async fn start(parts: Parts) -> Result<Self, StartError> {
+        let Parts {
+            group_id,
+            node_id,
+            log,
+            store,
+            transport,
+            tuning,
+            incoming_dir,
+        } = parts;
+        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let config = openraft::Config {
+            cluster_name: format!("group-{group_id}"),
+            heartbeat_interval: millis(tuning.heartbeat_interval),
+            election_timeout_min: millis(tuning.election_timeout_min),
+            election_timeout_max: millis(tuning.election_timeout_max),
+            quorum_loss_probe_interval: Some(millis(tuning.quorum_loss_probe_interval)),
+            enable_pre_vote: Some(true),
+            // A restarted leader holds an election: its state may be behind what it acknowledged.
+            enable_leader_restore: Some(false),
+            max_payload_entries: tuning.max_payload_entries,
+            // Checkpoints and purges are decided by the size of the log, in `group/`.
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX,
+            replication_lag_threshold: u64::MAX,
+            install_snapshot_timeout: millis(limits::SNAPSHOT_STALL_MAX),
+            ..Default::default()
+        };
+        let config = Arc::new(config.validate().map_err(StartError::Config)?);
+        let network = NetworkFactory::new(
+            group_id,
+            transport,
+            tuning.heartbeat_interval,
+            tuning.election_timeout_max,
+        );
+        let machine = GroupStateMachine::open(group_id, store)?;
+        let shared = machine.shared();
+        let raft = Raft::new(node_id, config, network, LogStore::new(log), machine)
+            .await
+            .map_err(|e| StartError::Raft(e.to_string()))?;
+        let leadership = follow_leadership(&raft);
+        Ok(Self {
+            id: group_id,
+            raft,
+            shared,
+            leadership,
+            incoming_dir,
+            receiving: Arc::default(),
+        })
+    }
+
+    /// Id of the group.
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// State that readers use.
+    pub fn shared(&self) -> &Arc<SharedState> {
+        &self.shared
+    }
+
+    /// Follows who leads.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+
+    /// Writes the first membership into an empty log. Every first voter may do so with the same
+    /// members; a log that holds anything is left as it is.
+    pub async fn initialize(&self, voters: BTreeMap<NodeId, Voter>) -> Result<(), StartError> {
+        match self.raft.initialize(voters).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(e) => Err(StartError::Raft(e.to_string())),
+        }
+    }
+
+    /// Proposes an encoded command. Dropping the future does not take the proposal back.
+    pub async fn propose(&self, command: Bytes) -> Result<Committed, ProposeError> {
+        let (responder, answer) = ProgressResponder::complete_only();
+        self.raft
+            .client_write_ff(Proposal(command), Some(responder))
+            .await
+            .map_err(|e| ProposeError::Stopped(e.to_string()))?;
+        match answer.await {
+            Ok(Ok(done)) => Ok(Committed {
+                term: done.log_id.leader_id.term,
+                index: done.log_id.index,
+                answer: match done.data {
+                    Outcome(answer) => answer,
+                },
+            }),
+            Ok(Err(ClientWriteError::ForwardToLeader(to))) => {
+                Err(ProposeError::NotLeader(to.leader_id))
+            }
+            Ok(Err(_)) => Err(ProposeError::Unknown),
+            // The responder is dropped when the core stops.
+            Err(_) => Err(self
+                .stopped()
+                .map_or(ProposeError::Unknown, ProposeError::Stopped)),
+        }
+    }
+
+    /// The index that a linearizable read must have applied (Raft thesis, section 6.4), confirmed
+    /// by a quorum after this call began. Only the leader can tell.
+    pub async fn read_index(&self) -> Result<u64, ReadIndexError> {
+        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
+                Err(ReadIndexError::NotLeader(to.leader_id))
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(ReadIndexError::NoQuorum)
+            }
+            Err(RaftError::Fatal(e)) => Err(ReadIndexError::Stopped(e.to_string())),
+        }
+    }
+
+    /// State of the group as this node sees it.
+    pub fn status(&self) -> Status {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        Status {
+            leadership: self.leadership.borrow().clone(),
+            voters: metrics.membership_config.membership().voter_ids().collect(),
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            committed_index: metrics.local_committed.map_or(0, |id| id.index),
+            purged_index: metrics.purged.map(|id| id.index),
+            matched: metrics
+                .replication
+                .map(|peers| {
+                    peers
+                        .into_iter()
+                        .map(|(node, matched)| (node, matched.map(|id| id.index)))
+                        .collect()
+                })
+                .unwrap_or_default(),
+        }
+    }
+
+    fn stopped(&self) -> Option<String> {
+        match &self.raft.metrics().borrow_watched().running_state {
+            Ok(()) => None,
+            Err(e) => Some(e.to_string()),
+        }
+    }
+
+    /// Tells the leader core to hand its leadership to `to`. Whether it worked is seen in
+    /// [`Self::leadership`].
+    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), ProposeError> {
+        let done = self.raft.trigger().transfer_leader(to).await;
+        done.map_err(|e| ProposeError::Stopped(e.to_string()))
+    }
+
+    /// Starts an election here, with a pre-vote first: the way out of a transfer that failed.
+    pub async fn elect(&self) -> Result<(), ProposeError> {
+        let done = self.raft.trigger().elect(true).await;
+        done.map_err(|e| ProposeError::Stopped(e.to_string()))
+    }
+
+    /// Makes the present state durable, then lets the log go up to `upto`, which is never past
+    /// what is durable.
+    pub async fn checkpoint_and_purge(&self, upto: u64) -> Result<(), ProposeError> {
+        let stopped = |e: Fatal<TypeConfig>| ProposeError::Stopped(e.to_string());
+        self.raft.trigger().snapshot().await.map_err(stopped)?;
+        let wait = self.raft.wait(Some(limits::CHECKPOINT_WAIT_MAX));
+        let built = wait.metrics(
+            |m| m.snapshot.is_some_and(|id| id.index >= upto),
+            "checkpoint",
+        );
+        built
+            .await
+            .map_err(|e| ProposeError::Stopped(e.to_string()))?;
+        self.raft.trigger().purge_log(upto).await.map_err(stopped)
+    }
+
+    /// Removes superseded versions, `records_max` records at most. Returns whether more is left.
+    pub async fn scrub_step(&self, records_max: usize) -> Result<bool, ProposeError> {
+        let step = self
+            .raft
+            .with_state_machine(move |machine| {
+                let step = machine.scrub_step(records_max);
+                Box::pin(async move { step })
+            })
+            .await
+            .map_err(|e| ProposeError::Stopped(e.to_string()))?;
+        step.map_err(|e: io::Error| ProposeError::Stopped(e.to_string()))
+    }
+
+    /// Compact revision up to which superseded versions have been removed.
+    pub async fn scrubbed_to(&self) -> Result<i64, ProposeError> {
+        self.raft
+            .with_state_machine(|machine| {
+                let done = machine.scrubbed_to();
+                Box::pin(async move { done })
+            })
+            .await
+            .map_err(|e| ProposeError::Stopped(e.to_string()))
+    }
+
+    /// Stops the group on this node.
+    pub async fn shutdown(&self) {
+        if let Err(e) = self.raft.shutdown().await {
+            tracing::error!(group = self.id, error = %e, "the group did not stop cleanly");
+        }
+    }
+}
+
+// Messages of peers.
+impl RaftGroup {
+    /// RequestVote or Pre-Vote.
+    pub async fn handle_vote(
+        &self,
+        request: peer::VoteRequest,
+    ) -> Result<peer::VoteResponse, MessageError> {
+        let mut rpc = VoteRequest::new(
+            codec::vote_from_wire(request.vote)?,
+            request.last_log_id.map(codec::log_id_from_wire),
+        );
+        rpc.leadership_transfer = request.leadership_transfer;
+        let answer = if request.pre_vote {
+            self.raft.pre_vote(rpc).await
+        } else {
+            self.raft.vote(rpc).await
+        };
+        let answer = answer.map_err(|e| MessageError::Stopped(e.to_string()))?;
+        Ok(peer::VoteResponse {
+            vote: Some(codec::vote_to_wire(&answer.vote)),
+            granted: answer.vote_granted,
+            last_log_id: answer.last_log_id.as_ref().map(codec::log_id_to_wire),
+        })
+    }
+
+    /// Pipelined AppendEntries. The answers end with the requests, or with the first refusal.
+    pub fn handle_append(
+        &self,
+        requests: impl Stream<Item = peer::AppendRequest> + Send + 'static,
+    ) -> impl Stream<Item = Result<peer::AppendResponse, MessageError>> + Send + 'static {
+        // A request that does not decode ends the stream: nothing after it can be in order.
+        let requests = requests
+            .map(codec::append_from_wire)
+            .take_while(|request| {
+                if let Err(e) = request {
+                    tracing::warn!(error = %e, "ending an append stream");
+                }
+                std::future::ready(request.is_ok())
+            })
+            .filter_map(|request| std::future::ready(request.ok()));
+        self.raft
+            .stream_append(requests)
+            .map(|answer| match answer {
+                Ok(result) => Ok(codec::append_result_to_wire(&result)),
+                Err(e) => Err(MessageError::Stopped(e.to_string())),
+            })
+    }
+
+    /// One heartbeat.
+    pub async fn handle_heartbeat(
+        &self,
+        request: peer::AppendRequest,
+    ) -> Result<peer::AppendResponse, MessageError> {
+        let request = codec::append_from_wire(request)?;
+        let prev = request.prev_log_id;
+        let answer = self.raft.append_entries(request).await;
+        let answer = answer.map_err(|e| MessageError::Stopped(e.to_string()))?;
+        Ok(codec::append_result_to_wire(
+            &answer.into_stream_result(prev, prev),
+        ))
+    }
+
+    /// A snapshot of the present state, for a peer that asks: its header, then its chunks.
+    pub async fn stream_snapshot(
+        &self,
+    ) -> Result<impl Stream<Item = io::Result<peer::SnapshotChunk>> + Send + 'static, MessageError>
+    {
+        let taken = self.raft.with_state_machine(|machine| {
+            let taken = machine.live_snapshot();
+            Box::pin(async move { taken })
+        });
+        let stopped = |why: &dyn std::fmt::Display| MessageError::Stopped(why.to_string());
+        let live = taken
+            .await
+            .map_err(|e| stopped(&e))?
+            .map_err(|e| stopped(&e))?;
+        let header = peer::SnapshotHeader {
+            group_id: self.id,
+            applied_record: live.applied_record().clone(),
+            snapshot_id: snapshot::new_id(self.id),
+            ..Default::default()
+        };
+        let first = peer::SnapshotChunk {
+            header: Some(header),
+            ..Default::default()
+        };
+        let chunks =
+            tokio_stream::wrappers::ReceiverStream::new(snapshot::read_chunks(live.into()));
+        Ok(futures_util::stream::once(std::future::ready(Ok(first))).chain(chunks))
+    }
+
+    /// TimeoutNow. Answers why it was refused, or nothing.
+    pub async fn handle_transfer_leader(
+        &self,
+        request: peer::TransferLeaderRequest,
+    ) -> Result<Option<String>, MessageError> {
+        let request = TransferLeaderRequest::new(
+            codec::vote_from_wire(request.from_leader)?,
+            request.to_node,
+            request.last_log_id.map(codec::log_id_from_wire),
+        );
+        match self.raft.handle_transfer_leader(request).await {
+            Ok(Ok(())) => Ok(None),
+            Ok(Err(refused)) => Ok(Some(refused.to_string())),
+            Err(e) => Err(MessageError::Stopped(e.to_string())),
+        }
+    }
+}
+
+/// Keeps a tokio watch of the leadership, which `group/` and `service/` wait on.
+fn follow_leadership(raft: &Raft) -> watch::Receiver<Leadership> {
+    let (tx, rx) = watch::channel(Leadership::default());
+    let mut metrics = raft.metrics();
+    tokio::spawn(async move {
+        loop {
+            let now = {
+                let m = metrics.borrow_and_update();
+                Leadership {
+                    leader: m.current_leader,
+                    term: m.current_term,
+                    stopped: m.running_state.as_ref().err().map(ToString::to_string),
+                }
+            };
+            tx.send_if_modified(|seen| {
+                let changed = *seen != now;
+                if changed {
+                    *seen = now;
+                }
+                changed
+            });
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() {
+                    tx.send_modify(|seen| {
+                        seen.leader = None;
+                        seen.stopped.get_or_insert_with(|| "shut down".to_string());
+                    });
+                    return;
+                },
+                () = tx.closed() => return,
+            }
+        }
+    });
+    rx
+}
+
+/// Why a group could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The timing does not fit together.
+    #[error("raft configuration: {0}")]
+    Config(openraft::ConfigError),
+    /// The state could not be loaded.
+    #[error("loading the state: {0}")]
+    State(#[from] io::Error),
+    /// The core refused.
+    #[error("starting the group: {0}")]
+    Raft(String),
+}
+
+/// Why a message of a peer was not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum MessageError {
+    /// It does not decode.
+    #[error(transparent)]
+    Malformed(#[from] DecodeError),
+    /// The group has stopped on this node.
+    #[error("the group has stopped on this node: {0}")]
+    Stopped(String),
+}

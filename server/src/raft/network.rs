@@ -1,0 +1,286 @@
+//! openraft's view of the other nodes, over a [`PeerTransport`].
+//!
+//! ```text
+//!  replication task ─┐ stream_append (long-lived) ─▶ transport.append
+//!  heartbeat worker ─┤ stream_append (one item)   ─▶ transport.heartbeat   merged with other groups
+//!  election          ─┤ vote, pre_vote             ─▶ transport.vote
+//!  snapshot task     ─┘ full_snapshot              ─▶ transport.snapshot    a channel of its own
+//! ```
+//!
+//! A heartbeat is a `stream_append` of one request whose answers must end; a stream left open would
+//! time every heartbeat out. So heartbeats get a client of their own kind.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt, stream};
+use holdfast_proto::peer;
+use openraft::{
+    OptionalSend, RaftNetworkFactory,
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
+    network::{Backoff, RPCOption, RaftNetworkV2},
+    raft::{
+        AppendEntriesResponse, SnapshotResponse, StreamAppendError, TransferLeaderError,
+        TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
+};
+
+use super::{
+    codec::{
+        AppendEntriesRequest, DecodeError, StreamAppendResult, append_result_from_wire,
+        append_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
+    },
+    snapshot::{self, SnapshotData},
+    transport::{PeerTransport, TransportError},
+    types::{GroupId, NodeId, TypeConfig, Vote, Voter},
+};
+
+type RpcError = RPCError<TypeConfig>;
+type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
+
+/// Makes a client for each peer of one group.
+pub struct NetworkFactory {
+    group_id: GroupId,
+    transport: Arc<dyn PeerTransport>,
+    /// Delays between attempts to reach a node that is not there.
+    backoff: (Duration, Duration),
+}
+
+impl NetworkFactory {
+    /// A factory whose clients retry an unreachable node after `heartbeat_interval`, doubling up
+    /// to `election_timeout`: a node that comes back is found within one election timeout.
+    pub fn new(
+        group_id: GroupId,
+        transport: Arc<dyn PeerTransport>,
+        heartbeat_interval: Duration,
+        election_timeout: Duration,
+    ) -> Self {
+        Self {
+            group_id,
+            transport,
+            backoff: (heartbeat_interval, election_timeout),
+        }
+    }
+
+    fn client(&self, target: NodeId, purpose: Purpose) -> Network {
+        Network {
+            group_id: self.group_id,
+            target,
+            purpose,
+            transport: self.transport.clone(),
+            backoff: self.backoff,
+        }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
+    type Network = Network;
+
+    async fn new_client(&mut self, target: NodeId, _node: &Voter) -> Network {
+        self.client(target, Purpose::Replicate)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: NodeId, _node: &Voter) -> Network {
+        self.client(target, Purpose::Heartbeat)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Replicate,
+    Heartbeat,
+}
+
+/// The way from one group to one peer.
+pub struct Network {
+    group_id: GroupId,
+    target: NodeId,
+    purpose: Purpose,
+    transport: Arc<dyn PeerTransport>,
+    backoff: (Duration, Duration),
+}
+
+impl Network {
+    fn rpc_error(e: TransportError) -> RpcError {
+        match e {
+            TransportError::Unreachable { .. } | TransportError::Refused { .. } => {
+                RPCError::Unreachable(Unreachable::new(&e))
+            }
+            TransportError::Lost { .. } => RPCError::Network(NetworkError::new(&e)),
+        }
+    }
+
+    fn decode_error(e: DecodeError) -> RpcError {
+        RPCError::Network(NetworkError::new(&e))
+    }
+
+    async fn ask_vote(
+        &self,
+        rpc: VoteRequest<TypeConfig>,
+        pre_vote: bool,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let request = peer::VoteRequest {
+            group_id: self.group_id,
+            vote: Some(vote_to_wire(&rpc.vote)),
+            last_log_id: rpc.last_log_id.as_ref().map(log_id_to_wire),
+            pre_vote,
+            leadership_transfer: rpc.leadership_transfer,
+        };
+        let response = self
+            .transport
+            .vote(self.target, request, option.soft_ttl())
+            .await
+            .map_err(Self::rpc_error)?;
+        Ok(VoteResponse {
+            vote: vote_from_wire(response.vote).map_err(Self::decode_error)?,
+            vote_granted: response.granted,
+            last_log_id: response.last_log_id.map(log_id_from_wire),
+        })
+    }
+
+    fn result(
+        response: Result<peer::AppendResponse, TransportError>,
+    ) -> Result<StreamAppendResult, RpcError> {
+        append_result_from_wire(response.map_err(Self::rpc_error)?).map_err(Self::decode_error)
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Network {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest,
+        _option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        let request = append_to_wire(self.group_id, rpc);
+        let one = Box::pin(stream::once(async move { request }));
+        let mut answers = self
+            .transport
+            .append(self.target, one)
+            .await
+            .map_err(Self::rpc_error)?;
+        let answer = answers.next().await.unwrap_or_else(|| {
+            Err(TransportError::Lost {
+                to: self.target,
+                why: "the stream ended without an answer".into(),
+            })
+        });
+        Ok(match Self::result(answer)? {
+            Ok(matched) => AppendEntriesResponse::PartialSuccess(matched),
+            Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
+            Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
+        })
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        mut input: S,
+        _option: RPCOption,
+    ) -> openraft::base::BoxFuture<
+        's,
+        Result<openraft::base::BoxStream<'s, Result<StreamAppendResult, RpcError>>, RpcError>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest> + OptionalSend + Unpin + 'static,
+    {
+        let group_id = self.group_id;
+        Box::pin(async move {
+            if self.purpose == Purpose::Heartbeat {
+                let Some(request) = input.next().await else {
+                    return Ok(stream::empty().boxed());
+                };
+                let answer = self
+                    .transport
+                    .heartbeat(self.target, append_to_wire(group_id, request))
+                    .await;
+                return Ok(stream::once(async move { Self::result(answer) }).boxed());
+            }
+            let requests = input.map(move |request| append_to_wire(group_id, request));
+            let answers = self
+                .transport
+                .append(self.target, Box::pin(requests))
+                .await
+                .map_err(Self::rpc_error)?;
+            Ok(answers.map(Self::result).boxed())
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        self.ask_vote(rpc, false, option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        self.ask_vote(rpc, true, option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let send = snapshot::send(
+            self.transport.as_ref(),
+            self.group_id,
+            self.target,
+            vote,
+            snapshot,
+            option.hard_ttl(),
+        );
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            answer = send => match answer {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(snapshot::SendError::Transport(e)) => Err(Self::rpc_error(e).into()),
+                Err(e) => Err(StreamingError::Network(NetworkError::new(&e))),
+            },
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        let wire = peer::TransferLeaderRequest {
+            group_id: self.group_id,
+            from_leader: Some(vote_to_wire(request.from_leader())),
+            to_node: *request.to_node_id(),
+            last_log_id: request.last_log_id().map(log_id_to_wire),
+        };
+        let response = self
+            .transport
+            .transfer_leader(self.target, wire, option.soft_ttl())
+            .await
+            .map_err(Self::rpc_error)?;
+        if response.refused_because.is_empty() {
+            return Ok(Ok(()));
+        }
+        tracing::warn!(
+            to = self.target,
+            why = response.refused_because,
+            "leadership transfer refused"
+        );
+        Ok(Err(TransferLeaderError::LogNotFlushed {
+            expected: request.last_log_id().copied(),
+            actual: None,
+        }))
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        let (first, most) = self.backoff;
+        Some(Backoff::new(std::iter::successors(Some(first), move |d| {
+            Some((*d * 2).min(most))
+        })))
+    }
+}

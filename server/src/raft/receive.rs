@@ -1,0 +1,181 @@
+//! The receiving end of a snapshot: chunks go to a spool file, then the whole is installed.
+
+use std::{path::PathBuf, sync::Arc};
+
+use futures_util::StreamExt;
+use holdfast_proto::peer;
+use openraft::type_config::alias::SnapshotOf;
+use tokio::sync::mpsc;
+
+use super::{
+    RaftGroup,
+    codec::{DecodeError, vote_from_wire, vote_to_wire},
+    snapshot::SnapshotData,
+    state_machine::decode_applied,
+    transport::BoxStream,
+    types::{SnapshotMeta, TypeConfig},
+};
+use crate::storage::{
+    snapshot_file::{SnapshotFile, SnapshotFileError},
+    state::StateStore,
+};
+
+/// Why a snapshot was not received.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// A message does not decode.
+    #[error(transparent)]
+    Malformed(#[from] DecodeError),
+    /// A chunk was damaged on the way.
+    #[error("the checksum of chunk {0} does not match")]
+    Damaged(u64),
+    /// The sender stopped before the last chunk. What arrived is kept for a resumption.
+    #[error("the sender stopped after chunk {0}")]
+    Incomplete(u64),
+    /// The spool refused: the disk, or a chunk out of turn.
+    #[error("spooling the snapshot: {0}")]
+    Spool(#[from] SnapshotFileError),
+    /// The snapshot ends before the log begins.
+    #[error("the snapshot is at index {index}, the log begins after {index_min}")]
+    TooOld {
+        /// Applied index of the snapshot.
+        index: u64,
+        /// Last index that the log has purged.
+        index_min: u64,
+    },
+    /// The state does not load.
+    #[error("loading the snapshot: {0}")]
+    Load(std::io::Error),
+    /// The group has stopped on this node.
+    #[error("the group has stopped on this node: {0}")]
+    Stopped(String),
+}
+
+impl RaftGroup {
+    /// Receives one snapshot, or the rest of one that broke off, and installs it. Tells `acks`
+    /// which chunk is due next, first of all and whenever chunks have reached the disk.
+    pub async fn receive_snapshot(
+        &self,
+        header: peer::SnapshotHeader,
+        mut chunks: BoxStream<peer::SnapshotChunk>,
+        acks: mpsc::Sender<peer::SnapshotAck>,
+    ) -> Result<(), ReceiveError> {
+        let vote = vote_from_wire(header.vote)?;
+        let applied = decode_applied(&header.applied_record)?;
+        // One transfer at a time: a sender that reconnects waits for its old stream to end.
+        let _receiving = self.receiving.lock().await;
+        let path = self.incoming_dir.join(format!("group-{}.spool", self.id));
+        let id = header.snapshot_id;
+        let mut spool = blocking(move || SnapshotFile::open_or_resume(&path, &id)).await?;
+        tell(&acks, due(spool.next_seq())).await?;
+        if header.chunks == 0 || header.chunks != spool.next_seq() {
+            spool = spool_chunks(spool, &mut chunks, Some(&acks)).await?;
+        }
+        let snapshot: SnapshotOf<TypeConfig, SnapshotData> = openraft::Snapshot {
+            meta: SnapshotMeta {
+                last_log_id: applied.applied,
+                last_membership: applied.membership,
+            },
+            snapshot: SnapshotData::Spooled {
+                spool,
+                applied_record: header.applied_record,
+            },
+        };
+        let answer = self
+            .raft
+            .install_full_snapshot(vote, snapshot)
+            .await
+            .map_err(|e| ReceiveError::Stopped(e.to_string()))?;
+        let done = peer::SnapshotAck {
+            next_seq: header.chunks,
+            vote: Some(vote_to_wire(&answer.vote)),
+            done: true,
+        };
+        tell(&acks, done).await
+    }
+}
+
+/// Brings back the state of a group whose log is still there, from the snapshot that a peer sent.
+/// The snapshot must reach `index_min`, where the log begins.
+pub async fn restore_state(
+    store: Arc<StateStore>,
+    spool_path: PathBuf,
+    mut chunks: BoxStream<peer::SnapshotChunk>,
+    index_min: u64,
+) -> Result<u64, ReceiveError> {
+    let header = chunks.next().await.and_then(|first| first.header);
+    let header = header.ok_or(ReceiveError::Incomplete(0))?;
+    let applied = decode_applied(&header.applied_record)?;
+    let index = applied.applied.map_or(0, |id| id.index);
+    if index < index_min {
+        return Err(ReceiveError::TooOld { index, index_min });
+    }
+    let id = header.snapshot_id;
+    let spool = blocking(move || SnapshotFile::open_or_resume(&spool_path, &id)).await?;
+    let spool = spool_chunks(spool, &mut chunks, None).await?;
+    let data = SnapshotData::Spooled {
+        spool,
+        applied_record: header.applied_record,
+    };
+    let loaded = tokio::task::spawn_blocking(move || data.load_into(&store, index)).await;
+    match loaded {
+        Ok(loaded) => loaded.map_err(ReceiveError::Load)?,
+        Err(e) => std::panic::resume_unwind(e.into_panic()),
+    };
+    Ok(index)
+}
+
+fn due(next_seq: u64) -> peer::SnapshotAck {
+    peer::SnapshotAck {
+        next_seq,
+        ..Default::default()
+    }
+}
+
+async fn tell(
+    acks: &mpsc::Sender<peer::SnapshotAck>,
+    ack: peer::SnapshotAck,
+) -> Result<(), ReceiveError> {
+    let next_seq = ack.next_seq;
+    let told = acks.send(ack).await;
+    told.map_err(|_| ReceiveError::Incomplete(next_seq))
+}
+
+/// Puts chunks on disk up to the last one, telling `acks` the next that is due.
+async fn spool_chunks(
+    mut spool: SnapshotFile,
+    chunks: &mut BoxStream<peer::SnapshotChunk>,
+    acks: Option<&mpsc::Sender<peer::SnapshotAck>>,
+) -> Result<SnapshotFile, ReceiveError> {
+    loop {
+        let Some(chunk) = chunks.next().await else {
+            return Err(ReceiveError::Incomplete(spool.next_seq()));
+        };
+        if crc32c::crc32c(&chunk.data) != chunk.crc32c {
+            return Err(ReceiveError::Damaged(chunk.seq));
+        }
+        let last = chunk.last;
+        spool = blocking(move || {
+            spool.append(chunk.seq, &chunk.data)?;
+            spool.sync()?;
+            Ok(spool)
+        })
+        .await?;
+        if let Some(acks) = acks {
+            tell(acks, due(spool.next_seq())).await?;
+        }
+        if last {
+            return Ok(spool);
+        }
+    }
+}
+
+/// Disk work, off the threads that serve requests.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SnapshotFileError> + Send + 'static,
+) -> Result<T, SnapshotFileError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(e) => std::panic::resume_unwind(e.into_panic()),
+    }
+}

@@ -1,0 +1,453 @@
+//! The state machine of one group: applies committed entries to the keyspace.
+//!
+//! ```text
+//!  committed entries ─▶ decode ─▶ mvcc::StateMachine::apply ─▶ writes ─▶ StateStore (memory table)
+//!                                        │                                   │ mark_applied
+//!                                        ▼                                   ▼
+//!                                     answers ◀── sent after ── Published{index, revisions}
+//! ```
+//!
+//! Entries are taken in chunks. A chunk's writes go to the memory table, then its applied mark,
+//! then the new revision is published to readers, then the proposers get their answers: who has
+//! an answer can read what it wrote. Nothing here waits for the checkpoint engine, except when
+//! the memory tables are full.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use holdfast_mvcc as mvcc;
+use holdfast_proto::{command, snapshot as wire};
+use openraft::{
+    EntryPayload, OptionalSend, RaftSnapshotBuilder,
+    storage::{EntryResponder, RaftStateMachine},
+};
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::watch;
+
+use super::{
+    codec::{DecodeError, log_id, membership_from_bytes, membership_to_bytes},
+    snapshot::{LiveSnapshot, SnapshotData},
+    types::{GroupId, LogId, Outcome, SnapshotMeta, StoredMembership, TypeConfig},
+};
+use crate::{
+    limits,
+    storage::state::{StateStore, View},
+};
+
+type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
+
+/// How far the state of a group has got, as readers may see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Index of the last applied entry; `None` before the first.
+    pub index: Option<u64>,
+    /// Term of that entry.
+    pub term: u64,
+    /// Revisions of the keyspace after it.
+    pub revisions: mvcc::Revisions,
+}
+
+/// What readers share with the state machine of a group.
+pub struct SharedState {
+    store: Arc<StateStore>,
+    published: watch::Sender<Published>,
+    /// Revisions at which snapshots are being read, with the number of them. Versions that a
+    /// snapshot may still need are not removed.
+    pins: Mutex<BTreeMap<i64, usize>>,
+    snapshots_installed: AtomicU64,
+}
+
+impl SharedState {
+    /// The present state: revisions first, then a view that holds at least that much.
+    pub fn read(&self) -> (Published, View) {
+        let published = *self.published.borrow();
+        (published, self.store.view())
+    }
+
+    /// Follows the progress of applying.
+    pub fn watch(&self) -> watch::Receiver<Published> {
+        self.published.subscribe()
+    }
+
+    /// The store behind, for its figures.
+    pub fn store(&self) -> &StateStore {
+        &self.store
+    }
+
+    /// Snapshots installed from other nodes since the start.
+    pub fn snapshots_installed(&self) -> u64 {
+        self.snapshots_installed.load(Ordering::Relaxed)
+    }
+
+    fn pin(self: &Arc<Self>, revision: i64) -> Pin {
+        *self.pins.lock().entry(revision).or_default() += 1;
+        Pin {
+            shared: self.clone(),
+            revision,
+        }
+    }
+
+    fn lowest_pin(&self) -> Option<i64> {
+        self.pins.lock().keys().next().copied()
+    }
+}
+
+/// Holds back the removal of versions while a snapshot at `revision` is read.
+pub struct Pin {
+    shared: Arc<SharedState>,
+    revision: i64,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pins = self.shared.pins.lock();
+        if let Some(count) = pins.get_mut(&self.revision) {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&self.revision);
+            }
+        }
+    }
+}
+
+/// Applies the log of one group.
+///
+/// - `machine` is exactly what [`mvcc::StateMachine::load`] would give from the store.
+/// - The published index never runs ahead of what readers can read.
+pub struct GroupStateMachine {
+    group_id: GroupId,
+    shared: Arc<SharedState>,
+    machine: mvcc::StateMachine,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    /// The membership encoded, because every applied mark carries it.
+    membership_bytes: Bytes,
+    /// A scrub under way, and the compact revision it works towards. A pin that comes later pins a
+    /// revision that is not lower.
+    scrub: Option<(mvcc::ScrubCursor, i64)>,
+    scrubbed_to: i64,
+}
+
+impl GroupStateMachine {
+    /// Loads the counters of a group from its store.
+    pub fn open(group_id: GroupId, store: Arc<StateStore>) -> io::Result<Self> {
+        let (published, _) = watch::channel(Published {
+            index: None,
+            term: 0,
+            revisions: mvcc::Revisions::default(),
+        });
+        let shared = Arc::new(SharedState {
+            store: store.clone(),
+            published,
+            pins: Mutex::default(),
+            snapshots_installed: AtomicU64::new(0),
+        });
+        let mut this = Self {
+            group_id,
+            machine: mvcc::StateMachine::load(&store.view(), mvcc::Limits::default())
+                .map_err(io::Error::other)?,
+            shared,
+            applied: None,
+            membership: StoredMembership::default(),
+            membership_bytes: Bytes::new(),
+            scrub: None,
+            scrubbed_to: -1,
+        };
+        this.load_applied()?;
+        Ok(this)
+    }
+
+    /// What readers share.
+    pub fn shared(&self) -> Arc<SharedState> {
+        self.shared.clone()
+    }
+
+    /// Takes over the applied mark and the counters that stand in the store.
+    fn load_applied(&mut self) -> io::Result<()> {
+        let store = &self.shared.store;
+        self.machine = mvcc::StateMachine::load(&store.view(), mvcc::Limits::default())
+            .map_err(io::Error::other)?;
+        let record = match store.applied_record() {
+            Some(bytes) => decode_applied(&bytes)?,
+            None => AppliedRecord::default(),
+        };
+        self.membership_bytes = membership_to_bytes(record.membership.membership());
+        self.applied = record.applied;
+        self.membership = record.membership;
+        self.scrub = None;
+        self.scrubbed_to = -1;
+        self.publish();
+        Ok(())
+    }
+
+    fn publish(&self) {
+        self.shared.published.send_replace(Published {
+            index: self.applied.map(|id| id.index),
+            term: self.applied.map_or(0, |id| id.leader_id.term),
+            revisions: self.machine.revisions(),
+        });
+    }
+
+    fn applied_record(&self) -> Bytes {
+        let membership_id = *self.membership.log_id();
+        wire::AppliedRecord {
+            term: self.applied.map_or(0, |id| id.leader_id.term),
+            index: self.applied.map_or(0, |id| id.index),
+            membership_term: membership_id.map_or(0, |id| id.leader_id.term),
+            membership_index: membership_id.map_or(0, |id| id.index),
+            membership: self.membership_bytes.clone(),
+            has_membership: membership_id.is_some(),
+        }
+        .encode_to_vec()
+        .into()
+    }
+
+    fn apply_entry(
+        &mut self,
+        view: &View,
+        id: LogId,
+        payload: EntryPayload<super::types::Proposal, u64, super::types::Voter>,
+    ) -> io::Result<command::Answer> {
+        let answer = match payload {
+            EntryPayload::Blank => command::Answer::default(),
+            EntryPayload::Membership(membership) => {
+                self.membership_bytes = membership_to_bytes(&membership);
+                self.membership = StoredMembership::new(Some(id), membership);
+                command::Answer::default()
+            }
+            EntryPayload::Normal(proposal) => match command::Command::decode(proposal.0) {
+                Ok(command) => {
+                    let applied = self
+                        .machine
+                        .apply(view, id.index, command)
+                        .map_err(|e| self.stops(id, e))?;
+                    self.shared
+                        .store
+                        .write(applied.writes)
+                        .map_err(|e| self.stops(id, e))?;
+                    applied.answer
+                }
+                // Every replica sees the same bytes, so every replica gives the same answer.
+                Err(e) => malformed(&e),
+            },
+        };
+        self.applied = Some(id);
+        Ok(answer)
+    }
+
+    /// An error of the machine, not of the request: the group stops here before it can diverge.
+    fn stops(&self, id: LogId, e: impl std::fmt::Display) -> io::Error {
+        tracing::error!(
+            group = self.group_id,
+            index = id.index,
+            error = %e,
+            "applying failed; the group stops on this node"
+        );
+        io::Error::other(format!(
+            "group {}: applying entry {}: {e}",
+            self.group_id, id.index
+        ))
+    }
+
+    /// Removes superseded versions, looking at `records_max` records at most in this step. Returns
+    /// whether there is more to remove now.
+    pub fn scrub_step(&mut self, records_max: usize) -> io::Result<bool> {
+        let compact = self.machine.revisions().compact;
+        // A snapshot needs everything that is visible from its own compact revision on.
+        let target = self
+            .shared
+            .lowest_pin()
+            .map_or(compact, |pin| pin.min(compact));
+        if target <= self.scrubbed_to {
+            return Ok(false);
+        }
+        let (cursor, goal) = self
+            .scrub
+            .take()
+            .unwrap_or((mvcc::ScrubCursor::default(), target));
+        let view = self.shared.store.view();
+        let (writes, next) =
+            mvcc::scrub(&view, cursor, goal, records_max).map_err(io::Error::other)?;
+        self.shared.store.write(writes).map_err(io::Error::other)?;
+        match next {
+            Some(next) => self.scrub = Some((next, goal)),
+            None => self.scrubbed_to = goal,
+        }
+        Ok(self.scrub.is_some() || self.scrubbed_to < target)
+    }
+
+    /// Compact revision up to which superseded versions have been removed since the start.
+    pub fn scrubbed_to(&self) -> i64 {
+        self.scrubbed_to
+    }
+
+    /// A consistent picture of the group at the applied entry. Called between entries: the records
+    /// without versions are copied now, the versions are read later at this revision.
+    pub(super) fn live_snapshot(&self) -> io::Result<LiveSnapshot> {
+        let (published, view) = self.shared.read();
+        Ok(LiveSnapshot {
+            _pin: self.shared.pin(published.revisions.compact),
+            revisions: published.revisions,
+            unversioned: mvcc::unversioned(&view).map_err(io::Error::other)?,
+            applied_record: self.applied_record(),
+            view,
+        })
+    }
+
+    fn snapshot(&self) -> io::Result<Option<Snapshot>> {
+        if self.applied.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Snapshot {
+            meta: SnapshotMeta {
+                last_log_id: self.applied,
+                last_membership: self.membership.clone(),
+            },
+            snapshot: SnapshotData::Live(Box::new(self.live_snapshot()?)),
+        }))
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for GroupStateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Checkpoint;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut chunks = entries.ready_chunks(limits::APPLY_CHUNK_ENTRIES_MAX);
+        while let Some(chunk) = chunks.next().await {
+            let room = self.shared.store.wait_for_room().await;
+            room.map_err(io::Error::other)?;
+            let view = self.shared.store.view();
+            let mut answers = Vec::with_capacity(chunk.len());
+            for item in chunk {
+                let (entry, responder) = item?;
+                let answer = self.apply_entry(&view, entry.log_id, entry.payload)?;
+                if let Some(responder) = responder {
+                    answers.push((responder, answer));
+                }
+            }
+            let Some(applied) = self.applied else {
+                continue;
+            };
+            self.shared
+                .store
+                .mark_applied(applied.index, self.applied_record())
+                .map_err(|e| self.stops(applied, e))?;
+            self.publish();
+            for (responder, answer) in answers {
+                responder.send(Outcome(answer));
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Checkpoint {
+        Checkpoint {
+            snapshot: self.snapshot(),
+            shared: self.shared.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
+        let index = meta.last_log_id.map_or(0, |id| id.index);
+        tracing::info!(group = self.group_id, index, "installing a snapshot");
+        let store = self.shared.store.clone();
+        // Loading is disk work of seconds; it must not hold a thread that serves requests.
+        let origin = tokio::task::spawn_blocking(move || snapshot.load_into(&store, index))
+            .await
+            .map_err(io::Error::other)??;
+        self.load_applied()?;
+        assert_eq!(
+            self.applied, meta.last_log_id,
+            "group {}: the installed state must be at the snapshot's log id",
+            self.group_id
+        );
+        if origin == super::snapshot::Origin::Peer {
+            self.shared
+                .snapshots_installed
+                .fetch_add(1, Ordering::Relaxed);
+        }
+        tracing::info!(group = self.group_id, index, "snapshot installed");
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        self.snapshot()
+    }
+}
+
+/// What openraft calls building a snapshot: making a point of the state durable, so that the log
+/// before it may go. The data itself is read only when a peer needs it.
+pub struct Checkpoint {
+    snapshot: io::Result<Option<Snapshot>>,
+    shared: Arc<SharedState>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Checkpoint {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let snapshot = std::mem::replace(&mut self.snapshot, Ok(None))?
+            .ok_or_else(|| io::Error::other("nothing has been applied yet"))?;
+        let durable = self.shared.store.flush().await.map_err(io::Error::other)?;
+        let index = snapshot.meta.last_log_id.map_or(0, |id| id.index);
+        assert!(
+            durable >= index,
+            "a flush made index {durable} durable, but {index} was applied before it"
+        );
+        Ok(snapshot)
+    }
+}
+
+/// The applied mark, decoded.
+#[derive(Default)]
+pub(super) struct AppliedRecord {
+    pub(super) applied: Option<LogId>,
+    pub(super) membership: StoredMembership,
+}
+
+pub(super) fn decode_applied(bytes: &[u8]) -> Result<AppliedRecord, DecodeError> {
+    let record =
+        wire::AppliedRecord::decode(bytes).map_err(|e| DecodeError::new("applied record", e))?;
+    let membership = if record.has_membership {
+        StoredMembership::new(
+            Some(log_id(record.membership_term, record.membership_index)),
+            membership_from_bytes(&record.membership)?,
+        )
+    } else {
+        StoredMembership::default()
+    };
+    Ok(AppliedRecord {
+        applied: Some(log_id(record.term, record.index)),
+        membership,
+    })
+}
+
+fn malformed(e: &prost::DecodeError) -> command::Answer {
+    command::Answer {
+        result: Some(command::answer::Result::Error(command::Error {
+            kind: command::error::Kind::Malformed.into(),
+            message: format!("the command does not decode: {e}"),
+        })),
+    }
+}

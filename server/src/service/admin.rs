@@ -1,0 +1,144 @@
+//! The administrative API: nodes, zones, groups.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::Stream;
+use holdfast_proto::v1::{
+    self, GroupsRequest, GroupsResponse, NodesRequest, NodesResponse, TransferLeaderRequest,
+    TransferLeaderResponse, WatchGroupsRequest, admin_server::Admin,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{
+    context::{self, ServiceContext},
+    maintenance, status,
+};
+use crate::{group::Group, keyspace};
+
+/// Time between two looks at groups that may have been added, and at the leadership of all.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Serves the administrative API.
+pub(super) struct AdminService {
+    context: Arc<ServiceContext>,
+}
+
+impl AdminService {
+    pub(super) fn new(context: Arc<ServiceContext>) -> Self {
+        Self { context }
+    }
+}
+
+fn groups(context: &ServiceContext) -> GroupsResponse {
+    GroupsResponse {
+        node_id: context.config.node.id,
+        groups: context
+            .keyspaces
+            .all()
+            .iter()
+            .map(|g| describe(g))
+            .collect(),
+        stays_out_because: context.stays_out.read().clone().unwrap_or_default(),
+    }
+}
+
+fn describe(group: &Group) -> v1::Group {
+    let state = group.status();
+    let published = group.read().0;
+    let (first_log_index, durable_applied_index) = group.log_bounds();
+    v1::Group {
+        id: group.id(),
+        keyspace: group.keyspace().to_string(),
+        leader: state.leadership.leader.unwrap_or(0),
+        term: state.leadership.term,
+        voters: state.voters,
+        last_log_index: state.last_log_index,
+        committed_index: state.committed_index,
+        applied_index: published.index.unwrap_or(0),
+        durable_applied_index,
+        first_log_index,
+        revision: published.revisions.current,
+        compact_revision: published.revisions.compact,
+        stopped_because: state.leadership.stopped.unwrap_or_default(),
+        snapshots_installed: group.raft().shared().snapshots_installed(),
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn nodes(&self, _: Request<NodesRequest>) -> Result<Response<NodesResponse>, Status> {
+        let identity = self.context.data.identity();
+        let members = self.context.config.cluster.members.iter();
+        Ok(Response::new(NodesResponse {
+            cluster_id: identity.cluster_id,
+            nodes: members
+                .map(|member| v1::Node {
+                    id: member.id,
+                    zone: member.zone.clone(),
+                    client_url: member.client_url.clone(),
+                    peer_url: member.peer_url.clone(),
+                    answering: member.id == identity.node_id,
+                })
+                .collect(),
+        }))
+    }
+
+    async fn groups(&self, _: Request<GroupsRequest>) -> Result<Response<GroupsResponse>, Status> {
+        Ok(Response::new(groups(&self.context)))
+    }
+
+    type WatchGroupsStream = Pin<Box<dyn Stream<Item = Result<GroupsResponse, Status>> + Send>>;
+
+    async fn watch_groups(
+        &self,
+        _: Request<WatchGroupsRequest>,
+    ) -> Result<Response<Self::WatchGroupsStream>, Status> {
+        let context = self.context.clone();
+        let (tx, rx) = mpsc::channel(4);
+        tokio::spawn(async move {
+            let mut told = None;
+            loop {
+                let now = groups(&context);
+                let shape: Vec<_> = now
+                    .groups
+                    .iter()
+                    .map(|g| (g.id, g.leader, g.term, g.stopped_because.clone()))
+                    .collect();
+                let shape = (shape, now.stays_out_because.clone());
+                if told.as_ref() != Some(&shape) {
+                    told = Some(shape);
+                    if tx.send(Ok(now)).await.is_err() {
+                        return;
+                    }
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                    () = tx.closed() => return,
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<TransferLeaderRequest>,
+    ) -> Result<Response<TransferLeaderResponse>, Status> {
+        let deadline = context::deadline(request.metadata());
+        let request = request.into_inner();
+        let name = match request.keyspace.as_str() {
+            "" => keyspace::DEFAULT,
+            name => name,
+        };
+        let group = self
+            .context
+            .keyspaces
+            .by_name(name)
+            .ok_or_else(|| status::unknown_keyspace(name))?;
+        let to = Some(request.to_node).filter(|node| *node != 0);
+        let leader = maintenance::hand_over(&group, to, deadline).await?;
+        Ok(Response::new(TransferLeaderResponse { leader }))
+    }
+}

@@ -1,0 +1,236 @@
+//! What every service of a node needs, and what every request is asked first.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use holdfast_proto::{
+    command::{Command, command::Op},
+    etcdserverpb::ResponseHeader,
+};
+use parking_lot::RwLock;
+use tonic::{Request, Status, metadata::MetadataMap};
+
+use super::status;
+use crate::{
+    config::Config,
+    group::Group,
+    identity::DataDir,
+    keyspace::{self, Keyspaces},
+};
+
+/// Longest time a node works on a request whose client set no deadline. etcd allows itself 5 s
+/// and twice its election timeout.
+const PATIENCE: Duration = Duration::from_secs(7);
+
+/// Metadata key that names the keyspace.
+const KEYSPACE: &str = "holdfast-keyspace";
+/// Metadata keys of retry-safe writes.
+const CLIENT_ID: &str = "holdfast-client-id";
+const REQUEST_SEQ: &str = "holdfast-request-seq";
+const RETRY: &str = "holdfast-retry";
+/// Metadata key by which an etcd client asks to be refused when the node sees no leader.
+const HAS_LEADER: &str = "hasleader";
+/// Metadata key of the client's deadline (gRPC over HTTP/2, "Timeout").
+const TIMEOUT: &str = "grpc-timeout";
+
+/// The authority that a request was sent to, put beside it by the server.
+#[derive(Clone, Debug)]
+pub(super) struct Authority(pub(super) String);
+
+/// What every service of a node needs.
+pub struct ServiceContext {
+    /// Configuration of the node.
+    pub config: Config,
+    /// Its data directory, which tells who it is.
+    pub data: Arc<DataDir>,
+    /// The keyspaces that run on it.
+    pub keyspaces: Arc<Keyspaces>,
+    /// Why the node stays out of its cluster, once it does.
+    pub stays_out: RwLock<Option<String>>,
+}
+
+/// Who sends a write, for the retry table.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct RetryId {
+    client_id: Bytes,
+    seq: u64,
+    retried: bool,
+}
+
+impl RetryId {
+    /// The command that this request asks for.
+    pub(super) fn command(self, op: Op) -> Command {
+        Command {
+            client_id: self.client_id,
+            request_seq: self.seq,
+            retried: self.retried,
+            op: Some(op),
+        }
+    }
+}
+
+impl ServiceContext {
+    /// The group that a request is for.
+    pub(super) fn group<T>(&self, request: &Request<T>) -> Result<Arc<Group>, Status> {
+        let authority = request.extensions().get::<Authority>();
+        let group = match request.metadata().get(KEYSPACE) {
+            Some(name) => {
+                let name = name
+                    .to_str()
+                    .map_err(|_| status::bad_metadata(KEYSPACE, "it is not ASCII"))?;
+                if name == keyspace::SYSTEM {
+                    return Err(status::reserved_keyspace(name));
+                }
+                self.keyspaces
+                    .by_name(name)
+                    .ok_or_else(|| self.unknown_keyspace(name))?
+            }
+            None => authority
+                .and_then(|authority| authority.0.split_once('.'))
+                .filter(|(label, _)| *label != keyspace::SYSTEM)
+                .and_then(|(label, _)| self.keyspaces.by_name(label))
+                .or_else(|| self.keyspaces.by_name(keyspace::DEFAULT))
+                .ok_or_else(|| self.unknown_keyspace(keyspace::DEFAULT))?,
+        };
+        if request.metadata().contains_key(HAS_LEADER)
+            && group.leadership().borrow().leader.is_none()
+        {
+            return Err(status::no_leader());
+        }
+        Ok(group)
+    }
+
+    fn unknown_keyspace(&self, name: &str) -> Status {
+        if let Some(why) = self.stays_out.read().as_deref() {
+            return Status::unavailable(format!("holdfast: this node stays out: {why}"));
+        }
+        if self.keyspaces.all().is_empty() {
+            return Status::unavailable(
+                "holdfast: this node does not take part in its cluster yet",
+            );
+        }
+        status::unknown_keyspace(name)
+    }
+
+    /// The header of a response.
+    pub(super) fn header(&self, revision: i64, raft_term: u64) -> ResponseHeader {
+        let identity = self.data.identity();
+        ResponseHeader {
+            cluster_id: identity.cluster_id,
+            member_id: identity.node_id,
+            revision,
+            raft_term,
+        }
+    }
+
+    /// Completes the header that a response brought from the state machine.
+    pub(super) fn complete(&self, header: &mut Option<ResponseHeader>, raft_term: u64) {
+        let revision = header.as_ref().map_or(0, |header| header.revision);
+        *header = Some(self.header(revision, raft_term));
+    }
+
+    /// Largest request, in encoded bytes.
+    pub(super) fn request_bytes_max(&self) -> usize {
+        self.config.limits.request_bytes_max
+    }
+}
+
+/// When the client stops waiting, or this node loses patience.
+pub(super) fn deadline(metadata: &MetadataMap) -> Instant {
+    let asked = metadata
+        .get(TIMEOUT)
+        .and_then(|value| value.to_str().ok())
+        .and_then(parse_timeout);
+    Instant::now() + asked.map_or(PATIENCE, |asked| asked.min(PATIENCE))
+}
+
+/// `grpc-timeout`: up to eight digits and a unit.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount * 3600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+/// The retry id of a write, if it carries one.
+pub(super) fn retry_id(metadata: &MetadataMap) -> Result<RetryId, Status> {
+    let text = |name: &'static str| -> Result<Option<&str>, Status> {
+        metadata
+            .get(name)
+            .map(|value| value.to_str())
+            .transpose()
+            .map_err(|_| status::bad_metadata(name, "it is not ASCII"))
+    };
+    let Some(client_id) = text(CLIENT_ID)? else {
+        return match text(REQUEST_SEQ)? {
+            None => Ok(RetryId::default()),
+            Some(_) => Err(status::bad_metadata(
+                REQUEST_SEQ,
+                "it needs holdfast-client-id beside it",
+            )),
+        };
+    };
+    if client_id.is_empty() {
+        return Err(status::bad_metadata(CLIENT_ID, "it is empty"));
+    }
+    let seq = text(REQUEST_SEQ)?
+        .ok_or_else(|| status::bad_metadata(REQUEST_SEQ, "it is missing"))?
+        .parse()
+        .map_err(|_| status::bad_metadata(REQUEST_SEQ, "it is not a decimal number"))?;
+    holdfast_mvcc::validate::retry_id(client_id.as_bytes(), seq).map_err(status::invalid)?;
+    Ok(RetryId {
+        client_id: Bytes::copy_from_slice(client_id.as_bytes()),
+        seq,
+        retried: text(RETRY)?.is_some_and(|value| value == "1"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_the_grpc_protocol_writes_them() {
+        assert_eq!(parse_timeout("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_timeout("3S"), Some(Duration::from_secs(3)));
+        assert_eq!(
+            parse_timeout("99999999n"),
+            Some(Duration::from_nanos(99_999_999))
+        );
+        for bad in ["", "S", "12", "123456789S", "1x", "-1S", "é"] {
+            assert_eq!(parse_timeout(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_retry_id_is_complete_or_refused() {
+        let mut metadata = MetadataMap::new();
+        assert_eq!(retry_id(&metadata).unwrap(), RetryId::default());
+        metadata.insert(CLIENT_ID, "abc".parse().unwrap());
+        assert!(retry_id(&metadata).is_err(), "no number");
+        metadata.insert(REQUEST_SEQ, "0".parse().unwrap());
+        assert!(retry_id(&metadata).is_err(), "clients count from 1");
+        metadata.insert(REQUEST_SEQ, "seven".parse().unwrap());
+        assert!(retry_id(&metadata).is_err());
+        metadata.insert(REQUEST_SEQ, "7".parse().unwrap());
+        let id = retry_id(&metadata).unwrap();
+        assert_eq!((id.seq, id.retried), (7, false));
+        metadata.insert(RETRY, "1".parse().unwrap());
+        assert!(retry_id(&metadata).unwrap().retried);
+        metadata.remove(CLIENT_ID);
+        assert!(retry_id(&metadata).is_err(), "a number without a client");
+    }
+}

@@ -1,0 +1,261 @@
+//! The KV service: check, read or propose, answer.
+
+use std::{sync::Arc, time::Instant};
+
+use holdfast_mvcc::{self as mvcc, ReadError, Revisions, validate};
+use holdfast_proto::{
+    command::{Answer, answer::Result as Outcome, command::Op},
+    etcdserverpb::{
+        CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
+        PutResponse, RangeRequest, RangeResponse, TxnRequest, TxnResponse, kv_server::Kv,
+        request_op::Request as Operation,
+    },
+};
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use super::{
+    context::{self, ServiceContext},
+    status,
+};
+use crate::{
+    group::Group,
+    storage::state::{StateError, View},
+};
+
+/// Serves etcd's KV API.
+pub(super) struct KvService {
+    context: Arc<ServiceContext>,
+}
+
+impl KvService {
+    pub(super) fn new(context: Arc<ServiceContext>) -> Self {
+        Self { context }
+    }
+
+    fn check_size(&self, request: &impl Message) -> Result<(), Status> {
+        validate::size(request.encoded_len(), self.context.request_bytes_max())
+            .map_err(status::invalid)
+    }
+
+    /// Proposes a write, and gives its outcome with the term it was applied in.
+    async fn write<T>(
+        &self,
+        request: Request<T>,
+        op: impl FnOnce(T) -> Op,
+    ) -> Result<(Outcome, u64), Status> {
+        let group = self.context.group(&request)?;
+        let retry_id = context::retry_id(request.metadata())?;
+        let deadline = context::deadline(request.metadata());
+        self.propose(&group, retry_id, op(request.into_inner()), deadline)
+            .await
+    }
+
+    async fn propose(
+        &self,
+        group: &Group,
+        retry_id: context::RetryId,
+        op: Op,
+        deadline: Instant,
+    ) -> Result<(Outcome, u64), Status> {
+        let proposed = group
+            .propose(retry_id.command(op), deadline)
+            .await
+            .map_err(|e| status::group(&e))?;
+        match proposed.answer {
+            Answer {
+                result: Some(Outcome::Error(error)),
+            } => Err(status::answered(&error)),
+            Answer {
+                result: Some(outcome),
+            } => Ok((outcome, proposed.term)),
+            Answer { result: None } => Err(Status::internal("holdfast: the command has no answer")),
+        }
+    }
+
+    /// Reads local state, after a round of the leader unless a stale answer is good enough.
+    async fn read<Q, A>(
+        &self,
+        request: Request<Q>,
+        shape: ReadShape,
+        read: impl Fn(&View, Revisions, &Q) -> Result<A, ReadError<StateError>> + Send + Sync + 'static,
+    ) -> Result<(A, u64), Status>
+    where
+        Q: Send + Sync + 'static,
+        A: Send + 'static,
+    {
+        let group = self.context.group(&request)?;
+        if !shape.serializable {
+            group
+                .linearizable(context::deadline(request.metadata()))
+                .await
+                .map_err(|e| status::group(&e))?;
+        }
+        let request = request.into_inner();
+        let term = group.leadership().borrow().term;
+        let answer = if shape.small {
+            read_consistently(&group, &request, &read)
+        } else {
+            tokio::task::spawn_blocking(move || read_consistently(&group, &request, &read))
+                .await
+                .map_err(|e| Status::internal(format!("holdfast: the read failed: {e}")))?
+        };
+        Ok((answer?, term))
+    }
+}
+
+/// What a read costs and needs, known from the request alone. Only small reads stay on the threads
+/// that serve requests.
+#[derive(Clone, Copy)]
+struct ReadShape {
+    serializable: bool,
+    small: bool,
+}
+
+impl ReadShape {
+    fn of_range(request: &RangeRequest) -> Self {
+        Self {
+            serializable: request.serializable,
+            // A range is walked to its end for the count, whatever the limit.
+            small: request.range_end.is_empty(),
+        }
+    }
+
+    fn of_txn(request: &TxnRequest) -> Self {
+        let mut shape = Self {
+            serializable: true,
+            small: request.compare.iter().all(|c| c.range_end.is_empty()),
+        };
+        for operation in request.success.iter().chain(&request.failure) {
+            let inner = match &operation.request {
+                Some(Operation::RequestRange(range)) => Self::of_range(range),
+                Some(Operation::RequestTxn(txn)) => Self::of_txn(txn),
+                _ => Self {
+                    serializable: false,
+                    small: false,
+                },
+            };
+            shape.serializable &= inner.serializable;
+            shape.small &= inner.small;
+        }
+        shape
+    }
+}
+
+/// Reads at the published revision, and again if superseded versions may have been removed from
+/// under the read.
+fn read_consistently<Q, A>(
+    group: &Group,
+    request: &Q,
+    read: &impl Fn(&View, Revisions, &Q) -> Result<A, ReadError<StateError>>,
+) -> Result<A, Status> {
+    loop {
+        let (published, view) = group.read();
+        let answer = read(&view, published.revisions, request);
+        let now = group.read().0.revisions;
+        if now.compact == published.revisions.compact {
+            return answer.map_err(|e| status::unreadable(&e));
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    async fn range(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<RangeResponse>, Status> {
+        validate::range(request.get_ref()).map_err(status::invalid)?;
+        let shape = ReadShape::of_range(request.get_ref());
+        let (mut answer, term) = self
+            .read(request, shape, |view, revisions, request| {
+                mvcc::range(view, revisions, request)
+            })
+            .await?;
+        self.context.complete(&mut answer.header, term);
+        Ok(Response::new(answer))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        validate::put(request.get_ref()).map_err(status::invalid)?;
+        self.check_size(request.get_ref())?;
+        match self.write(request, Op::Put).await? {
+            (Outcome::Put(mut answer), term) => {
+                self.context.complete(&mut answer.header, term);
+                Ok(Response::new(answer))
+            }
+            (other, _) => Err(mismatch(&other)),
+        }
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        validate::delete_range(request.get_ref()).map_err(status::invalid)?;
+        self.check_size(request.get_ref())?;
+        match self.write(request, Op::DeleteRange).await? {
+            (Outcome::DeleteRange(mut answer), term) => {
+                self.context.complete(&mut answer.header, term);
+                Ok(Response::new(answer))
+            }
+            (other, _) => Err(mismatch(&other)),
+        }
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        validate::txn(request.get_ref(), self.context.config.limits.txn_ops_max)
+            .map_err(status::invalid)?;
+        self.check_size(request.get_ref())?;
+        let (mut answer, term) = if mvcc::is_read_only(request.get_ref()) {
+            let shape = ReadShape::of_txn(request.get_ref());
+            self.read(request, shape, |view, revisions, request| {
+                mvcc::read_txn(view, revisions, request)
+            })
+            .await?
+        } else {
+            match self.write(request, Op::Txn).await? {
+                (Outcome::Txn(answer), term) => (answer, term),
+                (other, _) => return Err(mismatch(&other)),
+            }
+        };
+        self.context.complete(&mut answer.header, term);
+        Ok(Response::new(answer))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<CompactionRequest>,
+    ) -> Result<Response<CompactionResponse>, Status> {
+        let CompactionRequest { revision, physical } = *request.get_ref();
+        let group = self.context.group(&request)?;
+        let deadline = context::deadline(request.metadata());
+        match self.write(request, Op::Compact).await? {
+            (Outcome::Compact(mut answer), term) => {
+                if physical {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    tokio::time::timeout(left, group.scrubbed_to(revision))
+                        .await
+                        .map_err(|_| status::group(&crate::group::GroupError::TimedOut))?;
+                }
+                self.context.complete(&mut answer.header, term);
+                Ok(Response::new(answer))
+            }
+            (other, _) => Err(mismatch(&other)),
+        }
+    }
+}
+
+/// An answer to another operation than was asked: two requests share a retry id.
+fn mismatch(outcome: &Outcome) -> Status {
+    let answered = match outcome {
+        Outcome::Error(_) => "an error",
+        Outcome::Put(_) => "a put",
+        Outcome::DeleteRange(_) => "a delete",
+        Outcome::Txn(_) => "a txn",
+        Outcome::Compact(_) => "a compaction",
+    };
+    Status::invalid_argument(format!(
+        "holdfast: this retry id was used before, for {answered}; number every request anew"
+    ))
+}

@@ -1,0 +1,150 @@
+//! etcd's Maintenance service: state, hash, leadership.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use holdfast_mvcc as mvcc;
+use holdfast_proto::etcdserverpb::{
+    AlarmRequest, AlarmResponse, HashKvRequest, HashKvResponse, MoveLeaderRequest,
+    MoveLeaderResponse, StatusRequest, StatusResponse, alarm_request::AlarmAction,
+    maintenance_server::Maintenance,
+};
+use tonic::{Request, Response, Status};
+
+use super::{
+    context::{self, ServiceContext},
+    status,
+};
+use crate::group::{Group, HandOverError};
+
+/// Longest time that handing a leadership over may take.
+const HAND_OVER_MAX: Duration = Duration::from_secs(5);
+
+/// Serves etcd's Maintenance API.
+pub(super) struct MaintenanceService {
+    context: Arc<ServiceContext>,
+}
+
+impl MaintenanceService {
+    pub(super) fn new(context: Arc<ServiceContext>) -> Self {
+        Self { context }
+    }
+}
+
+/// Hands a leadership over on behalf of a client, and tells the new leader.
+pub(super) async fn hand_over(
+    group: &Group,
+    to: Option<u64>,
+    deadline: Instant,
+) -> Result<u64, Status> {
+    let deadline = deadline.min(Instant::now() + HAND_OVER_MAX);
+    group.hand_over(to, deadline).await.map_err(|e| match e {
+        HandOverError::NotLeader(_) => status::not_leader(),
+        HandOverError::NotAVoter(_) => status::bad_transferee(),
+        HandOverError::NobodyReady(_) | HandOverError::TimedOut => {
+            Status::unavailable(format!("holdfast: {e}"))
+        }
+    })
+}
+
+#[tonic::async_trait]
+impl Maintenance for MaintenanceService {
+    async fn alarm(
+        &self,
+        request: Request<AlarmRequest>,
+    ) -> Result<Response<AlarmResponse>, Status> {
+        let group = self.context.group(&request)?;
+        if request.get_ref().action() == AlarmAction::Activate {
+            return Err(status::unsupported("raising an alarm by hand"));
+        }
+        // Nothing raises alarms, so there are none to list or to clear.
+        let term = group.leadership().borrow().term;
+        Ok(Response::new(AlarmResponse {
+            header: Some(self.context.header(group.read().0.revisions.current, term)),
+            alarms: Vec::new(),
+        }))
+    }
+
+    async fn status(
+        &self,
+        request: Request<StatusRequest>,
+    ) -> Result<Response<StatusResponse>, Status> {
+        let group = self.context.group(&request)?;
+        let state = group.status();
+        let published = group.read().0;
+        let store = group.raft().shared().store();
+        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let disk = store
+            .disk_bytes()
+            .map_err(|e| Status::internal(format!("holdfast: {e}")))?;
+        let mut errors = Vec::new();
+        if let Some(why) = &state.leadership.stopped {
+            errors.push(format!("holdfast: the group has stopped: {why}"));
+        } else if state.leadership.leader.is_none() {
+            errors.push("etcdserver: no leader".to_string());
+        }
+        let term = state.leadership.term;
+        Ok(Response::new(StatusResponse {
+            header: Some(self.context.header(published.revisions.current, term)),
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            db_size: bytes(disk),
+            db_size_in_use: bytes(disk),
+            leader: state.leadership.leader.unwrap_or(0),
+            raft_index: state.committed_index,
+            raft_term: term,
+            raft_applied_index: published.index.unwrap_or(0),
+            errors,
+            is_learner: !state.voters.contains(&self.context.config.node.id),
+            storage_version: String::new(),
+            db_size_quota: 0,
+        }))
+    }
+
+    async fn hash_kv(
+        &self,
+        request: Request<HashKvRequest>,
+    ) -> Result<Response<HashKvResponse>, Status> {
+        let group = self.context.group(&request)?;
+        let at = request.get_ref().revision;
+        let work = {
+            let group = group.clone();
+            // Everything is read: not on a thread that serves requests.
+            tokio::task::spawn_blocking(move || {
+                loop {
+                    let (published, view) = group.read();
+                    let hashed = mvcc::hash(&view, published.revisions, at);
+                    if group.read().0.revisions.compact == published.revisions.compact {
+                        return hashed.map(|(hash, at)| (hash, at, published.revisions));
+                    }
+                }
+            })
+        };
+        let (hash, hash_revision, revisions) = work
+            .await
+            .map_err(|e| Status::internal(format!("holdfast: hashing failed: {e}")))?
+            .map_err(|e| status::unreadable(&e))?;
+        let term = group.leadership().borrow().term;
+        Ok(Response::new(HashKvResponse {
+            header: Some(self.context.header(revisions.current, term)),
+            hash,
+            compact_revision: revisions.compact,
+            hash_revision,
+        }))
+    }
+
+    async fn move_leader(
+        &self,
+        request: Request<MoveLeaderRequest>,
+    ) -> Result<Response<MoveLeaderResponse>, Status> {
+        let group = self.context.group(&request)?;
+        let deadline = context::deadline(request.metadata());
+        let to = request.get_ref().target_id;
+        hand_over(&group, Some(to), deadline).await?;
+        let term = group.leadership().borrow().term;
+        Ok(Response::new(MoveLeaderResponse {
+            header: Some(self.context.header(group.read().0.revisions.current, term)),
+        }))
+    }
+}

@@ -1,0 +1,21 @@
+//! gRPC: what clients and peers see of a node. Nothing below knows the wire.
+//!
+//! ```text
+//!   client port ─▶ Kv, Cluster, Maintenance, Admin, health, reflection ─▶ keyspace ─▶ group
+//!   peer port   ─▶ peer::PeerServer ─────────────────────────────────────▶ group
+//! ```
+
+mod admin;
+mod cluster;
+mod context;
+mod health;
+mod kv;
+mod maintenance;
+pub mod peer;
+mod server;
+mod status;
+
+pub use self::{
+    context::ServiceContext,
+    server::{ServeError, Serving, serve_clients, serve_peers},
+};

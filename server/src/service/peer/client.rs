@@ -1,0 +1,399 @@
+//! The connections of this node to its peers.
+
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::{Stream, StreamExt};
+use holdfast_proto::peer::{self, peer_client::PeerClient};
+use tonic::{
+    Request, Status, Streaming,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint, Error},
+};
+
+use super::{
+    link::{Carried, Link},
+    metadata, until_error,
+};
+use crate::{
+    limits,
+    raft::{
+        NodeId, PeerTransport, TransportError,
+        transport::{BoxFuture, BoxStream},
+    },
+};
+
+/// A peer, as the configuration names it.
+#[derive(Clone, Debug)]
+pub struct PeerAddress {
+    /// Its id.
+    pub id: NodeId,
+    /// Where it listens to peers.
+    pub url: String,
+}
+
+/// Who this node is, in the metadata of every call.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender {
+    /// Id of the cluster.
+    pub cluster_id: u64,
+    /// Id of this node.
+    pub node_id: NodeId,
+    /// Incarnation of its data directory.
+    pub incarnation: u64,
+}
+
+type Client = PeerClient<InterceptedService<Channel, Signature>>;
+
+/// Signs every call with who sends it and whom it is for.
+#[derive(Clone)]
+pub(super) struct Signature {
+    fields: [(&'static str, MetadataValue<Ascii>); 4],
+}
+
+impl Signature {
+    fn new(sender: Sender, to: NodeId) -> Self {
+        Self {
+            fields: [
+                (metadata::CLUSTER_ID, sender.cluster_id.into()),
+                (metadata::NODE_ID, sender.node_id.into()),
+                (metadata::INCARNATION, sender.incarnation.into()),
+                (metadata::TO_NODE, to.into()),
+            ],
+        }
+    }
+}
+
+impl Interceptor for Signature {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        for (name, value) in &self.fields {
+            request.metadata_mut().insert(*name, value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// The gRPC connections to all peers. They are made on demand and again after they broke.
+pub struct GrpcTransport {
+    peers: BTreeMap<NodeId, PeerConnection>,
+}
+
+struct PeerConnection {
+    client: Client,
+    snapshots: Client,
+    heartbeats: Link<Heartbeats>,
+    forwards: Link<Forwards>,
+}
+
+impl GrpcTransport {
+    /// Connections of `sender` to `peers`. `patience` bounds connecting and silent connections:
+    /// the longest election timeout fits.
+    pub fn new(sender: Sender, peers: &[PeerAddress], patience: Duration) -> Result<Self, Error> {
+        let peers = peers
+            .iter()
+            .map(|peer| Ok((peer.id, PeerConnection::new(sender, peer, patience)?)))
+            .collect::<Result<_, Error>>()?;
+        Ok(Self { peers })
+    }
+
+    /// Introduces this node to a peer.
+    pub async fn hello(
+        &self,
+        to: NodeId,
+        request: peer::HelloRequest,
+    ) -> Result<peer::HelloResponse, TransportError> {
+        let mut client = self.peer(to)?.client.clone();
+        let answer = client.hello(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| failed(to, &status))
+    }
+
+    /// Asks a peer for a snapshot of a group. The stream ends early when the connection breaks.
+    pub async fn fetch_snapshot(
+        &self,
+        from: NodeId,
+        group_id: u64,
+    ) -> Result<BoxStream<peer::SnapshotChunk>, TransportError> {
+        let mut client = self.peer(from)?.snapshots.clone();
+        let request = peer::FetchSnapshotRequest { group_id };
+        let answer = client.fetch_snapshot(request).await;
+        let chunks = answer.map_err(|status| failed(from, &status))?.into_inner();
+        Ok(Box::pin(until_error(chunks)))
+    }
+
+    fn peer(&self, to: NodeId) -> Result<&PeerConnection, TransportError> {
+        self.peers.get(&to).ok_or(TransportError::Unreachable {
+            to,
+            why: "no such node in the configuration".into(),
+        })
+    }
+}
+
+impl PeerConnection {
+    fn new(sender: Sender, peer: &PeerAddress, patience: Duration) -> Result<Self, Error> {
+        let endpoint = Endpoint::from_shared(peer.url.clone())?
+            .connect_timeout(patience)
+            .tcp_nodelay(true)
+            .tcp_keepalive(Some(limits::PEER_KEEPALIVE_INTERVAL))
+            .http2_keep_alive_interval(limits::PEER_KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(limits::PEER_KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(limits::PEER_WINDOW_BYTES)
+            .initial_connection_window_size(limits::PEER_WINDOW_BYTES);
+        let connect = || {
+            let message_max = limits::PEER_MESSAGE_BYTES_MAX as usize;
+            PeerClient::with_interceptor(endpoint.connect_lazy(), Signature::new(sender, peer.id))
+                .max_decoding_message_size(message_max)
+                .max_encoding_message_size(message_max)
+        };
+        let client = connect();
+        let batch_bytes_max = limits::FORWARD_BATCH_BYTES_MAX as usize;
+        Ok(Self {
+            heartbeats: Link::new(
+                peer.id,
+                Heartbeats(client.clone()),
+                limits::HEARTBEAT_QUEUE_MAX,
+                batch_bytes_max,
+                patience,
+            ),
+            forwards: Link::new(
+                peer.id,
+                Forwards(client.clone()),
+                limits::FORWARD_QUEUE_REQUESTS_DEFAULT,
+                batch_bytes_max,
+                patience,
+            ),
+            client,
+            snapshots: connect(),
+        })
+    }
+}
+
+/// What a status says of the fate of a message. Only a connection that could not be made, or an
+/// explicit refusal, proves that nothing happened.
+fn failed(to: NodeId, status: &Status) -> TransportError {
+    let why = status.to_string();
+    match status.code() {
+        tonic::Code::FailedPrecondition | tonic::Code::PermissionDenied => {
+            TransportError::Refused { to, why }
+        }
+        _ if never_connected(status) => TransportError::Unreachable { to, why },
+        _ => TransportError::Lost { to, why },
+    }
+}
+
+fn never_connected(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && matches!(
+                io.kind(),
+                std::io::ErrorKind::ConnectionRefused
+                    | std::io::ErrorKind::HostUnreachable
+                    | std::io::ErrorKind::NetworkUnreachable
+            )
+        {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+async fn within<T>(
+    to: NodeId,
+    timeout: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, TransportError> {
+    match tokio::time::timeout(timeout, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(failed(to, &status)),
+        Err(_) => Err(TransportError::Lost {
+            to,
+            why: "no answer in time".into(),
+        }),
+    }
+}
+
+/// A boxed stream under a name of its own: the compiler cannot prove that a call with a bare
+/// trait object may move between threads.
+struct Messages<T>(BoxStream<T>);
+
+impl<T> Stream for Messages<T> {
+    type Item = T;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+/// A stream of answers whose errors are told in the words of the transport.
+fn answers<T: Send + 'static>(
+    to: NodeId,
+    stream: Streaming<T>,
+) -> BoxStream<Result<T, TransportError>> {
+    Box::pin(stream.map(move |item| item.map_err(|status| failed(to, &status))))
+}
+
+impl PeerTransport for GrpcTransport {
+    fn vote(
+        &self,
+        to: NodeId,
+        request: peer::VoteRequest,
+        timeout: Duration,
+    ) -> BoxFuture<Result<peer::VoteResponse, TransportError>> {
+        let client = self.peer(to).map(|p| p.client.clone());
+        Box::pin(async move { within(to, timeout, { client? }.vote(request)).await })
+    }
+
+    fn transfer_leader(
+        &self,
+        to: NodeId,
+        request: peer::TransferLeaderRequest,
+        timeout: Duration,
+    ) -> BoxFuture<Result<peer::TransferLeaderResponse, TransportError>> {
+        let client = self.peer(to).map(|p| p.client.clone());
+        Box::pin(async move { within(to, timeout, { client? }.transfer_leader(request)).await })
+    }
+
+    fn append(
+        &self,
+        to: NodeId,
+        requests: BoxStream<peer::AppendRequest>,
+    ) -> BoxFuture<Result<BoxStream<Result<peer::AppendResponse, TransportError>>, TransportError>>
+    {
+        let client = self.peer(to).map(|p| p.client.clone());
+        Box::pin(async move {
+            let stream = { client? }
+                .append(Messages(requests))
+                .await
+                .map_err(|s| failed(to, &s))?;
+            Ok(answers(to, stream.into_inner()))
+        })
+    }
+
+    fn heartbeat(
+        &self,
+        to: NodeId,
+        request: peer::AppendRequest,
+    ) -> BoxFuture<Result<peer::AppendResponse, TransportError>> {
+        let sent = self.peer(to).map(|p| {
+            p.heartbeats.send(peer::Heartbeat {
+                id: 0,
+                request: Some(request),
+            })
+        });
+        Box::pin(async move {
+            let reply = sent?.await?;
+            reply.response.ok_or(TransportError::Refused {
+                to,
+                why: reply.unavailable,
+            })
+        })
+    }
+
+    fn snapshot(
+        &self,
+        to: NodeId,
+        chunks: BoxStream<peer::SnapshotChunk>,
+    ) -> BoxFuture<Result<BoxStream<Result<peer::SnapshotAck, TransportError>>, TransportError>>
+    {
+        let client = self.peer(to).map(|p| p.snapshots.clone());
+        Box::pin(async move {
+            let stream = { client? }
+                .snapshot(Messages(chunks))
+                .await
+                .map_err(|s| failed(to, &s))?;
+            Ok(answers(to, stream.into_inner()))
+        })
+    }
+
+    fn forward(
+        &self,
+        to: NodeId,
+        request: peer::Forward,
+    ) -> BoxFuture<Result<peer::ForwardReply, TransportError>> {
+        let sent = self.peer(to).map(|p| p.forwards.send(request));
+        Box::pin(async move { sent?.await })
+    }
+}
+
+struct Heartbeats(Client);
+
+impl Carried for Heartbeats {
+    type Request = peer::Heartbeat;
+    type Reply = peer::HeartbeatResponse;
+    type RequestBatch = peer::HeartbeatBatch;
+    type ReplyBatch = peer::HeartbeatBatchResponse;
+
+    const BATCH_MAX: usize = limits::HEARTBEAT_QUEUE_MAX;
+
+    fn number(request: &mut peer::Heartbeat, id: u64) {
+        request.id = id;
+    }
+
+    fn bytes(_: &peer::Heartbeat) -> usize {
+        // A heartbeat carries no entries.
+        64
+    }
+
+    fn pack(heartbeats: Vec<peer::Heartbeat>) -> peer::HeartbeatBatch {
+        peer::HeartbeatBatch { heartbeats }
+    }
+
+    fn unpack(batch: peer::HeartbeatBatchResponse) -> Vec<(u64, peer::HeartbeatResponse)> {
+        batch.responses.into_iter().map(|r| (r.id, r)).collect()
+    }
+
+    fn open(
+        &self,
+        requests: Pin<Box<dyn Stream<Item = peer::HeartbeatBatch> + Send>>,
+    ) -> BoxFuture<Result<Streaming<peer::HeartbeatBatchResponse>, Status>> {
+        let mut client = self.0.clone();
+        Box::pin(async move { Ok(client.heartbeat(Messages(requests)).await?.into_inner()) })
+    }
+}
+
+struct Forwards(Client);
+
+impl Carried for Forwards {
+    type Request = peer::Forward;
+    type Reply = peer::ForwardReply;
+    type RequestBatch = peer::ForwardBatch;
+    type ReplyBatch = peer::ForwardReplyBatch;
+
+    const BATCH_MAX: usize = limits::FORWARD_BATCH_REQUESTS_MAX;
+
+    fn number(request: &mut peer::Forward, id: u64) {
+        request.id = id;
+    }
+
+    fn bytes(request: &peer::Forward) -> usize {
+        match &request.request {
+            Some(peer::forward::Request::Command(command)) => command.len(),
+            _ => 0,
+        }
+    }
+
+    fn pack(requests: Vec<peer::Forward>) -> peer::ForwardBatch {
+        peer::ForwardBatch { requests }
+    }
+
+    fn unpack(batch: peer::ForwardReplyBatch) -> Vec<(u64, peer::ForwardReply)> {
+        batch.replies.into_iter().map(|r| (r.id, r)).collect()
+    }
+
+    fn open(
+        &self,
+        requests: Pin<Box<dyn Stream<Item = peer::ForwardBatch> + Send>>,
+    ) -> BoxFuture<Result<Streaming<peer::ForwardReplyBatch>, Status>> {
+        let mut client = self.0.clone();
+        Box::pin(async move { Ok(client.forward(Messages(requests)).await?.into_inner()) })
+    }
+}

@@ -1,0 +1,46 @@
+//! What nodes say to each other, over gRPC.
+//!
+//! ```text
+//!   GrpcTransport ── per peer ──▶ channel 1: votes, append streams, Link<heartbeats>, Link<forwards>
+//!                                 channel 2: snapshots
+//!   PeerServer    ◀── checks who speaks, then hands the message to the group
+//! ```
+//!
+//! Every call carries who sends it and whom it is for; a message of another cluster, for another
+//! node, or from a node that has lost its memory is refused before it is looked at.
+
+pub mod client;
+mod hello;
+mod link;
+pub mod server;
+
+use futures_util::Stream;
+use tonic::Streaming;
+
+pub use self::{
+    client::GrpcTransport,
+    hello::{Introduction, introduce},
+    server::PeerServer,
+};
+
+/// The messages of a stream up to its end or its first error: what follows could not be in order.
+fn until_error<T: Send + 'static>(stream: Streaming<T>) -> impl Stream<Item = T> + Send + 'static {
+    futures_util::stream::unfold(stream, |mut stream| async move {
+        match stream.message().await {
+            Ok(Some(message)) => Some((message, stream)),
+            Ok(None) => None,
+            Err(status) => {
+                tracing::debug!(%status, "a stream of a peer broke off");
+                None
+            }
+        }
+    })
+}
+
+/// Metadata of every call between nodes.
+mod metadata {
+    pub(super) const CLUSTER_ID: &str = "holdfast-cluster-id";
+    pub(super) const NODE_ID: &str = "holdfast-node-id";
+    pub(super) const INCARNATION: &str = "holdfast-incarnation";
+    pub(super) const TO_NODE: &str = "holdfast-to-node";
+}

@@ -1,0 +1,158 @@
+//! The two gRPC servers of a node.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use holdfast_proto::{
+    FILE_DESCRIPTOR_SET,
+    etcdserverpb::{
+        cluster_server::ClusterServer, kv_server::KvServer, maintenance_server::MaintenanceServer,
+    },
+    peer::peer_server::PeerServer as PeerGrpc,
+    v1::admin_server::AdminServer,
+};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tonic::transport::{Server, server::TcpIncoming};
+
+use super::{
+    admin::AdminService,
+    cluster::ClusterService,
+    context::{Authority, ServiceContext},
+    health,
+    kv::KvService,
+    maintenance::MaintenanceService,
+    peer::PeerServer,
+};
+use crate::limits;
+
+/// Why a server does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be had.
+    #[error("{field} {address}: {source}")]
+    Bind {
+        /// Field of the configuration that names it.
+        field: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The description of the services does not load.
+    #[error("server reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A server that runs until it is told to stop.
+pub struct Serving {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Serving {
+    /// Takes no new requests, and waits for those under way, up to `patience`.
+    pub async fn stop(mut self, patience: Duration) {
+        self.stop.send_replace(true);
+        if tokio::time::timeout(patience, &mut self.task)
+            .await
+            .is_err()
+        {
+            self.task.abort();
+        }
+    }
+}
+
+async fn bind(field: &'static str, address: SocketAddr) -> Result<TcpIncoming, ServeError> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| ServeError::Bind {
+            field,
+            address,
+            source,
+        })?;
+    Ok(TcpIncoming::from(listener).with_nodelay(Some(true)))
+}
+
+fn builder() -> Server {
+    Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(limits::CLIENT_KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(limits::CLIENT_KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
+}
+
+fn run(
+    name: &'static str,
+    start: impl FnOnce(
+        std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
+    ) -> std::pin::Pin<
+        Box<dyn Future<Output = Result<(), tonic::transport::Error>> + Send>,
+    >,
+) -> Serving {
+    let (stop, mut stopping) = watch::channel(false);
+    let serving = start(Box::pin(async move {
+        // A sender that is gone means that nobody waits for the server any more.
+        let _ = stopping.wait_for(|stop| *stop).await;
+    }));
+    let task = tokio::spawn(async move {
+        if let Err(e) = serving.await {
+            tracing::error!(server = name, error = %e, "a server ended");
+        }
+    });
+    Serving { stop, task }
+}
+
+/// Serves clients on the address that the configuration names.
+pub async fn serve_clients(context: Arc<ServiceContext>) -> Result<Serving, ServeError> {
+    let incoming = bind("node.client_addr", context.config.node.client_addr).await?;
+    // A little more than the limit, so that a request slightly too large gets etcd's status.
+    let message_max = context.request_bytes_max() + limits::REQUEST_OVERHEAD_BYTES_MAX as usize;
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let reporting = tokio::spawn(health::report(reporter, context.clone()));
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    let router = builder()
+        .layer(tower::util::MapRequestLayer::new(
+            |mut request: http::Request<tonic::body::Body>| {
+                if let Some(authority) = request.uri().authority() {
+                    let authority = Authority(authority.as_str().to_string());
+                    request.extensions_mut().insert(authority);
+                }
+                request
+            },
+        ))
+        .add_service(
+            KvServer::new(KvService::new(context.clone())).max_decoding_message_size(message_max),
+        )
+        .add_service(ClusterServer::new(ClusterService::new(context.clone())))
+        .add_service(MaintenanceServer::new(MaintenanceService::new(
+            context.clone(),
+        )))
+        .add_service(AdminServer::new(AdminService::new(context)))
+        .add_service(health_service)
+        .add_service(reflection.build_v1()?);
+    Ok(run("clients", |stopped| {
+        Box::pin(async move {
+            let served = router.serve_with_incoming_shutdown(incoming, stopped).await;
+            reporting.abort();
+            served
+        })
+    }))
+}
+
+/// Serves peers.
+pub async fn serve_peers(address: SocketAddr, server: PeerServer) -> Result<Serving, ServeError> {
+    let incoming = bind("node.peer_addr", address).await?;
+    let message_max = limits::PEER_MESSAGE_BYTES_MAX as usize;
+    let router = builder()
+        .initial_stream_window_size(limits::PEER_WINDOW_BYTES)
+        .initial_connection_window_size(limits::PEER_WINDOW_BYTES)
+        .add_service(
+            PeerGrpc::new(server)
+                .max_decoding_message_size(message_max)
+                .max_encoding_message_size(message_max),
+        );
+    Ok(run("peers", |stopped| {
+        Box::pin(router.serve_with_incoming_shutdown(incoming, stopped))
+    }))
+}

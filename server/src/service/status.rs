@@ -1,0 +1,147 @@
+//! Statuses: etcd's code and message where etcd has one, because stock clients match on both.
+//!
+//! Where etcd has none the message begins with `holdfast:` and the code tells what a client may
+//! do: `Aborted` — the effect is unknown and stays so; `InvalidArgument`, `NotFound` — change the
+//! request; `Unavailable` — another node may answer.
+
+use std::fmt::Display;
+
+use holdfast_mvcc::{ReadError, validate::Invalid};
+use holdfast_proto::command::{Error, error::Kind};
+use tonic::Status;
+
+use crate::group::GroupError;
+
+pub(super) fn no_leader() -> Status {
+    Status::unavailable("etcdserver: no leader")
+}
+
+pub(super) fn unknown_keyspace(name: &str) -> Status {
+    Status::not_found(format!("holdfast: keyspace {name:?} does not exist"))
+}
+
+pub(super) fn reserved_keyspace(name: &str) -> Status {
+    Status::permission_denied(format!("holdfast: keyspace {name:?} is the cluster's own"))
+}
+
+pub(super) fn bad_metadata(name: &str, why: &str) -> Status {
+    Status::invalid_argument(format!("holdfast: bad metadata {name}: {why}"))
+}
+
+pub(super) fn unsupported(what: &str) -> Status {
+    Status::unimplemented(format!("holdfast: {what} is not supported"))
+}
+
+pub(super) fn not_leader() -> Status {
+    Status::failed_precondition("etcdserver: not leader")
+}
+
+pub(super) fn bad_transferee() -> Status {
+    Status::failed_precondition("etcdserver: bad leader transferee")
+}
+
+fn compacted() -> Status {
+    Status::out_of_range("etcdserver: mvcc: required revision has been compacted")
+}
+
+fn future_revision() -> Status {
+    Status::out_of_range("etcdserver: mvcc: required revision is a future revision")
+}
+
+/// A request that a look at it was enough to refuse.
+pub(super) fn invalid(invalid: Invalid) -> Status {
+    match invalid {
+        Invalid::EmptyKey => Status::invalid_argument("etcdserver: key is not provided"),
+        Invalid::ValueProvided => Status::invalid_argument("etcdserver: value is provided"),
+        Invalid::LeaseProvided => Status::invalid_argument("etcdserver: lease is provided"),
+        Invalid::TooManyOps { .. } => {
+            Status::invalid_argument("etcdserver: too many operations in txn request")
+        }
+        Invalid::DuplicateKey => {
+            Status::invalid_argument("etcdserver: duplicate key given in txn request")
+        }
+        Invalid::InvalidSortOption => Status::invalid_argument("etcdserver: invalid sort option"),
+        Invalid::MissingOp => Status::invalid_argument("etcdserver: key not found"),
+        Invalid::TooLarge { .. } => Status::invalid_argument("etcdserver: request is too large"),
+        Invalid::TooDeep { .. } | Invalid::ClientIdTooLong { .. } | Invalid::ZeroSeq => {
+            Status::invalid_argument(format!("holdfast: {invalid}"))
+        }
+    }
+}
+
+/// A deterministic error: every replica gives the same.
+pub(super) fn answered(error: &Error) -> Status {
+    match error.kind() {
+        Kind::KeyNotFound => Status::invalid_argument("etcdserver: key not found"),
+        Kind::Compacted => compacted(),
+        Kind::FutureRevision => future_revision(),
+        Kind::LeaseNotFound => Status::not_found("etcdserver: requested lease not found"),
+        Kind::RetryForgotten => Status::aborted(format!("holdfast: {}", error.message)),
+        Kind::Malformed | Kind::Unspecified => {
+            Status::internal(format!("holdfast: {}", error.message))
+        }
+    }
+}
+
+/// A read of local state that has no answer.
+pub(super) fn unreadable<E: Display>(error: &ReadError<E>) -> Status {
+    match error {
+        ReadError::Compacted { .. } => compacted(),
+        ReadError::FutureRevision { .. } => future_revision(),
+        other => Status::internal(format!("holdfast: {other}")),
+    }
+}
+
+/// A group that did not do what was asked.
+pub(super) fn group(error: &GroupError) -> Status {
+    match error {
+        GroupError::Overloaded => Status::resource_exhausted("etcdserver: too many requests"),
+        GroupError::NoLeader => no_leader(),
+        GroupError::LeaderLost => Status::unavailable(
+            "etcdserver: request timed out, possibly due to previous leader failure",
+        ),
+        GroupError::TimedOut => Status::unavailable("etcdserver: request timed out"),
+        GroupError::Stopped(_) => Status::unavailable("etcdserver: server stopped"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn stock_clients_find_the_code_and_the_message_they_match_on() {
+        let expected = [
+            (
+                invalid(Invalid::EmptyKey),
+                Code::InvalidArgument,
+                "etcdserver: key is not provided",
+            ),
+            (
+                invalid(Invalid::TooManyOps { max: 1 }),
+                Code::InvalidArgument,
+                "etcdserver: too many operations in txn request",
+            ),
+            (
+                invalid(Invalid::TooLarge { bytes: 2, max: 1 }),
+                Code::InvalidArgument,
+                "etcdserver: request is too large",
+            ),
+            (
+                group(&GroupError::Overloaded),
+                Code::ResourceExhausted,
+                "etcdserver: too many requests",
+            ),
+            (
+                group(&GroupError::NoLeader),
+                Code::Unavailable,
+                "etcdserver: no leader",
+            ),
+        ];
+        for (status, code, message) in expected {
+            assert_eq!((status.code(), status.message()), (code, message));
+        }
+    }
+}
