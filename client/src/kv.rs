@@ -349,6 +349,26 @@ macro_rules! awaitable {
 }
 pub(crate) use awaitable;
 
+/// Gives an unbound builder a client.
+macro_rules! bindable {
+    ($builder:ident) => {
+        impl $builder {
+            /// The same request, bound to a client, so that it can be awaited.
+            pub fn on(self, client: &Client) -> $builder<Client> {
+                $builder {
+                    client: client.clone(),
+                    request: self.request,
+                }
+            }
+        }
+    };
+}
+pub(crate) use bindable;
+
+bindable!(Get);
+bindable!(Put);
+bindable!(Delete);
+
 awaitable!(Get<Client> => RangeResponse);
 awaitable!(Put<Client> => PutResponse);
 awaitable!(Delete<Client> => DeleteRangeResponse);

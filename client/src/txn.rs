@@ -26,7 +26,7 @@ use holdfast_proto::etcdserverpb::{
 use crate::{
     Result,
     client::{BoxFuture, Client},
-    kv::{Binding, Delete, Get, Put, Unbound, awaitable, prefix_end},
+    kv::{Binding, Delete, Get, Put, Unbound, awaitable, bindable, prefix_end},
 };
 
 /// An operation of a transaction. Made from [`Get`], [`Put`], [`Delete`] or another [`Txn`].
@@ -55,6 +55,12 @@ op_from!(Get => RequestRange);
 op_from!(Put => RequestPut);
 op_from!(Delete => RequestDeleteRange);
 op_from!(Txn => RequestTxn);
+
+impl From<RequestOp> for Op {
+    fn from(op: RequestOp) -> Self {
+        Op(op)
+    }
+}
 
 /// A comparison: what of which key, related how to what.
 #[derive(Clone, Debug, PartialEq)]
@@ -225,4 +231,5 @@ impl<C: Binding> Txn<C> {
     }
 }
 
+bindable!(Txn);
 awaitable!(Txn<Client> => TxnResponse);

@@ -1,0 +1,315 @@
+//! bench: load on the cluster, and what came of it.
+//!
+//! Closed loop: each of N workers sends its next request when the last is answered. Requests are
+//! spread over the endpoints given, through plain gRPC clients with no retries, so that the figures
+//! are the server's; anything that speaks the etcd v3 API can be measured, and compared, alike.
+//!
+//! ```text
+//!  worker 0..N ─▶ channel (worker mod channels) ─▶ endpoint        warm-up │ measured │ end
+//!       └─ histogram of its own ─── merged at the end ─▶ ops/s, p50, p99, p99.9, errors
+//!                         CPU time of --pids, read at the start and end of the measured part
+//! ```
+
+mod cpu;
+mod report;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+use holdfast_client::{
+    Bytes, KEYSPACE,
+    proto::etcdserverpb::{PutRequest, RangeRequest, TxnRequest, kv_client::KvClient},
+};
+use holdfast_client::{Compare, Get, Put, Txn};
+use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
+use tokio::time::timeout;
+use tonic::{
+    Code as GrpcCode, Request, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
+    args::{BenchArgs, Consistency, Global, Workload},
+    exit::{Code, Failure},
+    output::Screen,
+};
+use report::Run;
+
+/// Longest latency that is told apart from longer ones.
+const LATENCY_MAX_US: u64 = 600_000_000;
+/// Writers that put the keys in place before gets are measured.
+const PRELOAD_CONCURRENCY: usize = 64;
+/// Pause of a worker after a failed request, so that errors do not make a busy loop.
+const ERROR_PAUSE: Duration = Duration::from_millis(2);
+
+const WARM_UP: u8 = 0;
+const MEASURED: u8 = 1;
+
+/// What the workers of all runs share.
+struct Target {
+    channels: Vec<Channel>,
+    keyspace: Option<MetadataValue<Ascii>>,
+    timeout: Duration,
+    keys: u64,
+    value: Bytes,
+    serializable: bool,
+    read_percent: u8,
+}
+
+/// What one worker saw in the measured part.
+struct Tally {
+    latencies_us: Histogram<u64>,
+    errors: u64,
+    first_error: Option<Status>,
+}
+
+pub async fn run(global: &Global, args: &BenchArgs, screen: &mut Screen) -> Result<Code, Failure> {
+    if args.concurrency.is_empty() || args.concurrency.contains(&0) {
+        return Err(Failure::usage("--concurrency must be above zero"));
+    }
+    let target = Arc::new(Target::new(global, args)?);
+    // One request tells whether there is a cluster at all.
+    let first = timeout(global.timeout, target.send(0, Op::Get, 0)).await;
+    if let Err(status) = first.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer"))) {
+        eprintln!("holdfastctl: {}: {}", global.endpoints[0], status.message());
+        return Ok(match status.code() {
+            GrpcCode::Unavailable | GrpcCode::DeadlineExceeded => Code::Unreachable,
+            _ => Code::Failed,
+        });
+    }
+    if matches!(args.workload, Workload::Get | Workload::Mixed) {
+        preload(&target).await?;
+    }
+    let mut runs = Vec::new();
+    let mut failed = false;
+    for &concurrency in &args.concurrency {
+        let run = measure(&target, args, concurrency).await?;
+        if let Some(error) = &run.first_error {
+            eprintln!("holdfastctl: first error: {error}");
+        }
+        failed |= run.operations == 0;
+        runs.push(run);
+    }
+    report::show(&runs, !args.pids.is_empty(), screen)?;
+    Ok(if failed { Code::Failed } else { Code::Ok })
+}
+
+#[derive(Clone, Copy)]
+enum Op {
+    Put,
+    Get,
+    Txn,
+}
+
+impl Target {
+    fn new(global: &Global, args: &BenchArgs) -> Result<Self, Failure> {
+        let mut channels = Vec::new();
+        for _ in 0..args.connections {
+            for endpoint in &global.endpoints {
+                let url = match endpoint.contains("://") {
+                    true => endpoint.clone(),
+                    false => format!("http://{endpoint}"),
+                };
+                let endpoint = Endpoint::from_shared(url)
+                    .map_err(|error| Failure::usage(format!("endpoint {endpoint:?}: {error}")))?
+                    .tcp_nodelay(true)
+                    .connect_timeout(global.timeout)
+                    .buffer_size(4096)
+                    .initial_stream_window_size(1 << 20)
+                    .initial_connection_window_size(8 << 20);
+                channels.push(endpoint.connect_lazy());
+            }
+        }
+        let keyspace = match &global.keyspace {
+            Some(name) => Some(name.parse().map_err(|_| {
+                Failure::usage(format!("keyspace name {name:?} must be visible ASCII"))
+            })?),
+            None => None,
+        };
+        let mut value = vec![0; args.value_size];
+        SmallRng::seed_from_u64(args.seed).fill_bytes(&mut value);
+        Ok(Self {
+            channels,
+            keyspace,
+            timeout: global.timeout,
+            keys: args.keys,
+            value: value.into(),
+            serializable: args.consistency == Consistency::S,
+            read_percent: args.read_percent,
+        })
+    }
+
+    fn key(&self, number: u64) -> Bytes {
+        format!("bench/{number:010}").into()
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.timeout);
+        if let Some(keyspace) = &self.keyspace {
+            request.metadata_mut().insert(KEYSPACE, keyspace.clone());
+        }
+        request
+    }
+
+    async fn send(&self, channel: usize, op: Op, key: u64) -> Result<(), Status> {
+        let channel = self.channels[channel % self.channels.len()].clone();
+        let mut kv = KvClient::new(channel).max_decoding_message_size(usize::MAX);
+        let key = self.key(key);
+        match op {
+            Op::Put => {
+                let put = PutRequest {
+                    key,
+                    value: self.value.clone(),
+                    ..Default::default()
+                };
+                kv.put(self.request(put)).await.map(drop)
+            }
+            Op::Get => {
+                let serializable = self.serializable;
+                let get = RangeRequest {
+                    key,
+                    serializable,
+                    ..Default::default()
+                };
+                kv.range(self.request(get)).await.map(drop)
+            }
+            Op::Txn => kv.txn(self.request(self.txn(key))).await.map(drop),
+        }
+    }
+
+    /// Writes the key if it is there, else reads it after writing: a write either way.
+    fn txn(&self, key: Bytes) -> TxnRequest {
+        let put = || Put::new(key.clone(), self.value.clone());
+        Txn::new()
+            .when([Compare::version(key.clone()).greater(0)])
+            .and_then([put()])
+            .or_else::<holdfast_client::Op>([put().into(), Get::new("bench").into()])
+            .into_request()
+    }
+}
+
+/// Puts every key once.
+async fn preload(target: &Arc<Target>) -> Result<(), Failure> {
+    let workers = (0..PRELOAD_CONCURRENCY as u64).map(|worker| {
+        let target = target.clone();
+        tokio::spawn(async move {
+            for key in (worker..target.keys).step_by(PRELOAD_CONCURRENCY) {
+                target.send(worker as usize, Op::Put, key).await?;
+            }
+            Ok::<(), Status>(())
+        })
+    });
+    for worker in workers.collect::<Vec<_>>() {
+        let result = worker.await.map_err(std::io::Error::other)?;
+        result.map_err(|status| {
+            let message = format!("the keys could not be put in place: {}", status.message());
+            std::io::Error::other(message)
+        })?;
+    }
+    Ok(())
+}
+
+async fn measure(
+    target: &Arc<Target>,
+    args: &BenchArgs,
+    concurrency: usize,
+) -> Result<Run, Failure> {
+    let phase = Arc::new(AtomicU8::new(WARM_UP));
+    let stop = Arc::new(AtomicBool::new(false));
+    let workers: Vec<_> = (0..concurrency)
+        .map(|worker| {
+            let (target, phase, stop) = (target.clone(), phase.clone(), stop.clone());
+            let rng = SmallRng::seed_from_u64(args.seed ^ (worker as u64) << 32);
+            tokio::spawn(work(target, args.workload, worker, rng, phase, stop))
+        })
+        .collect();
+    tokio::time::sleep(args.warmup).await;
+    let cpu_before = cpu::used(&args.pids)?;
+    let begun = Instant::now();
+    phase.store(MEASURED, Ordering::Relaxed);
+    tokio::time::sleep(args.duration).await;
+    stop.store(true, Ordering::Relaxed);
+    let took = begun.elapsed();
+    let cpu_after = cpu::used(&args.pids)?;
+    let mut total = Tally::new();
+    for worker in workers {
+        let tally = worker.await.map_err(std::io::Error::other)?;
+        total
+            .latencies_us
+            .add(&tally.latencies_us)
+            .map_err(std::io::Error::other)?;
+        total.errors += tally.errors;
+        total.first_error = total.first_error.or(tally.first_error);
+    }
+    Ok(Run {
+        workload: args.workload,
+        concurrency,
+        took,
+        operations: total.latencies_us.len(),
+        latencies_us: total.latencies_us,
+        errors: total.errors,
+        first_error: total.first_error.map(|status| status.to_string()),
+        cpu: cpu_after.saturating_sub(cpu_before),
+    })
+}
+
+impl Tally {
+    fn new() -> Self {
+        let latencies_us =
+            Histogram::new_with_max(LATENCY_MAX_US, 3).expect("three digits up to the bound");
+        Self {
+            latencies_us,
+            errors: 0,
+            first_error: None,
+        }
+    }
+}
+
+async fn work(
+    target: Arc<Target>,
+    workload: Workload,
+    worker: usize,
+    mut rng: SmallRng,
+    phase: Arc<AtomicU8>,
+    stop: Arc<AtomicBool>,
+) -> Tally {
+    let mut tally = Tally::new();
+    while !stop.load(Ordering::Relaxed) {
+        let op = match workload {
+            Workload::Put => Op::Put,
+            Workload::Get => Op::Get,
+            Workload::Txn => Op::Txn,
+            Workload::Mixed if rng.random_range(0..100) < target.read_percent => Op::Get,
+            Workload::Mixed => Op::Put,
+        };
+        let key = rng.random_range(0..target.keys);
+        let begun = Instant::now();
+        let result = target.send(worker, op, key).await;
+        // Counted where it ends: what began in the warm-up and ended after it counts, what was
+        // under way at the end does not.
+        let counted = phase.load(Ordering::Relaxed) == MEASURED && !stop.load(Ordering::Relaxed);
+        match result {
+            Ok(()) if counted => {
+                let took_us = begun.elapsed().as_micros() as u64;
+                tally.latencies_us.saturating_record(took_us.max(1));
+            }
+            Ok(()) => {}
+            Err(status) => {
+                if counted {
+                    tally.errors += 1;
+                    tally.first_error.get_or_insert(status);
+                }
+                tokio::time::sleep(ERROR_PAUSE).await;
+            }
+        }
+    }
+    tally
+}

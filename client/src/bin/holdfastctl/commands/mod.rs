@@ -1,0 +1,6 @@
+//! One module for each family of commands. A command takes the client and its arguments, writes to
+//! the screen, and says with which code the program ends.
+
+pub mod cluster;
+pub mod kv;
+pub mod txn;
