@@ -5,7 +5,7 @@
 //! are the server's; anything that speaks the etcd v3 API can be measured, and compared, alike.
 //!
 //! ```text
-//!  worker 0..N ─▶ channel (worker mod channels) ─▶ endpoint        warm-up │ measured │ end
+//!  worker 0..N ─▶ channel (each in turn) ─▶ endpoint               warm-up │ measured │ end
 //!       └─ histogram of its own ─── merged at the end ─▶ ops/s, p50, p99, p99.9, errors
 //!                         CPU time of --pids, read at the start and end of the measured part
 //! ```
@@ -282,7 +282,11 @@ async fn work(
     stop: Arc<AtomicBool>,
 ) -> Tally {
     let mut tally = Tally::new();
-    while !stop.load(Ordering::Relaxed) {
+    // Every worker visits all channels in turn, so that one alone measures all endpoints too.
+    for channel in worker.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
         let op = match workload {
             Workload::Put => Op::Put,
             Workload::Get => Op::Get,
@@ -292,7 +296,7 @@ async fn work(
         };
         let key = rng.random_range(0..target.keys);
         let begun = Instant::now();
-        let result = target.send(worker, op, key).await;
+        let result = target.send(channel, op, key).await;
         // Counted where it ends: what began in the warm-up and ended after it counts, what was
         // under way at the end does not.
         let counted = phase.load(Ordering::Relaxed) == MEASURED && !stop.load(Ordering::Relaxed);

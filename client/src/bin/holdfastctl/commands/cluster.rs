@@ -22,7 +22,8 @@ struct Row {
     endpoint: String,
     zone: String,
     status: Result<StatusResponse, Error>,
-    hash: Option<Result<HashKvResponse, Error>>,
+    /// The revision asked for, and the answer.
+    hash: Option<(i64, Result<HashKvResponse, Error>)>,
 }
 
 /// The nodes by id; none where the server has no zones to tell.
@@ -121,7 +122,7 @@ async fn add_hashes(client: &Client, rows: &mut [Row]) {
     };
     for row in rows {
         if row.status.is_ok() {
-            row.hash = Some(client.hash_kv(&row.endpoint, revision).await);
+            row.hash = Some((revision, client.hash_kv(&row.endpoint, revision).await));
         }
     }
 }
@@ -185,8 +186,8 @@ fn status_cells(row: &Row, hash: bool) -> Vec<String> {
     }
     if hash {
         cells.push(match &row.hash {
-            Some(Ok(hash)) => format!("{:08x} at {}", hash.hash, hash.hash_revision),
-            Some(Err(error)) => {
+            Some((revision, Ok(hash))) => format!("{:08x} at {revision}", hash.hash),
+            Some((_, Err(error))) => {
                 errors.push(error.to_string());
                 String::new()
             }
@@ -217,14 +218,14 @@ fn status_json(row: &Row) -> Value {
         Err(error) => json["error"] = json!(error.to_string()),
     }
     match &row.hash {
-        Some(Ok(hash)) => {
+        Some((revision, Ok(hash))) => {
             json["hash_kv"] = json!({
                 "hash": hash.hash,
-                "hash_revision": hash.hash_revision,
+                "revision": revision,
                 "compact_revision": hash.compact_revision,
             });
         }
-        Some(Err(error)) => json["hash_error"] = json!(error.to_string()),
+        Some((_, Err(error))) => json["hash_error"] = json!(error.to_string()),
         None => {}
     }
     json
