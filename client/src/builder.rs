@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -10,7 +11,6 @@ use crate::{
     cluster::{Cluster, Settings},
     endpoint::{ServerKind, Transport, normalize},
     error::{Effect, Error, Result},
-    sessions::Sessions,
 };
 
 /// Endpoint that is used when none is given.
@@ -162,8 +162,8 @@ impl ClientBuilder {
         let cluster = Cluster::start(settings, &seeds)?;
         let core = Core {
             cluster,
-            sessions: Sessions::new(),
             policy: self.policy,
+            scopes: Mutex::default(),
         };
         let client = Client::new(core, self.timeout);
         match self.keyspace {

@@ -14,10 +14,12 @@
 //! - nothing is awaited past the deadline, and every attempt tells the server what is left of it;
 //! - a request that may have taken effect is sent again only if it is a read, or a write whose
 //!   retry id the server understands, or the user has opted in;
-//! - every attempt after the first says so (`holdfast-retry: 1`).
+//! - an attempt says so (`holdfast-retry: 1`) if an earlier one may have taken effect. One that was
+//!   refused before anything was done leaves no trace, and the next is as good as the first.
 
-use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::Future, pin::pin, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use rand::RngExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{
@@ -37,7 +39,7 @@ use crate::{
 pub const CLIENT_ID: &str = "holdfast-client-id";
 /// Metadata key of the request's number under its client id, counted from 1.
 pub const REQUEST_SEQ: &str = "holdfast-request-seq";
-/// Metadata key that marks every attempt after the first.
+/// Metadata key, with the value 1, of an attempt when an earlier one may have taken effect.
 pub const RETRY: &str = "holdfast-retry";
 /// Metadata key of the keyspace.
 pub const KEYSPACE: &str = "holdfast-keyspace";
@@ -61,21 +63,40 @@ pub(crate) struct Policy {
 /// Everything the calls of one client share.
 pub(crate) struct Core {
     pub(crate) cluster: Arc<Cluster>,
-    pub(crate) sessions: Sessions,
     pub(crate) policy: Policy,
+    /// By name, so that all handles on a keyspace share them.
+    pub(crate) scopes: Mutex<HashMap<String, Arc<Scope>>>,
+}
+
+/// A keyspace, and the retry ids for it.
+pub(crate) struct Scope {
+    /// None for the default one.
+    pub(crate) keyspace: Option<MetadataValue<Ascii>>,
+    pub(crate) sessions: Sessions,
+}
+
+impl Scope {
+    pub(crate) fn new(keyspace: Option<MetadataValue<Ascii>>) -> Self {
+        Self {
+            keyspace,
+            sessions: Sessions::new(),
+        }
+    }
 }
 
 /// Where one call stands.
 struct Call<'a, R> {
     core: &'a Core,
     request: R,
-    keyspace: Option<&'a MetadataValue<Ascii>>,
+    scope: &'a Scope,
     ticket: Option<Ticket<'a>>,
     deadline: Instant,
     attempts: u32,
     tried: Vec<Arc<Endpoint>>,
     /// An earlier attempt of a write may have taken effect.
     in_doubt: bool,
+    /// So may one that is still under way.
+    hedged: bool,
     last: Option<Error>,
 }
 
@@ -91,13 +112,13 @@ impl Core {
     pub(crate) async fn run<R: Rpc>(
         &self,
         request: R,
-        keyspace: Option<&MetadataValue<Ascii>>,
+        scope: &Scope,
         timeout: Duration,
     ) -> Result<R::Response> {
         let deadline = Instant::now() + timeout;
         let class = request.class();
         let ticket = match class {
-            Class::Write => match timeout_at(deadline, self.sessions.ticket()).await {
+            Class::Write => match timeout_at(deadline, scope.sessions.ticket()).await {
                 Ok(ticket) => Some(ticket),
                 Err(_) => return Err(Error::deadline(timeout, None, Effect::None, 0)),
             },
@@ -106,12 +127,13 @@ impl Core {
         let call = Call {
             core: self,
             request,
-            keyspace,
+            scope,
             ticket,
             deadline,
             attempts: 0,
             tried: Vec::new(),
             in_doubt: false,
+            hedged: false,
             last: None,
         };
         call.run(class, timeout).await
@@ -122,8 +144,14 @@ impl<R: Rpc> Call<'_, R> {
     async fn run(mut self, class: Class, timeout: Duration) -> Result<R::Response> {
         let mut failures = 0;
         loop {
+            self.hedged = false;
             match self.round(class).await {
-                Round::Answer(answer) => return Ok(answer),
+                Round::Answer(answer) => {
+                    if let Some(ticket) = &mut self.ticket {
+                        ticket.succeeded();
+                    }
+                    return Ok(answer);
+                }
                 Round::TooSlow => self.in_doubt |= class != Class::Read,
                 Round::Failed(status, endpoint) => {
                     let verdict = judge(&status);
@@ -233,6 +261,7 @@ impl<R: Rpc> Call<'_, R> {
         // Whether the slow endpoint still lives is for the probe to find out.
         self.core.cluster.set_down(&first_at);
         self.tried.push(first_at.clone());
+        self.hedged = true;
         let second_at = self.core.cluster.pick(&self.tried);
         let mut second = pin!(self.attempt(&second_at));
         let wake = (Instant::now() + self.core.policy.hedge_after).min(self.deadline);
@@ -281,13 +310,13 @@ impl<R: Rpc> Call<'_, R> {
         let mut request = Request::new(self.request.clone());
         request.set_timeout(self.deadline.saturating_duration_since(Instant::now()));
         let metadata = request.metadata_mut();
-        if let Some(keyspace) = self.keyspace {
+        if let Some(keyspace) = &self.scope.keyspace {
             metadata.insert(KEYSPACE, keyspace.clone());
         }
         if let Some(ticket) = &self.ticket {
             metadata.insert(CLIENT_ID, ticket.client_id());
             metadata.insert(REQUEST_SEQ, ticket.seq().into());
-            if self.attempts > 1 {
+            if self.in_doubt || self.hedged {
                 metadata.insert(RETRY, MetadataValue::from_static("1"));
             }
         }

@@ -18,7 +18,7 @@ use tonic::{
 
 use crate::{
     builder::ClientBuilder,
-    call::{Core, KEYSPACE},
+    call::{Core, KEYSPACE, Scope},
     cluster::Cluster,
     endpoint::{Endpoint, ServerKind, Transport, normalize},
     error::{Effect, Error, ErrorKind, Result, judge},
@@ -39,12 +39,12 @@ pub const DEFAULT_KEYSPACE: &str = "default";
 ///   another when that fails.
 /// - A write of unknown outcome is sent again, and takes effect at most once, if the server is
 ///   Holdfast. Against another server it fails with [`Effect::Unknown`] instead.
-/// - At most 2,048 writes are in flight at a time; further ones wait their turn.
+/// - At most 2,048 writes are in flight at a time in one keyspace; further ones wait their turn.
 /// - Dropping the future of a request gives the request up; a write may still take effect.
 #[derive(Clone)]
 pub struct Client {
     core: Arc<Core>,
-    keyspace: Option<MetadataValue<Ascii>>,
+    scope: Arc<Scope>,
     timeout: Duration,
 }
 
@@ -52,7 +52,7 @@ impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client")
             .field("endpoints", &self.endpoints())
-            .field("keyspace", &self.keyspace)
+            .field("keyspace", &self.scope.keyspace)
             .field("timeout", &self.timeout)
             .finish()
     }
@@ -72,7 +72,7 @@ impl Client {
     pub(crate) fn new(core: Core, timeout: Duration) -> Self {
         Self {
             core: Arc::new(core),
-            keyspace: None,
+            scope: Arc::new(Scope::new(None)),
             timeout,
         }
     }
@@ -82,11 +82,16 @@ impl Client {
     pub fn keyspace(&self, name: &str) -> Result<Self> {
         let valid = !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic());
         let value = if valid { name.parse().ok() } else { None };
-        let keyspace = Some(value.ok_or_else(|| {
-            Error::new(ErrorKind::InvalidKeyspace(name.to_owned()), Effect::None)
-        })?);
+        let keyspace: MetadataValue<Ascii> = value
+            .ok_or_else(|| Error::new(ErrorKind::InvalidKeyspace(name.to_owned()), Effect::None))?;
+        let mut scopes = self.core.scopes.lock();
+        let scope = scopes
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new(Scope::new(Some(keyspace))))
+            .clone();
+        drop(scopes);
         Ok(Self {
-            keyspace,
+            scope,
             ..self.clone()
         })
     }
@@ -116,9 +121,7 @@ impl Client {
     }
 
     pub(crate) async fn run<R: Rpc>(&self, request: R) -> Result<R::Response> {
-        self.core
-            .run(request, self.keyspace.as_ref(), self.timeout)
-            .await
+        self.core.run(request, &self.scope, self.timeout).await
     }
 
     /// Reads a key, or with the options of [`Get`] a range of keys.
@@ -192,7 +195,7 @@ impl Client {
     /// leader. `to_node` 0 leaves the choice to Holdfast; etcd needs a node.
     pub async fn transfer_leader(&self, to_node: u64) -> Result<u64> {
         if self.server_kind() != ServerKind::Etcd {
-            let name = self.keyspace.as_ref().and_then(|k| k.to_str().ok());
+            let name = self.scope.keyspace.as_ref().and_then(|k| k.to_str().ok());
             let keyspace = name.unwrap_or(DEFAULT_KEYSPACE).to_owned();
             return Ok(self
                 .run(TransferLeaderRequest { keyspace, to_node })
@@ -227,7 +230,7 @@ impl Client {
         let class = message.class();
         let mut request = Request::new(message);
         request.set_timeout(self.timeout);
-        if let Some(keyspace) = &self.keyspace {
+        if let Some(keyspace) = &self.scope.keyspace {
             request.metadata_mut().insert(KEYSPACE, keyspace.clone());
         }
         let in_doubt = if class == Class::Read {

@@ -120,7 +120,6 @@ impl Endpoint {
     }
 
     pub(crate) fn set_up(&self) {
-        self.avoid_until_ms.store(0, Ordering::Relaxed);
         self.down.store(false, Ordering::Release);
     }
 

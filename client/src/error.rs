@@ -387,12 +387,20 @@ pub(crate) fn judge(status: &Status) -> Verdict {
             nothing_done(ErrorKind::NoLeader)
         }
         (_, "server stopped") => unknown(ErrorKind::Stopping, Fault::Down),
-        // gRPC servers refuse what exceeds their own message limit with this code.
+        // How gRPC servers, in Go and in Rust, refuse a message above their own limit.
         (Code::ResourceExhausted, m) if m.contains("larger than max") => {
             refused(ErrorKind::TooLarge)
         }
+        (Code::OutOfRange, m) if m.contains("message length too large") => {
+            refused(ErrorKind::TooLarge)
+        }
+        // The node does not take part in the cluster; others do.
+        (Code::Unavailable, m) if m.starts_with("holdfast: this node") => {
+            nothing_done(ErrorKind::NoLeader)
+        }
         (Code::ResourceExhausted, _) => nothing_done(ErrorKind::Overloaded(text.into())),
-        (_, m) if m.contains("retry") && m.contains("remember") => Verdict {
+        // The one use that Holdfast makes of this code.
+        (Code::Aborted, m) if m.starts_with("holdfast:") => Verdict {
             kind: ErrorKind::RetryForgotten(text.into()),
             code,
             effect: Effect::Unknown,

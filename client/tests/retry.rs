@@ -3,7 +3,7 @@
 mod mock;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     future::IntoFuture,
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
@@ -219,20 +219,23 @@ async fn a_refusal_after_a_lost_answer_is_vouched_for_by_holdfast() {
 async fn numbers_in_flight_stay_within_the_window_of_the_server() {
     let mock = Mock::holdfast(&["a", "b"]);
     let client = connect(&mock).await;
-    // The first write of every lane is held; the lane must stop 127 numbers later.
-    mock.world.script(|write| {
-        if write.seq == 1 {
-            Fate::Held
-        } else {
-            Fate::Served
-        }
+    // The second write of every lane is held, so the lane must stop 127 numbers later.
+    mock.world.script(|write| match write.seq {
+        2 => Fate::Held,
+        _ => Fate::Served,
     });
     let writes: Vec<_> = (0..1200)
         .map(|n| tokio::spawn(client.put(format!("{n}"), "v").into_future()))
         .collect();
     until("all but the held ones are done", || {
         let state = mock.world.state.lock();
-        state.applied.len() + state.seen.iter().filter(|w| w.seq == 1).count() >= 1200
+        let held: HashSet<_> = state
+            .seen
+            .iter()
+            .filter(|w| w.seq == 2)
+            .map(|w| &w.client_id)
+            .collect();
+        state.applied.len() + held.len() >= 1200
     })
     .await;
     let mut highest = HashMap::<String, u64>::new();
@@ -244,12 +247,64 @@ async fn numbers_in_flight_stay_within_the_window_of_the_server() {
         highest.len() >= 10,
         "1,200 writes behind held ones need ten lanes: {highest:?}"
     );
-    assert!(highest.values().all(|&high| high <= 128), "{highest:?}");
+    assert!(highest.values().all(|&high| high <= 129), "{highest:?}");
     mock.world.gate.send_replace(true);
     for write in writes {
         write.await.expect("task").expect("write");
     }
     mock.world.never_twice();
+}
+
+#[tokio::test]
+async fn the_first_write_under_an_id_travels_alone() {
+    let mock = Mock::holdfast(&["a", "b"]);
+    let client = connect(&mock).await;
+    mock.world.script(|write| match write.seq {
+        1 => Fate::Held,
+        _ => Fate::Served,
+    });
+    let writes: Vec<_> = (0..100)
+        .map(|n| tokio::spawn(client.put(format!("{n}"), "v").into_future()))
+        .collect();
+    until("the first writes have arrived", || {
+        mock.world.seen().len() >= 4
+    })
+    .await;
+    assert!(mock.world.seen().iter().all(|write| write.seq == 1));
+    mock.world.gate.send_replace(true);
+    for write in writes {
+        write.await.expect("task").expect("write");
+    }
+    mock.world.never_twice();
+    // Another keyspace remembers nothing of this one's ids.
+    let before = mock.world.seen().len();
+    let orders = client.keyspace("orders").expect("a valid name");
+    orders.put("k", "v").await.expect("put");
+    let again = client.keyspace("orders").expect("a valid name");
+    again.put("k", "v").await.expect("put");
+    let seen = mock.world.seen();
+    assert_eq!((seen[before].seq, seen[before + 1].seq), (1, 2));
+    assert!(
+        seen[..before]
+            .iter()
+            .all(|w| w.client_id != seen[before].client_id)
+    );
+}
+
+#[tokio::test]
+async fn what_left_no_trace_is_not_marked_as_a_retry() {
+    let mock = Mock::holdfast(&["a", "b"]);
+    let client = connect(&mock).await;
+    let attempts = AtomicU32::new(0);
+    mock.world
+        .script(move |_| match attempts.fetch_add(1, Ordering::Relaxed) {
+            0 => Fate::Refused(Status::unavailable("etcdserver: no leader")),
+            1 => Fate::Refused(Status::unavailable("etcdserver: leader changed")),
+            _ => Fate::Served,
+        });
+    client.put("k", "v").await.expect("the third attempt");
+    let retries: Vec<_> = mock.world.seen().into_iter().map(|w| w.retry).collect();
+    assert_eq!(retries, [false, false, true]);
 }
 
 #[tokio::test]

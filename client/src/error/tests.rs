@@ -176,6 +176,31 @@ fn statuses_of_etcd() {
 }
 
 #[test]
+fn statuses_of_holdfast() {
+    let forgotten = verdict(
+        Code::Aborted,
+        "holdfast: request 1 may belong to a forgotten life",
+    );
+    assert!(matches!(forgotten.kind, ErrorKind::RetryForgotten(_)));
+    assert_eq!(
+        (forgotten.effect, forgotten.again),
+        (Effect::Unknown, false)
+    );
+    let outside = verdict(
+        Code::Unavailable,
+        "holdfast: this node stays out: it lost its data",
+    );
+    assert_eq!((outside.effect, outside.again), (Effect::None, true));
+    let keyspace = verdict(Code::NotFound, "holdfast: keyspace \"x\" does not exist");
+    assert!(matches!(keyspace.kind, ErrorKind::KeyspaceNotFound(_)));
+    let text = "Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes";
+    assert!(matches!(
+        verdict(Code::OutOfRange, text).kind,
+        ErrorKind::TooLarge
+    ));
+}
+
+#[test]
 fn a_failure_the_server_does_not_explain_leaves_the_effect_unknown() {
     for code in [Code::Internal, Code::Unknown] {
         let verdict = verdict(code, "panic");
