@@ -229,12 +229,6 @@ impl GroupView {
                         entry.term, entry.index
                     )));
                 }
-                None if entry.index > 1 => {
-                    return Err(refused(format!(
-                        "append of index {} to an empty log without a purge",
-                        entry.index
-                    )));
-                }
                 _ => last = Some(entry.pos()),
             }
         }

@@ -480,7 +480,7 @@ impl GroupLog {
     }
 
     /// Appends entries, which must follow the last one without a gap and with terms that do not fall;
-    /// an empty log without a purge mark begins at index 0 or 1. `InvalidInput` otherwise.
+    /// an empty log without a purge mark may begin anywhere. `InvalidInput` otherwise.
     /// They are readable when this returns.
     pub async fn append(&self, entries: Vec<Entry>, done: Done) -> io::Result<()> {
         let bytes = entries

@@ -509,7 +509,9 @@ fn find_end(found: &mut Vec<Found>) -> Result<End, OpenError> {
         let ends = match first.map_err(|invalid| candidate.corrupt(at, invalid))? {
             (_, Record::Segments(ends), _) => ends,
             (_, record, _) => {
-                return Err(candidate.corrupt(at, unexpected("the list of older segments", &record)));
+                return Err(
+                    candidate.corrupt(at, unexpected("the list of older segments", &record))
+                );
             }
         };
         last = Some((candidate, bytes, walk, ends));
