@@ -35,7 +35,9 @@
 //!   kind 4 truncate    flag 1, index 8: the last index to keep; flag 0 keeps none
 //!   kind 5 purge       term 8, index 8: the last entry dropped from the front
 //!   kind 6 checkpoint  flags 1 (1 purged, 2 entries, 4 vote, 8 committed), then those that are flagged:
-//!                      purged: term 8, index 8 · entries: first index 8, last term 8, last index 8
+//!                      purged: term 8, index 8
+//!                      entries: last term 8, last index 8, count 4, then of every run of entries in one
+//!                      segment: segment 8, first index 8
 //!                      vote: length 4, bytes · committed: length 4, bytes
 //!   kind 7 segments    count 4, then of every older segment that is still live:
 //!                      sequence 8, end of its last batch 4, number of its last batch 8
@@ -95,8 +97,10 @@ impl Place {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Checkpoint {
     pub purged: Option<LogPos>,
-    /// First live index and position of the last live entry, when there are entries.
-    pub entries: Option<(u64, LogPos)>,
+    /// The last live entry.
+    pub last: Option<LogPos>,
+    /// Segment and first index of each run of live entries; as empty as `last`.
+    pub runs: Vec<(u64, u64)>,
     pub vote: Option<Bytes>,
     pub committed: Option<Bytes>,
 }
@@ -246,16 +250,20 @@ impl BatchBuffer {
     pub fn checkpoint(&mut self, group: u64, state: &Checkpoint) {
         self.record(group, KIND_CHECKPOINT, |out| {
             let flags = u8::from(state.purged.is_some())
-                | u8::from(state.entries.is_some()) << 1
+                | u8::from(state.last.is_some()) << 1
                 | u8::from(state.vote.is_some()) << 2
                 | u8::from(state.committed.is_some()) << 3;
             out.push(flags);
             if let Some(purged) = state.purged {
                 put_pos(out, purged);
             }
-            if let Some((first, last)) = state.entries {
-                out.extend_from_slice(&first.to_le_bytes());
+            if let Some(last) = state.last {
                 put_pos(out, last);
+                out.extend_from_slice(&(state.runs.len() as u32).to_le_bytes());
+                for (segment, first) in &state.runs {
+                    out.extend_from_slice(&segment.to_le_bytes());
+                    out.extend_from_slice(&first.to_le_bytes());
+                }
             }
             for bytes in [&state.vote, &state.committed].into_iter().flatten() {
                 out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
@@ -488,7 +496,11 @@ impl Fields {
                     state.purged = Some(self.pos()?);
                 }
                 if flags & 2 != 0 {
-                    state.entries = Some((self.u64()?, self.pos()?));
+                    state.last = Some(self.pos()?);
+                    for _ in 0..self.u32()? {
+                        state.runs.push((self.u64()?, self.u64()?));
+                    }
+                    state.runs.first()?;
                 }
                 if flags & 4 != 0 {
                     state.vote = Some(self.counted()?);

@@ -91,57 +91,50 @@ impl GroupView {
         Ok(())
     }
 
-    /// Replays the state at the head of a segment. Entries that it counts but no record brought
-    /// lie in segments that are gone; they get a slot in segment 0, and must be dead in the end.
+    /// Replays the state at the head of a segment, some segment before which is gone. Entries that lie
+    /// there get a slot in segment 0, and must be dead in the end. Those that have none yet are the
+    /// newest, for what was missing before the last segment that is there was settled at its head.
     pub fn replay_checkpoint(&mut self, state: Checkpoint) {
-        let (first, last) = match state.entries {
-            Some((first, last)) => (first, Some(last)),
-            None => (state.purged.map_or(0, |purged| purged.index + 1), None),
-        };
-        let missing = Slot {
-            segment: 0,
-            offset: 0,
-            len: 0,
-        };
-        self.truncate_after(last.map(|last| last.index));
-        while !self.slots.is_empty() && self.first < first {
-            self.pop_front();
-        }
-        self.cut_terms();
-        if self.slots.is_empty() {
-            self.first = first;
-            self.terms.clear();
-        }
-        if let Some(last) = last {
-            while self.first > first {
-                self.first -= 1;
-                self.slots.push_front(missing);
-                self.terms.push_front(LogPos {
-                    term: 0,
-                    index: self.first,
+        match (state.runs.first(), state.last) {
+            (Some(&(_, first)), Some(last)) => {
+                while !self.slots.is_empty() && self.first < first {
+                    self.pop_front();
+                }
+                self.cut_terms();
+                let present = (first..=last.index).take_while(|&index| {
+                    let run = state.runs.partition_point(|&(_, first)| first <= index) - 1;
+                    let slot = index.checked_sub(self.first).and_then(|at| self.slots.get(at as usize));
+                    slot.is_some_and(|slot| [0, state.runs[run].0].contains(&slot.segment))
                 });
+                let missing = first + present.count() as u64;
+                self.truncate_after(missing.checked_sub(1));
+                if self.slots.is_empty() {
+                    self.first = first;
+                }
+                for index in missing..=last.index {
+                    self.push(LogPos { term: last.term, index }, Slot { segment: 0, offset: 0, len: 0 });
+                }
             }
-            while self.range().end <= last.index {
-                self.push(
-                    LogPos {
-                        term: last.term,
-                        index: self.range().end,
-                    },
-                    missing,
-                );
+            _ => {
+                self.truncate_after(None);
+                self.first = state.purged.map_or(0, |purged| purged.index + 1);
             }
         }
         (self.purged, self.vote, self.committed) = (state.purged, state.vote, state.committed);
     }
 
-    /// The state as a checkpoint says it.
-    pub fn checkpoint(&self) -> Checkpoint {
-        Checkpoint {
-            purged: self.purged,
-            entries: self.last_entry().map(|last| (self.first, last)),
-            vote: self.vote.clone(),
-            committed: self.committed.clone(),
-        }
+    /// Whether a checkpoint says what the records before it say. Terms of entries that lie in missing
+    /// segments are not known; where its entries lie is not compared.
+    pub fn agrees_with(&self, state: &Checkpoint) -> bool {
+        let last = self.last_entry();
+        let same_last = match self.slots.back() {
+            Some(slot) if slot.segment == 0 => last.map(|last| last.index) == state.last.map(|last| last.index),
+            _ => last == state.last,
+        };
+        let first = last.map(|_| self.first);
+        same_last
+            && first == state.runs.first().map(|&(_, first)| first)
+            && (self.purged, &self.vote, &self.committed) == (state.purged, &state.vote, &state.committed)
     }
 
     /// Index and place of every live entry.

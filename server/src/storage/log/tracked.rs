@@ -63,11 +63,8 @@ impl Tracked {
     pub fn checkpoint(&self) -> Checkpoint {
         Checkpoint {
             purged: self.purged,
-            entries: self
-                .runs
-                .front()
-                .zip(self.last)
-                .map(|(run, last)| (run.first, last)),
+            last: self.last,
+            runs: self.runs.iter().map(|run| (run.segment, run.first)).collect(),
             vote: self.vote.clone(),
             committed: self.committed.clone(),
         }
