@@ -438,11 +438,15 @@ fn run_writer(shared: &Arc<Shared>, tail: writer::Tail) {
             failure
         }
     };
-    // In order: what is in the batch, what was taken from the queue, what is still queued.
+    // Whoever learns of the failure finds it everywhere: refuse first, then answer. In order: what is in
+    // the batch, what was taken from the queue, what is still queued.
+    shared.queue.refuse(&failure);
     for done in writer.unanswered() {
         done.finish(Err(failure.to_io()));
     }
-    shared.queue.fail(&failure);
+    for command in shared.queue.drain() {
+        command.done.finish(Err(failure.to_io()));
+    }
     shared.spares.close();
 }
 

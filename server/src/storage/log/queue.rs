@@ -207,18 +207,16 @@ impl Queue {
         )
     }
 
-    /// Nothing is accepted any more; what is queued gets the error, in order.
-    pub fn fail(&self, failure: &Failure) {
-        let work = {
-            let mut state = self.state.lock();
-            state.failure.get_or_insert_with(|| failure.clone());
-            mem::take(&mut state.work)
-        };
+    /// From now on nothing is accepted, and callers get the failure.
+    pub fn refuse(&self, failure: &Failure) {
+        self.state.lock().failure.get_or_insert_with(|| failure.clone());
         self.items.close();
         self.bytes.close();
-        for command in work.commands {
-            command.done.finish(Err(failure.to_io()));
-        }
+    }
+
+    /// What is queued after all, for the failure to be told. Nothing follows after [`Queue::refuse`].
+    pub fn drain(&self) -> VecDeque<Command> {
+        mem::take(&mut self.state.lock().work).commands
     }
 }
 

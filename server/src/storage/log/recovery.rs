@@ -216,7 +216,6 @@ impl Replay {
         exact: Option<bool>,
     ) -> Result<(), Invalid> {
         let view = self.views.entry(group).or_default();
-        if std::env::var("DBG").is_ok() && group == 3 { eprintln!("  {slot:?} {exact:?} {}", match &record { Record::Entry(e) => format!("entry {} {}", e.term, e.index), r => format!("{r:?}") }); }
         match record {
             Record::Entry(entry) => view.replay_entry(entry.pos(), slot)?,
             Record::Vote(vote) => view.set_vote(copy(&vote)),
@@ -548,13 +547,12 @@ fn find_end(found: &mut Vec<Found>) -> Result<End, OpenError> {
                 header.number,
                 witness.path.display()
             );
+            // A batch behind the head of a newer segment: that segment was begun, so its head is damaged.
             let (path, stop, why) = match &last {
-                Some((found, _, walk, _)) => (&found.path, walk.stop, walk.why.found.clone()),
-                None => (
-                    &witness.path,
-                    SEGMENT_HEADER_BYTES,
-                    "no valid batch".to_owned(),
-                ),
+                Some((found, _, walk, _)) if from > SEGMENT_HEADER_BYTES || offset == from => {
+                    (&found.path, walk.stop, walk.why.found.clone())
+                }
+                _ => (&witness.path, SEGMENT_HEADER_BYTES, "no valid batch".to_owned()),
             };
             let expected = format!("batch {missing}, which was synced according to {said}");
             return Err(corrupt(

@@ -1,6 +1,8 @@
 //! Tests of the log.
 
 mod crash;
+mod damage;
+mod space;
 
 use std::io;
 use std::path::Path;
@@ -10,8 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::files::FaultFiles;
-use super::{Done, Entry, GroupLog, Log, LogOptions, LogPos, Recovery};
+use super::files::{Crash, FaultFiles};
+use super::{Done, Entry, GroupLog, GroupState, Log, LogOptions, LogPos, OpenError, Recovery};
 
 const DIR: &str = "/log";
 
