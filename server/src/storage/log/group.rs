@@ -103,7 +103,9 @@ impl GroupView {
                 self.cut_terms();
                 let present = (first..=last.index).take_while(|&index| {
                     let run = state.runs.partition_point(|&(_, first)| first <= index) - 1;
-                    let slot = index.checked_sub(self.first).and_then(|at| self.slots.get(at as usize));
+                    let slot = index
+                        .checked_sub(self.first)
+                        .and_then(|at| self.slots.get(at as usize));
                     slot.is_some_and(|slot| [0, state.runs[run].0].contains(&slot.segment))
                 });
                 let missing = first + present.count() as u64;
@@ -112,7 +114,17 @@ impl GroupView {
                     self.first = first;
                 }
                 for index in missing..=last.index {
-                    self.push(LogPos { term: last.term, index }, Slot { segment: 0, offset: 0, len: 0 });
+                    self.push(
+                        LogPos {
+                            term: last.term,
+                            index,
+                        },
+                        Slot {
+                            segment: 0,
+                            offset: 0,
+                            len: 0,
+                        },
+                    );
                 }
             }
             _ => {
@@ -128,13 +140,16 @@ impl GroupView {
     pub fn agrees_with(&self, state: &Checkpoint) -> bool {
         let last = self.last_entry();
         let same_last = match self.slots.back() {
-            Some(slot) if slot.segment == 0 => last.map(|last| last.index) == state.last.map(|last| last.index),
+            Some(slot) if slot.segment == 0 => {
+                last.map(|last| last.index) == state.last.map(|last| last.index)
+            }
             _ => last == state.last,
         };
         let first = last.map(|_| self.first);
         same_last
             && first == state.runs.first().map(|&(_, first)| first)
-            && (self.purged, &self.vote, &self.committed) == (state.purged, &state.vote, &state.committed)
+            && (self.purged, &self.vote, &self.committed)
+                == (state.purged, &state.vote, &state.committed)
     }
 
     /// Index and place of every live entry.

@@ -209,7 +209,10 @@ impl Queue {
 
     /// From now on nothing is accepted, and callers get the failure.
     pub fn refuse(&self, failure: &Failure) {
-        self.state.lock().failure.get_or_insert_with(|| failure.clone());
+        self.state
+            .lock()
+            .failure
+            .get_or_insert_with(|| failure.clone());
         self.items.close();
         self.bytes.close();
     }

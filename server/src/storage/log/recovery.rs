@@ -230,7 +230,9 @@ impl Replay {
                 if !view.agrees_with(&state) {
                     let known = view.state();
                     return Err(Invalid {
-                        expected: format!("a checkpoint of group {group} as the records before it left it: {known:?}"),
+                        expected: format!(
+                            "a checkpoint of group {group} as the records before it left it: {known:?}"
+                        ),
                         found: format!("{state:?}"),
                     });
                 }
@@ -552,7 +554,11 @@ fn find_end(found: &mut Vec<Found>) -> Result<End, OpenError> {
                 Some((found, _, walk, _)) if from > SEGMENT_HEADER_BYTES || offset == from => {
                     (&found.path, walk.stop, walk.why.found.clone())
                 }
-                _ => (&witness.path, SEGMENT_HEADER_BYTES, "no valid batch".to_owned()),
+                _ => (
+                    &witness.path,
+                    SEGMENT_HEADER_BYTES,
+                    "no valid batch".to_owned(),
+                ),
             };
             let expected = format!("batch {missing}, which was synced according to {said}");
             return Err(corrupt(

@@ -64,7 +64,11 @@ impl Tracked {
         Checkpoint {
             purged: self.purged,
             last: self.last,
-            runs: self.runs.iter().map(|run| (run.segment, run.first)).collect(),
+            runs: self
+                .runs
+                .iter()
+                .map(|run| (run.segment, run.first))
+                .collect(),
             vote: self.vote.clone(),
             committed: self.committed.clone(),
         }

@@ -60,7 +60,9 @@ impl Model {
                 self.entries.insert(entry.index, entry.clone());
             }
             Step::Vote(vote) => self.vote = Some(vote.clone()),
-            Step::Truncate(keep) => self.entries.retain(|&index, _| keep.is_some_and(|keep| index <= keep)),
+            Step::Truncate(keep) => self
+                .entries
+                .retain(|&index, _| keep.is_some_and(|keep| index <= keep)),
             Step::Purge(pos) => {
                 if self.purged.is_none_or(|purged| purged.index < pos.index) {
                     self.entries.retain(|&index, _| index > pos.index);
@@ -89,15 +91,29 @@ impl Model {
                 vec![Step::Purge(self.entries[&index].pos())]
             }
             (3, _, Some(last)) if random.chance(20) => {
-                vec![Step::Purge(pos(last.term + 1, last.index + random.below(9)))]
+                vec![Step::Purge(pos(
+                    last.term + 1,
+                    last.index + random.below(9),
+                ))]
             }
             (4, ..) if self.purged.is_none() && random.chance(30) => vec![Step::Truncate(None)],
             _ => {
-                let (mut term, next) = last.map_or((1, random.below(2)), |last| (last.term, last.index + 1));
+                let (mut term, next) =
+                    last.map_or((1, random.below(2)), |last| (last.term, last.index + 1));
                 term += u64::from(random.chance(10));
-                let len = if random.chance(3) { 6000 } else { random.below(300) };
-                let count = if random.chance(10) { 30 } else { 1 + random.below(4) };
-                (next..next + count).map(|index| Step::Append(entry(term, index, len as usize))).collect()
+                let len = if random.chance(3) {
+                    6000
+                } else {
+                    random.below(300)
+                };
+                let count = if random.chance(10) {
+                    30
+                } else {
+                    1 + random.below(4)
+                };
+                (next..next + count)
+                    .map(|index| Step::Append(entry(term, index, len as usize)))
+                    .collect()
             }
         }
     }
@@ -131,7 +147,9 @@ impl Trial {
             seed,
             files: FaultFiles::memory(seed),
             options,
-            models: (1..=GROUPS).map(|group| (group, Model::default())).collect(),
+            models: (1..=GROUPS)
+                .map(|group| (group, Model::default()))
+                .collect(),
             committed: (1..=GROUPS).map(|group| (group, vec![None])).collect(),
             count: 0,
             random,
@@ -145,7 +163,11 @@ impl Trial {
                 break;
             }
             self.files.power_off_after(self.random.below(12));
-            let opened = Log::open(Path::new(DIR), self.options.clone(), Arc::new(self.files.clone()));
+            let opened = Log::open(
+                Path::new(DIR),
+                self.options.clone(),
+                Arc::new(self.files.clone()),
+            );
             self.files.no_more_failures();
             match opened {
                 Ok((log, recovery)) if !self.files.is_off() => return (log, recovery),
@@ -156,13 +178,24 @@ impl Trial {
             self.crash();
         }
         self.files.no_more_failures();
-        Log::open(Path::new(DIR), self.options.clone(), Arc::new(self.files.clone()))
-            .unwrap_or_else(|error| panic!("seed {}: {error}", self.seed))
+        Log::open(
+            Path::new(DIR),
+            self.options.clone(),
+            Arc::new(self.files.clone()),
+        )
+        .unwrap_or_else(|error| panic!("seed {}: {error}", self.seed))
     }
 
     fn crash(&mut self) {
-        let crash = [Crash::KillProcess, Crash::LoseUnsynced, Crash::Tear, Crash::Tear];
-        self.files.crash(crash[self.random.below(4) as usize]).unwrap();
+        let crash = [
+            Crash::KillProcess,
+            Crash::LoseUnsynced,
+            Crash::Tear,
+            Crash::Tear,
+        ];
+        self.files
+            .crash(crash[self.random.below(4) as usize])
+            .unwrap();
     }
 
     /// One life: operations until something fails or enough are done. Returns the steps issued, and how
@@ -237,23 +270,52 @@ impl Trial {
             log.close();
             let answers = answers.lock();
             let numbers: Vec<usize> = answers.iter().map(|&(number, _)| number).collect();
-            assert_eq!(numbers, (0..issued).collect::<Vec<_>>(), "seed {}: each answered once, in order", self.seed);
+            assert_eq!(
+                numbers,
+                (0..issued).collect::<Vec<_>>(),
+                "seed {}: each answered once, in order",
+                self.seed
+            );
             let failed = answers.iter().position(|&(_, ok)| !ok).unwrap_or(issued);
-            assert!(answers[failed..].iter().all(|&(_, ok)| !ok), "seed {}: success after a failure", self.seed);
+            assert!(
+                answers[failed..].iter().all(|&(_, ok)| !ok),
+                "seed {}: success after a failure",
+                self.seed
+            );
             acknowledged.load(Ordering::SeqCst)
         })
     }
 
     fn check_group(&self, log: &Log, id: u64, model: &Model) {
         let group = log.group(id);
-        let GroupState { purged, last, vote, .. } = group.state();
-        assert_eq!((purged, last, &vote), (model.purged, model.last(), &model.vote), "seed {} group {id}", self.seed);
+        let GroupState {
+            purged, last, vote, ..
+        } = group.state();
+        assert_eq!(
+            (purged, last, &vote),
+            (model.purged, model.last(), &model.vote),
+            "seed {} group {id}",
+            self.seed
+        );
         match group.read(0..u64::MAX, usize::MAX) {
-            Ok(entries) => assert!(entries.iter().eq(model.entries.values()), "seed {} group {id}", self.seed),
-            Err(error) => assert!(self.files.is_off(), "seed {} group {id}: {error}", self.seed),
+            Ok(entries) => assert!(
+                entries.iter().eq(model.entries.values()),
+                "seed {} group {id}",
+                self.seed
+            ),
+            Err(error) => assert!(
+                self.files.is_off(),
+                "seed {} group {id}: {error}",
+                self.seed
+            ),
         }
         for (&index, entry) in &model.entries {
-            assert_eq!(group.term_of(index), Some(entry.term), "seed {} group {id} index {index}", self.seed);
+            assert_eq!(
+                group.term_of(index),
+                Some(entry.term),
+                "seed {} group {id} index {index}",
+                self.seed
+            );
         }
     }
 
@@ -262,7 +324,17 @@ impl Trial {
             let group = log.group(id);
             let entries = group.read(0..u64::MAX, usize::MAX).unwrap();
             let GroupState { purged, vote, .. } = group.state();
-            (id, Model { entries: entries.into_iter().map(|entry| (entry.index, entry)).collect(), purged, vote })
+            (
+                id,
+                Model {
+                    entries: entries
+                        .into_iter()
+                        .map(|entry| (entry.index, entry))
+                        .collect(),
+                    purged,
+                    vote,
+                },
+            )
         };
         (1..=GROUPS).map(model).collect()
     }
@@ -293,7 +365,11 @@ impl Trial {
             self.check_group(log, id, &self.models[&id]);
             let committed = log.group(id).state().committed;
             let known = self.committed.get_mut(&id).unwrap();
-            assert!(known.contains(&committed), "seed {} group {id}: {committed:?} of {known:?}", self.seed);
+            assert!(
+                known.contains(&committed),
+                "seed {} group {id}: {committed:?} of {known:?}",
+                self.seed
+            );
             let at = known.iter().position(|mark| *mark == committed).unwrap();
             known.drain(..at);
             known.truncate(1);
@@ -324,12 +400,17 @@ impl Trial {
 
 #[test]
 fn a_crash_loses_nothing_acknowledged_and_invents_nothing() {
-    let only = std::env::var("HOLDFAST_SEED").ok().map(|seed| seed.parse().unwrap());
+    let only = std::env::var("HOLDFAST_SEED")
+        .ok()
+        .map(|seed| seed.parse().unwrap());
     let seeds = only.map_or(1..SEEDS + 1, |seed: u64| seed..seed + 1);
     let mut torn = 0;
     for seed in seeds {
         let outcome = std::panic::catch_unwind(|| Trial::new(seed).run());
         torn += outcome.unwrap_or_else(|_| panic!("failed; reproduce with HOLDFAST_SEED={seed}"));
     }
-    assert!(only.is_some() || torn > 0, "no crash tore anything: the loop tests nothing");
+    assert!(
+        only.is_some() || torn > 0,
+        "no crash tore anything: the loop tests nothing"
+    );
 }

@@ -22,7 +22,11 @@ fn image(files: &dyn Files) -> Image {
 fn restore(image: &Image) -> Arc<MemoryFiles> {
     let files = MemoryFiles::default();
     for (name, bytes) in image {
-        files.create(&Path::new(DIR).join(name)).unwrap().write_all_at(bytes, 0).unwrap();
+        files
+            .create(&Path::new(DIR).join(name))
+            .unwrap()
+            .write_all_at(bytes, 0)
+            .unwrap();
     }
     Arc::new(files)
 }
@@ -32,7 +36,10 @@ fn reopen(image: &Image) -> Result<(Log, Recovery), OpenError> {
 }
 
 fn contents(log: &Log) -> Vec<(GroupState, Vec<Entry>)> {
-    log.groups().into_iter().map(|id| (log.group(id).state(), read_all(&log.group(id)))).collect()
+    log.groups()
+        .into_iter()
+        .map(|id| (log.group(id).state(), read_all(&log.group(id))))
+        .collect()
 }
 
 /// Three groups over several segments; group 2 ends with an entry of its own batch.
@@ -56,16 +63,31 @@ fn a_flipped_bit_in_a_closed_log_is_an_error_or_changes_nothing() {
     let expected = contents(&log);
     log.close();
     let whole = image(&files);
-    assert!(whole.iter().filter(|(name, _)| name.ends_with(".log")).count() > 3, "several segments");
+    assert!(
+        whole
+            .iter()
+            .filter(|(name, _)| name.ends_with(".log"))
+            .count()
+            > 3,
+        "several segments"
+    );
     let mut detected = 0;
     for (at, (name, bytes)) in whole.iter().enumerate() {
-        for offset in (0..bytes.len()).filter(|offset| offset % 11 == 0 || (60..150).contains(offset)) {
+        for offset in
+            (0..bytes.len()).filter(|offset| offset % 11 == 0 || (60..150).contains(offset))
+        {
             let mut damaged = whole.clone();
             damaged[at].1[offset] ^= 1 << (offset % 8);
             match reopen(&damaged) {
                 Err(OpenError::Corrupt(corruption)) => {
-                    assert!(corruption.file.ends_with(name), "{corruption} names another file than {name}");
-                    assert!(corruption.offset as usize <= offset, "{corruption} begins before byte {offset}");
+                    assert!(
+                        corruption.file.ends_with(name),
+                        "{corruption} names another file than {name}"
+                    );
+                    assert!(
+                        corruption.offset as usize <= offset,
+                        "{corruption} begins before byte {offset}"
+                    );
                     detected += 1;
                 }
                 Err(other) => panic!("{name} byte {offset}: {other}"),
@@ -86,7 +108,10 @@ fn damage_to_the_last_unattested_batch_is_cut_and_reported() {
     without_last[1].1.pop();
     without_last[1].0.last = Some(pos(5, 0));
     let whole = image(&files);
-    let last = whole.iter().rposition(|(_, bytes)| bytes[64..].iter().any(|&byte| byte != 0)).unwrap();
+    let last = whole
+        .iter()
+        .rposition(|(_, bytes)| bytes[64..].iter().any(|&byte| byte != 0))
+        .unwrap();
     let mut cut = 0;
     for offset in (64..whole[last].1.len()).step_by(3) {
         let mut damaged = whole.clone();
@@ -112,7 +137,10 @@ fn damage_to_the_last_unattested_batch_is_cut_and_reported() {
 #[test]
 fn an_idle_log_attests_its_last_batch() {
     let files = FaultFiles::memory(1);
-    let options = LogOptions { lazy_delay: Duration::from_millis(1), ..options() };
+    let options = LogOptions {
+        lazy_delay: Duration::from_millis(1),
+        ..options()
+    };
     let (log, _) = Log::open(Path::new(DIR), options, Arc::new(files.clone())).unwrap();
     append(&log.group(1), vec![entry(1, 0, 40)]).unwrap();
     while log.stats().batches < 2 {
@@ -123,7 +151,10 @@ fn an_idle_log_attests_its_last_batch() {
     let mut damaged = image(&files);
     damaged[0].1[150] ^= 1;
     let error = reopen(&damaged).map(|_| ()).unwrap_err().to_string();
-    assert!(error.contains("00000000000000000001.log at byte 64"), "{error}");
+    assert!(
+        error.contains("00000000000000000001.log at byte 64"),
+        "{error}"
+    );
     assert!(error.contains("batch 1, which was synced"), "{error}");
 }
 
@@ -134,7 +165,9 @@ fn a_missing_or_short_segment_is_an_error() {
     fill(&log);
     log.close();
     let whole = image(&files);
-    let used: Vec<usize> = (0..whole.len()).filter(|&at| whole[at].1[100..].iter().any(|&b| b != 0)).collect();
+    let used: Vec<usize> = (0..whole.len())
+        .filter(|&at| whole[at].1[100..].iter().any(|&b| b != 0))
+        .collect();
     for &at in &used[..used.len() - 1] {
         let mut damaged = whole.clone();
         damaged.remove(at);
@@ -145,23 +178,39 @@ fn a_missing_or_short_segment_is_an_error() {
         let mut damaged = whole.clone();
         damaged[at].1.truncate(1000);
         let error = reopen(&damaged).map(|_| ()).unwrap_err().to_string();
-        assert!(error.contains("at byte 1000: expected a file of 4096 bytes"), "{error}");
+        assert!(
+            error.contains("at byte 1000: expected a file of 4096 bytes"),
+            "{error}"
+        );
     }
 }
 
 #[test]
 fn damage_under_a_running_log_is_found_by_the_reader() {
     let files = Arc::new(MemoryFiles::default());
-    let (log, _) = Log::open(Path::new(DIR), LogOptions { cache_bytes: 0, ..options() }, files.clone()).unwrap();
+    let (log, _) = Log::open(
+        Path::new(DIR),
+        LogOptions {
+            cache_bytes: 0,
+            ..options()
+        },
+        files.clone(),
+    )
+    .unwrap();
     let group = log.group(1);
     append(&group, vec![entry(1, 0, 40), entry(1, 1, 40)]).unwrap();
-    let file = files.open(&Path::new(DIR).join("00000000000000000001.log")).unwrap();
+    let file = files
+        .open(&Path::new(DIR).join("00000000000000000001.log"))
+        .unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, 260).unwrap();
     file.write_all_at(&[byte[0] ^ 4], 260).unwrap();
     let error = group.read(0..2, 1000).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-    assert!(error.to_string().contains("expected entry 1 of group 1"), "{error}");
+    assert!(
+        error.to_string().contains("expected entry 1 of group 1"),
+        "{error}"
+    );
     assert_eq!(group.read(0..1, 1000).unwrap(), vec![entry(1, 0, 40)]);
 }
 
@@ -177,7 +226,9 @@ fn a_failed_sync_is_final() {
             true => files.fail_writes_after(0),
             false => files.fail_syncs_after(0),
         }
-        let first = append(&group, vec![entry(1, 1, 10)]).unwrap_err().to_string();
+        let first = append(&group, vec![entry(1, 1, 10)])
+            .unwrap_err()
+            .to_string();
         assert!(first.contains("injected"), "{first}");
         assert_eq!(block_on(log.failed()).to_string(), first);
         // The cause is gone, the failure is not: nothing is written any more.
@@ -186,10 +237,18 @@ fn a_failed_sync_is_final() {
         let called = Arc::new(AtomicBool::new(false));
         let told = called.clone();
         let done: Done = Box::new(move |result| told.store(result.is_err(), Ordering::SeqCst));
-        assert_eq!(block_on(other.append(vec![entry(1, 0, 1)], done)).unwrap_err().to_string(), first);
+        assert_eq!(
+            block_on(other.append(vec![entry(1, 0, 1)], done))
+                .unwrap_err()
+                .to_string(),
+            first
+        );
         assert!(called.load(Ordering::SeqCst));
         assert_eq!(vote(&other, "v").unwrap_err().to_string(), first);
-        assert_eq!(other.save_committed(Bytes::new()).unwrap_err().to_string(), first);
+        assert_eq!(
+            other.save_committed(Bytes::new()).unwrap_err().to_string(),
+            first
+        );
         assert_eq!(truncate(&group, Some(0)).unwrap_err().to_string(), first);
         assert_eq!(purge(&group, pos(1, 0)).unwrap_err().to_string(), first);
         log.close();

@@ -32,18 +32,29 @@ fn groups_share_a_sync() {
     for group in 2..=40 {
         for index in 0..2 {
             let order = order.clone();
-            let done: Done = Box::new(move |result| order.send((group, index, result.is_ok())).unwrap());
+            let done: Done =
+                Box::new(move |result| order.send((group, index, result.is_ok())).unwrap());
             block_on(log.group(group).append(vec![entry(1, index, 50)], done)).unwrap();
         }
     }
-    assert_eq!(read_all(&log.group(40)).len(), 2, "readable before it is written");
+    assert_eq!(
+        read_all(&log.group(40)).len(),
+        2,
+        "readable before it is written"
+    );
     release.send(()).unwrap();
     let answers: Vec<_> = answers.iter().take(78).collect();
-    let expected: Vec<_> = (2..=40).flat_map(|group| [(group, 0, true), (group, 1, true)]).collect();
+    let expected: Vec<_> = (2..=40)
+        .flat_map(|group| [(group, 0, true), (group, 1, true)])
+        .collect();
     assert_eq!(answers, expected, "answered in order");
     let after = log.stats();
     // 78 records of 84 bytes span two segments of 4 KiB, or three.
-    assert!(after.syncs - before.syncs <= 3, "{} syncs", after.syncs - before.syncs);
+    assert!(
+        after.syncs - before.syncs <= 3,
+        "{} syncs",
+        after.syncs - before.syncs
+    );
 }
 
 #[test]
@@ -71,7 +82,10 @@ fn purging_frees_segments_and_their_files_are_used_again() {
     log.close();
     let (log, recovery) = open(&files);
     assert!(recovery.segments <= 3, "{recovery:?}");
-    assert_eq!(read_all(&log.group(1)), (195..200).map(|i| entry(1, i, 500)).collect::<Vec<_>>());
+    assert_eq!(
+        read_all(&log.group(1)),
+        (195..200).map(|i| entry(1, i, 500)).collect::<Vec<_>>()
+    );
     assert_eq!(read_all(&log.group(2)), vec![]);
     assert_eq!(log.group(2).state().vote.as_deref(), Some(&b"quiet"[..]));
     assert_eq!(log.group(2).state().last, Some(pos(1, 0)));
@@ -108,20 +122,34 @@ fn reads_come_from_memory_and_disk_and_respect_the_limit() {
         append(&b, vec![entry(1, index, 10)]).unwrap();
     }
     assert!(log.stats().cached_bytes <= 2 << 10);
-    assert_eq!(read_all(&a), (0..60).map(|i| entry(1, i, 100)).collect::<Vec<_>>());
-    assert_eq!(a.read(10..20, usize::MAX).unwrap(), (10..20).map(|i| entry(1, i, 100)).collect::<Vec<_>>());
+    assert_eq!(
+        read_all(&a),
+        (0..60).map(|i| entry(1, i, 100)).collect::<Vec<_>>()
+    );
+    assert_eq!(
+        a.read(10..20, usize::MAX).unwrap(),
+        (10..20).map(|i| entry(1, i, 100)).collect::<Vec<_>>()
+    );
     assert_eq!(a.read(10..60, 350).unwrap().len(), 3);
     assert_eq!(a.read(10..60, 0).unwrap(), vec![entry(1, 10, 100)]);
     assert_eq!(a.read(60..70, 1000).unwrap(), vec![]);
     purge(&a, pos(1, 30)).unwrap();
-    assert_eq!(a.read(0..33, 1000).unwrap(), vec![entry(1, 31, 100), entry(1, 32, 100)]);
+    assert_eq!(
+        a.read(0..33, 1000).unwrap(),
+        vec![entry(1, 31, 100), entry(1, 32, 100)]
+    );
 }
 
 #[test]
 fn a_record_larger_than_a_segment_makes_a_longer_one() {
     let files = FaultFiles::memory(1);
     let (log, _) = open(&files);
-    let entries = vec![entry(1, 0, 10), entry(1, 1, 50_000), entry(1, 2, 10), entry(1, 3, 20_000)];
+    let entries = vec![
+        entry(1, 0, 10),
+        entry(1, 1, 50_000),
+        entry(1, 2, 10),
+        entry(1, 3, 20_000),
+    ];
     append(&log.group(1), entries.clone()).unwrap();
     drop(log);
     let (log, _) = open(&files);
@@ -129,7 +157,9 @@ fn a_record_larger_than_a_segment_makes_a_longer_one() {
     assert!(log.stats().disk_bytes > 70_000);
     purge(&log.group(1), pos(1, 3)).unwrap();
     append(&log.group(1), (4..20).map(|i| entry(1, i, 500)).collect()).unwrap();
-    wait_until("long segments are deleted", || log.stats().disk_bytes < 50_000);
+    wait_until("long segments are deleted", || {
+        log.stats().disk_bytes < 50_000
+    });
 }
 
 #[test]
@@ -150,7 +180,11 @@ fn what_does_not_follow_is_refused_and_changes_nothing() {
         truncate(&group, None),
     ];
     for (number, refusal) in refusals.into_iter().enumerate() {
-        assert_eq!(refusal.unwrap_err().kind(), io::ErrorKind::InvalidInput, "refusal {number}");
+        assert_eq!(
+            refusal.unwrap_err().kind(),
+            io::ErrorKind::InvalidInput,
+            "refusal {number}"
+        );
     }
     assert_eq!(group.state(), before);
     append(&group, vec![entry(3, 3, 1)]).unwrap();
@@ -164,7 +198,10 @@ fn what_does_not_follow_is_refused_and_changes_nothing() {
 #[test]
 fn a_full_queue_makes_callers_wait() {
     let files = FaultFiles::memory(1);
-    let options = LogOptions { queue_items: 4, ..options() };
+    let options = LogOptions {
+        queue_items: 4,
+        ..options()
+    };
     let (log, _) = Log::open(Path::new(DIR), options, Arc::new(files)).unwrap();
     let (held, is_held) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
@@ -177,12 +214,17 @@ fn a_full_queue_makes_callers_wait() {
     block_on(async {
         let group = log.group(1);
         for index in 0..4 {
-            group.append(vec![entry(1, index, 1)], Box::new(drop)).await.unwrap();
+            group
+                .append(vec![entry(1, index, 1)], Box::new(drop))
+                .await
+                .unwrap();
         }
         let (last, answer) = done();
         let mut waiting = Box::pin(group.append(vec![entry(1, 4, 1)], last));
         let waker = std::task::Waker::noop();
-        let poll = waiting.as_mut().poll(&mut std::task::Context::from_waker(waker));
+        let poll = waiting
+            .as_mut()
+            .poll(&mut std::task::Context::from_waker(waker));
         assert!(poll.is_pending(), "the fifth waits");
         assert_eq!(group.state().last, Some(pos(1, 3)), "and has no effect yet");
         release.send(()).unwrap();
