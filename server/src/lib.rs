@@ -1,6 +1,8 @@
 //! The Holdfast node as a library: the binary and the tests are built on it.
 
+pub mod cli;
 pub mod config;
+pub mod dev;
 pub mod group;
 pub mod identity;
 pub mod keyspace;

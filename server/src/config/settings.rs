@@ -99,7 +99,7 @@ pub struct Setting {
     pub flag: &'static str,
     /// Kind of the value.
     pub kind: Kind,
-    /// What the default is, when it is not simply a value.
+    /// What the default is, when it is not simply a value; empty when there is none.
     pub default: Option<&'static str>,
     /// What it does, with the behaviour at the bound if it is one.
     pub help: &'static str,
@@ -142,7 +142,7 @@ pub const SETTINGS: &[Setting] = &[
         "id",
         "id",
         Kind::Integer,
-        Some("none: required"),
+        Some(""),
         "Number of this node, 1 or more. A number is never used for another node again",
     ),
     setting(
@@ -150,7 +150,7 @@ pub const SETTINGS: &[Setting] = &[
         "zone",
         "zone",
         Kind::Text,
-        Some("none: required"),
+        Some(""),
         "Failure domain of this node, such as its data centre",
     ),
     setting(
@@ -158,7 +158,7 @@ pub const SETTINGS: &[Setting] = &[
         "data_dir",
         "data-dir",
         Kind::Text,
-        Some("none: required"),
+        Some(""),
         "Directory that the node keeps everything in. One node per directory",
     ),
     setting(
