@@ -106,7 +106,7 @@ impl Directory {
             }),
             (None, true) => {
                 let path = std::env::temp_dir()
-                    .join(format!("holdfast-demo-{:016x}", rand::random::<u64>()));
+                    .join(format!("holdfast-demo-{:08x}", rand::random::<u32>()));
                 // Fails if it is there already, so it is nobody else's.
                 std::fs::create_dir(&path)
                     .with_context(|| format!("cannot create {}", path.display()))?;
@@ -141,7 +141,7 @@ impl Directory {
 fn table(nodes: &[NodePlan], data_dir: &Path) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::UTF8_FULL_CONDENSED);
-    table.set_header(["node", "zone", "clients", "peers", "data", "log"]);
+    table.set_header(["node", "zone", "clients", "peers", "data"]);
     for node in nodes {
         table.add_row([
             node.id.to_string(),
@@ -149,12 +149,11 @@ fn table(nodes: &[NodePlan], data_dir: &Path) -> String {
             node.client_url(),
             node.peer_url(),
             node.data_dir.display().to_string(),
-            node.log_file.display().to_string(),
         ]);
     }
-    let cluster_file = cluster_file::path_in(data_dir);
     format!(
-        "{table}\nprocess ids: {}   stop: Ctrl-C",
-        cluster_file.display()
+        "{table}\nlogs: {}   process ids: {}   stop: Ctrl-C",
+        data_dir.join("node-*.log").display(),
+        cluster_file::path_in(data_dir).display()
     )
 }

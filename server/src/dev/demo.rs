@@ -130,6 +130,7 @@ async fn perform(
         .iter()
         .position(|node| node.id == victim)
         .context("the leader is none of the nodes")?;
+    require_writes(nodes, &ledger)?;
     let revision_at_kill = ledger.highest_revision();
     screen.event(format!(
         "demo: {} leads `default`: its zone is lost now (SIGKILL)",
@@ -201,6 +202,19 @@ async fn perform(
         catch_up,
         audit,
     })
+}
+
+/// Without writes the loss of a zone would show nothing.
+fn require_writes(nodes: &[NodePlan], ledger: &Ledger) -> anyhow::Result<()> {
+    if let Some(refusal) = ledger.refusals().first() {
+        bail!("a write was refused: {refusal}");
+    }
+    for (node, count) in nodes.iter().zip(ledger.counts(nodes.len())) {
+        if count == 0 {
+            bail!("no write was acknowledged through {}", node.name());
+        }
+    }
+    Ok(())
 }
 
 /// Waits until the node's own state holds what was acknowledged by the time it is asked. `missed` is
