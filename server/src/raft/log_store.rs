@@ -137,20 +137,17 @@ impl RaftLogReader<TypeConfig> for LogStore {
         &mut self,
         range: RangeInclusive<LogId>,
     ) -> Result<Vec<LogId>, io::Error> {
-        // The first log id of the range, the first of every later term, and the last.
+        // The last log id of every term within the range.
         let (first, last) = range.into_inner();
-        let mut ids = vec![first];
-        ids.extend(
-            self.log
-                .term_starts()
-                .into_iter()
-                .map(from_pos)
-                .filter(|id| id.index > first.index && id.index < last.index)
-                .filter(|id| id.leader_id > first.leader_id),
-        );
-        if last != first {
-            ids.push(last);
+        let mut ids = Vec::new();
+        let mut term = first.leader_id.term;
+        for start in self.log.term_starts() {
+            if start.index > first.index && start.index <= last.index && start.term != term {
+                ids.push(log_id(term, start.index - 1));
+                term = start.term;
+            }
         }
+        ids.push(last);
         Ok(ids)
     }
 }

@@ -202,6 +202,7 @@ impl GroupStateMachine {
         wire::AppliedRecord {
             term: self.applied.map_or(0, |id| id.leader_id.term),
             index: self.applied.map_or(0, |id| id.index),
+            has_applied: self.applied.is_some(),
             membership_term: membership_id.map_or(0, |id| id.leader_id.term),
             membership_index: membership_id.map_or(0, |id| id.index),
             membership: self.membership_bytes.clone(),
@@ -303,17 +304,14 @@ impl GroupStateMachine {
         })
     }
 
-    fn snapshot(&self) -> io::Result<Option<Snapshot>> {
-        if self.applied.is_none() {
-            return Ok(None);
-        }
-        Ok(Some(Snapshot {
+    fn snapshot(&self) -> io::Result<Snapshot> {
+        Ok(Snapshot {
             meta: SnapshotMeta {
                 last_log_id: self.applied,
                 last_membership: self.membership.clone(),
             },
             snapshot: SnapshotData::Live(Box::new(self.live_snapshot()?)),
-        }))
+        })
     }
 }
 
@@ -359,7 +357,7 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
 
     async fn get_snapshot_builder(&mut self) -> Checkpoint {
         Checkpoint {
-            snapshot: self.snapshot(),
+            snapshot: Some(self.snapshot()),
             shared: self.shared.clone(),
         }
     }
@@ -392,14 +390,18 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        self.snapshot()
+        match self.applied {
+            Some(_) => self.snapshot().map(Some),
+            None => Ok(None),
+        }
     }
 }
 
 /// What openraft calls building a snapshot: making a point of the state durable, so that the log
 /// before it may go. The data itself is read only when a peer needs it.
 pub struct Checkpoint {
-    snapshot: io::Result<Option<Snapshot>>,
+    /// Taken by the one call that builds.
+    snapshot: Option<io::Result<Snapshot>>,
     shared: Arc<SharedState>,
 }
 
@@ -407,8 +409,10 @@ impl RaftSnapshotBuilder<TypeConfig> for Checkpoint {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let snapshot = std::mem::replace(&mut self.snapshot, Ok(None))?
-            .ok_or_else(|| io::Error::other("nothing has been applied yet"))?;
+        let snapshot = self
+            .snapshot
+            .take()
+            .ok_or_else(|| io::Error::other("a checkpoint is built once"))??;
         let durable = self.shared.store.flush().await.map_err(io::Error::other)?;
         let index = snapshot.meta.last_log_id.map_or(0, |id| id.index);
         assert!(
@@ -438,7 +442,9 @@ pub(super) fn decode_applied(bytes: &[u8]) -> Result<AppliedRecord, DecodeError>
         StoredMembership::default()
     };
     Ok(AppliedRecord {
-        applied: Some(log_id(record.term, record.index)),
+        applied: record
+            .has_applied
+            .then(|| log_id(record.term, record.index)),
         membership,
     })
 }
