@@ -1,2 +1,103 @@
-//! The Holdfast node.
-fn main() {}
+//! The `holdfast` program: `start` runs a node, `dev` runs three zones on this machine.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use holdfast_server::cli::{self, EXIT_FAILED, EXIT_REFUSED, Invocation};
+use holdfast_server::config::{self, Config, Given};
+use holdfast_server::node::Node;
+use holdfast_server::{dev, logging};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let invocation = match cli::parse(std::env::args_os(), cli::environment()) {
+        Ok(invocation) => invocation,
+        Err(error) => error.exit(),
+    };
+    match invocation {
+        Invocation::Start { given, check } => start(&given, check),
+        Invocation::Dev(args) => match run(dev::run(args)) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(EXIT_FAILED),
+            Err(error) => fail(EXIT_FAILED, format!("{error:#}")),
+        },
+        Invocation::Completions(shell) => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut cli::command(), "holdfast", &mut text);
+            print(&text)
+        }
+    }
+}
+
+fn start(given: &Given, check: bool) -> ExitCode {
+    let config = match config::load(given) {
+        Ok(config) => config,
+        Err(error) => return fail(EXIT_REFUSED, error),
+    };
+    if check {
+        for warning in config.warnings() {
+            eprintln!("warning: {warning}");
+        }
+        return print(config.to_toml().as_bytes());
+    }
+    if let Err(error) = logging::init(&config.log) {
+        return fail(EXIT_REFUSED, error);
+    }
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    for name in config::unknown_variables(&given.environment) {
+        tracing::warn!(
+            "the environment variable {name} is none of ours and changes nothing; see `holdfast start --help`"
+        );
+    }
+    match run(serve(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("the node stops: {error:#}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+/// Runs a node until it is asked to stop, or until it cannot go on.
+async fn serve(config: Config) -> anyhow::Result<()> {
+    // Before the node starts, so that a signal during a long start is not lost.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let node = Node::start(config).await?;
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+        reason = node.failed() => anyhow::bail!("{reason}"),
+    };
+    tracing::info!("{name}: the node hands its leaderships over and stops");
+    node.shutdown().await;
+    tracing::info!("the node has stopped");
+    Ok(())
+}
+
+/// Runs a future on the main thread; what it spawns runs on the workers.
+fn run<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(future)
+}
+
+fn fail(code: u8, error: impl std::fmt::Display) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(code)
+}
+
+/// Writes to standard output; a reader that went away is no failure of ours.
+fn print(text: &[u8]) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => fail(
+            EXIT_FAILED,
+            format!("cannot write to standard output: {error}"),
+        ),
+        _ => ExitCode::SUCCESS,
+    }
+}
