@@ -18,18 +18,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::LogOptions;
 use super::error::{Corruption, OpenError};
 use super::files::{File, Files};
 use super::format::{
-    BATCH_HEADER_BYTES, BatchHeader, Invalid, Place, Record, SEGMENT_HEADER_BYTES, SegmentEnd,
-    TERMINATOR_BYTES, batch_body, decode_batch_header, decode_record, decode_segment_header,
-    find_batch_header,
+    BATCH_HEADER_BYTES, Invalid, Place, Record, SEGMENT_HEADER_BYTES, SegmentEnd, TERMINATOR_BYTES,
+    decode_record, decode_segment_header, find_batch_header,
 };
-use super::group::{Group, GroupView, Slot};
+use super::group::Group;
+use super::replay::{Replay, Walk, retrack, unexpected, walk};
 use super::segment::{Directory, Name, Segment, Spares, parse_name};
-use super::tracked::{Pins, Tracked};
+use super::tracked::Pins;
 use super::writer::Tail;
-use super::{LogOptions, LogPos};
 
 /// What opening a log found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,15 +71,15 @@ pub(super) struct Recovered {
 }
 
 /// A segment file as found.
-struct Found {
-    path: PathBuf,
+pub(super) struct Found {
+    pub path: PathBuf,
     file: Arc<dyn File>,
-    place: Place,
+    pub place: Place,
     bytes: u64,
 }
 
 impl Found {
-    fn corrupt(&self, offset: usize, invalid: Invalid) -> OpenError {
+    pub fn corrupt(&self, offset: usize, invalid: Invalid) -> OpenError {
         corrupt(&self.path, offset, invalid)
     }
 
@@ -107,45 +107,17 @@ impl Found {
     }
 }
 
-fn corrupt(path: &Path, offset: usize, Invalid { expected, found }: Invalid) -> OpenError {
+pub(super) fn corrupt(
+    path: &Path,
+    offset: usize,
+    Invalid { expected, found }: Invalid,
+) -> OpenError {
     OpenError::Corrupt(Corruption {
         file: path.to_owned(),
         offset: offset as u64,
         expected,
         found,
     })
-}
-
-/// The valid batches at the start of a segment.
-struct Walk {
-    batches: Vec<(usize, BatchHeader)>,
-    /// Where the first invalid batch is, or would be.
-    stop: usize,
-    why: Invalid,
-}
-
-fn walk(bytes: &[u8], place: Place) -> Walk {
-    let mut batches: Vec<(usize, BatchHeader)> = Vec::new();
-    let mut stop = SEGMENT_HEADER_BYTES;
-    loop {
-        let valid = decode_batch_header(bytes, place, stop).and_then(|header| {
-            batch_body(bytes, place, stop, &header)?;
-            match batches.last() {
-                Some((_, before)) if header.number != before.number + 1 => Err(Invalid {
-                    expected: format!("batch {}", before.number + 1),
-                    found: format!("batch {}", header.number),
-                }),
-                _ => Ok(header),
-            }
-        });
-        match valid {
-            Ok(header) => {
-                batches.push((stop, header));
-                stop += BATCH_HEADER_BYTES + header.body_len;
-            }
-            Err(why) => return Walk { batches, stop, why },
-        }
-    }
 }
 
 /// Whether nothing was ever written where a batch would begin.
@@ -155,123 +127,6 @@ fn is_blank(bytes: &[u8], at: usize) -> bool {
         .skip(at)
         .take(TERMINATOR_BYTES)
         .all(|&byte| byte == 0)
-}
-
-/// The groups while records are replayed.
-#[derive(Default)]
-struct Replay {
-    views: BTreeMap<u64, GroupView>,
-    /// The segment whose records were replayed last.
-    segment: Option<u64>,
-    records: u64,
-}
-
-impl Replay {
-    fn segment(&mut self, found: &Found, bytes: &Bytes, walk: &Walk) -> Result<(), OpenError> {
-        for &(at, header) in &walk.batches {
-            let end = at + BATCH_HEADER_BYTES + header.body_len;
-            let mut offset = at + BATCH_HEADER_BYTES;
-            let mut exact = None;
-            for number in 0..header.records {
-                let invalid = |invalid| found.corrupt(offset, invalid);
-                let (group, record, len) =
-                    decode_record(&bytes.slice(offset..end), found.place, offset as u64)
-                        .map_err(invalid)?;
-                if (offset, number) == (SEGMENT_HEADER_BYTES + BATCH_HEADER_BYTES, 0) {
-                    let Record::Segments(older) = &record else {
-                        return Err(invalid(unexpected("the list of older segments", &record)));
-                    };
-                    // State is known exactly when the segment right before this one was replayed.
-                    let before = older.last().map(|end| end.sequence);
-                    exact = Some(before.is_some() && before == self.segment);
-                } else {
-                    let slot = Slot {
-                        segment: found.place.segment,
-                        offset: offset as u32,
-                        len: len as u32,
-                    };
-                    self.record(group, record, slot, exact).map_err(invalid)?;
-                }
-                offset += len;
-            }
-            if offset != end {
-                let found_bytes = format!("{} bytes more", end - offset);
-                let invalid = Invalid {
-                    expected: format!("{} records", header.records),
-                    found: found_bytes,
-                };
-                return Err(found.corrupt(offset, invalid));
-            }
-            self.records += u64::from(header.records);
-        }
-        self.segment = Some(found.place.segment);
-        Ok(())
-    }
-
-    fn record(
-        &mut self,
-        group: u64,
-        record: Record,
-        slot: Slot,
-        exact: Option<bool>,
-    ) -> Result<(), Invalid> {
-        let view = self.views.entry(group).or_default();
-        match record {
-            Record::Entry(entry) => view.replay_entry(entry.pos(), slot)?,
-            Record::Vote(vote) => view.set_vote(copy(&vote)),
-            Record::Committed(committed) => view.set_committed(copy(&committed)),
-            Record::Truncate(keep) => {
-                view.truncate_after(keep);
-            }
-            Record::Purge(pos) => {
-                view.purge(pos);
-            }
-            Record::Checkpoint(state) if exact == Some(true) => {
-                if !view.agrees_with(&state) {
-                    let known = view.state();
-                    return Err(Invalid {
-                        expected: format!(
-                            "a checkpoint of group {group} as the records before it left it: {known:?}"
-                        ),
-                        found: format!("{state:?}"),
-                    });
-                }
-            }
-            Record::Checkpoint(mut state) if exact == Some(false) => {
-                state.vote = state.vote.as_ref().map(copy);
-                state.committed = state.committed.as_ref().map(copy);
-                view.replay_checkpoint(state);
-            }
-            record => {
-                return Err(unexpected(
-                    "an entry or a change of a group's state",
-                    &record,
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Small state must not keep the whole segment it was read from in memory.
-fn copy(bytes: &Bytes) -> Bytes {
-    Bytes::copy_from_slice(bytes)
-}
-
-fn unexpected(expected: &str, record: &Record) -> Invalid {
-    let kind = match record {
-        Record::Entry(_) => "an entry",
-        Record::Vote(_) => "a vote",
-        Record::Committed(_) => "a committed mark",
-        Record::Truncate(_) => "a truncation",
-        Record::Purge(_) => "a purge",
-        Record::Checkpoint(_) => "a checkpoint",
-        Record::Segments(_) => "a list of segments",
-    };
-    Invalid {
-        expected: expected.to_owned(),
-        found: kind.to_owned(),
-    }
 }
 
 /// Opens or creates the log in `dir`.
@@ -656,29 +511,4 @@ fn usable(files: &dyn Files, path: &Path, segment_bytes: u32) -> bool {
         }
     }
     usable
-}
-
-/// The writer's view of a group, from the readers' view; finds entries that no segment holds.
-fn retrack(dir: &Path, id: u64, view: &GroupView, pins: &mut Pins) -> Result<Tracked, OpenError> {
-    let state = view.state();
-    let mut tracked = Tracked::default();
-    (tracked.vote, tracked.committed) = (state.vote, state.committed);
-    if let Some(purged) = state.purged {
-        tracked.purge(purged, pins);
-    }
-    for (index, slot) in view.located() {
-        if slot.segment == 0 {
-            let entries = view.range();
-            let expected = format!(
-                "entries {} to {} of group {id}",
-                entries.start,
-                entries.end - 1
-            );
-            let found = format!("entry {index} in no segment: a segment file is missing");
-            return Err(corrupt(dir, 0, Invalid { expected, found }));
-        }
-        let term = view.term_of(index).unwrap_or_default();
-        tracked.append(LogPos { term, index }, slot.segment, pins);
-    }
-    Ok(tracked)
 }
