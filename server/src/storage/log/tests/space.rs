@@ -175,7 +175,6 @@ fn what_does_not_follow_is_refused_and_changes_nothing() {
         append(&group, vec![entry(3, 2, 1)]),
         append(&group, vec![entry(2, 3, 1)]),
         append(&group, vec![entry(3, 3, 1), entry(3, 5, 1)]),
-        append(&log.group(2), vec![entry(1, 7, 1)]),
         truncate(&group, Some(0)),
         truncate(&group, None),
     ];
@@ -193,6 +192,12 @@ fn what_does_not_follow_is_refused_and_changes_nothing() {
     assert_eq!(group.state().last, Some(pos(9, 100)));
     append(&group, vec![entry(9, 101, 1)]).unwrap();
     assert_eq!(group.term_of(100), Some(9));
+    // A new group begins where its first entry says.
+    append(&log.group(2), vec![entry(1, 7, 1)]).unwrap();
+    drop((group, log));
+    let (log, _) = open(&files);
+    assert_eq!(read_all(&log.group(2)), vec![entry(1, 7, 1)]);
+    assert_eq!(log.group(1).state().last, Some(pos(9, 101)));
 }
 
 #[test]
