@@ -263,7 +263,8 @@ impl<R: Rpc> Call<'_, R> {
         self.tried.push(first_at.clone());
         self.hedged = true;
         let second_at = self.core.cluster.pick(&self.tried);
-        let mut second = pin!(self.attempt(&second_at));
+        // Boxed, so that the many requests that need no second attempt stay small.
+        let mut second = Box::pin(self.attempt(&second_at));
         let wake = (Instant::now() + self.core.policy.hedge_after).min(self.deadline);
         let (result, first_ended) = tokio::select! {
             biased;
