@@ -32,9 +32,12 @@ fn percentiles(mut samples: Vec<Duration>) -> String {
 
 fn reads(store: &StateStore, from: u64, to: u64) -> anyhow::Result<Vec<Duration>> {
     let mut samples = Vec::with_capacity(READS);
-    let mut n = from;
+    let mut random = from;
     for _ in 0..READS {
-        n = from + (n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1) >> 7) % (to - from);
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963);
+        let n = from + (random >> 20) % (to - from);
         let key = key(n);
         let started = Instant::now();
         let found = store.view().get(&key)?;

@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
+use crate::limits::{REQUEST_BYTES_CEILING, REQUEST_OVERHEAD_BYTES_MAX, SNAPSHOT_CHUNK_BYTES};
+
 const MAGIC: &[u8; 8] = b"HFSNAP01";
 const FILE_HEADER_LEN: usize = 16;
 const CHUNK_HEADER_LEN: usize = 16;
@@ -27,9 +29,10 @@ const CHUNK_HEADER_LEN: usize = 16;
 /// Largest id, in bytes.
 pub const ID_BYTES_MAX: usize = 1024;
 
-/// Largest chunk, in bytes: 1 MiB of records, and one record more (a chunk is closed once it is
-/// full), with room for its encoding. A larger one is refused when appended, and damage when read.
-pub const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest chunk, in bytes: one that was full but for a byte when the largest record came, with its
+/// encoding. A larger one is refused when appended, and damage when read.
+pub const CHUNK_BYTES_MAX: usize =
+    (SNAPSHOT_CHUNK_BYTES + REQUEST_BYTES_CEILING + REQUEST_OVERHEAD_BYTES_MAX) as usize;
 
 /// A failure of the spool.
 #[derive(Debug, thiserror::Error)]
