@@ -272,7 +272,8 @@ pub struct LogConfig {
 impl Default for LogConfig {
     fn default() -> Self {
         LogConfig {
-            level: "info".to_owned(),
+            // openraft tells every failed message to a peer that is away, hundreds in a second.
+            level: "info,openraft=error".to_owned(),
             format: LogFormat::Plain,
         }
     }
