@@ -39,9 +39,9 @@ pub struct DevArgs {
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=2000))]
     pub demo_rate: u32,
 
-    /// Time of writing, in milliseconds or such as 12s; the kill comes after a third of it. Writing
+    /// Time of writing, in milliseconds or such as 10s; the kill comes after a third of it. Writing
     /// goes on until the killed node has caught up
-    #[arg(long, value_name = "TIME", default_value = "12s", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     pub demo_time: Duration,
 
     /// Flags of `holdfast start` for all three nodes
