@@ -116,7 +116,8 @@ fn damage_to_the_last_unattested_batch_is_cut_and_reported() {
     for offset in (64..whole[last].1.len()).step_by(3) {
         let mut damaged = whole.clone();
         damaged[last].1[offset] ^= 0x10;
-        match reopen(&damaged) {
+        let files = restore(&damaged);
+        match Log::open(Path::new(DIR), options(), files.clone()) {
             Err(OpenError::Corrupt(corruption)) => assert!(corruption.offset as usize <= offset),
             Err(other) => panic!("byte {offset}: {other}"),
             Ok((log, recovery)) => {
@@ -124,6 +125,13 @@ fn damage_to_the_last_unattested_batch_is_cut_and_reported() {
                 if found == without_last {
                     let torn = recovery.torn.expect("a cut is reported");
                     assert!(torn.file.ends_with(&whole[last].0) && torn.offset as usize <= offset);
+                    // Nothing of it is left to become valid behind a later batch.
+                    let after = image(&*files);
+                    let (_, bytes) = after
+                        .iter()
+                        .find(|(name, _)| *name == whole[last].0)
+                        .unwrap();
+                    assert!(bytes[torn.offset as usize..].iter().all(|&byte| byte == 0));
                     cut += 1;
                 } else {
                     assert_eq!(found, full, "byte {offset}");
