@@ -150,6 +150,8 @@ pub const CACHE_BYTES_MIN: u64 = 4 * MIB;
 pub const HANDOVER_MS_MAX: u64 = 2_000;
 /// Longest time that a server which takes no more requests waits for those under way.
 pub const DRAIN_MAX: Duration = Duration::from_secs(2);
+/// The same for peers: their streams have no end of their own, and the groups behind have stopped.
+pub const PEER_DRAIN_MAX: Duration = Duration::from_millis(100);
 /// Longest time that a supervisor waits for a node which was asked to stop, in milliseconds. At the
 /// bound it is killed.
 pub const NODE_STOP_MS_MAX: u64 = 6_000;

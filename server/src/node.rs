@@ -142,6 +142,7 @@ impl Node {
             data: data.clone(),
             keyspaces: keyspaces.clone(),
             stays_out: RwLock::new(None),
+            stopping: watch::channel(false).0,
         });
         let peers = serve_peers(peer_addr, PeerServer::new(data, keyspaces, members)).await?;
         let clients = serve_clients(context.clone()).await?;
@@ -183,11 +184,12 @@ impl Node {
         let deadline = Instant::now() + handover;
         let groups = self.context.keyspaces.all();
         futures_util::future::join_all(groups.iter().map(|group| leave(group, deadline))).await;
+        self.context.stopping.send_replace(true);
         self.clients.stop(limits::DRAIN_MAX).await;
         for group in self.context.keyspaces.take_all() {
             group.raft().shutdown().await;
         }
-        self.peers.stop(limits::DRAIN_MAX).await;
+        self.peers.stop(limits::PEER_DRAIN_MAX).await;
         let stores = std::mem::take(&mut *self.inner.stores.lock());
         for store in stores {
             if let Err(e) = store.flush().await {

@@ -214,15 +214,19 @@ impl Group {
         leader == self.node_id
     }
 
-    /// Waits until another node is known to lead than `leader`, and a little longer: an answer that
-    /// is on its way may still arrive. A leader that hangs answers nothing and breaks no connection.
-    async fn deposed(&self, leader: NodeId) {
+    /// Waits until the leadership moves to another node than `leader` after `seen`, and a little
+    /// longer: an answer that is on its way may still arrive. A leader that hangs answers nothing
+    /// and breaks no connection.
+    async fn deposed(&self, mut seen: watch::Receiver<Leadership>, leader: NodeId) {
         const GRACE: Duration = Duration::from_millis(50);
-        let mut leadership = self.leadership();
-        let other = leadership.wait_for(|now| now.leader.is_some_and(|node| node != leader));
-        if other.await.is_err() {
-            // The group stops; whoever waits learns it from its own attempt.
-            std::future::pending::<()>().await;
+        loop {
+            if seen.changed().await.is_err() {
+                // The group stops; whoever waits learns it from its own attempt.
+                std::future::pending::<()>().await;
+            }
+            if seen.borrow_and_update().leader.is_some_and(|node| node != leader) {
+                break;
+            }
         }
         tokio::time::sleep(GRACE).await;
     }

@@ -51,7 +51,7 @@ impl Group {
             let attempt = match hint.take().or(known) {
                 Some(leader) => tokio::select! {
                     attempt = self.offer(leader, encoded.clone()) => attempt,
-                    () = self.deposed(leader) => Attempt::Unknown,
+                    () = self.deposed(leadership.clone(), leader) => Attempt::Unknown,
                     () = tokio::time::sleep(left(deadline)) => return Err(GroupError::TimedOut),
                 },
                 None => Attempt::NotAppended(None),

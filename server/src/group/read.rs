@@ -30,7 +30,7 @@ impl Group {
             let index = match hint.take().or(known) {
                 Some(leader) => tokio::select! {
                     index = self.ask_index(leader) => index,
-                    () = self.deposed(leader) => Err(None),
+                    () = self.deposed(leadership.clone(), leader) => Err(None),
                 },
                 None => Err(None),
             };

@@ -97,6 +97,7 @@ impl Admin for AdminService {
     ) -> Result<Response<Self::WatchGroupsStream>, Status> {
         let context = self.context.clone();
         let (tx, rx) = mpsc::channel(4);
+        let mut stopping = self.context.stopping.subscribe();
         tokio::spawn(async move {
             let mut told = None;
             loop {
@@ -116,6 +117,7 @@ impl Admin for AdminService {
                 tokio::select! {
                     () = tokio::time::sleep(LOOK_EVERY) => {}
                     () = tx.closed() => return,
+                    _ = stopping.wait_for(|stopping| *stopping) => return,
                 }
             }
         });

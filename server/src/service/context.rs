@@ -11,6 +11,7 @@ use holdfast_proto::{
     etcdserverpb::ResponseHeader,
 };
 use parking_lot::RwLock;
+use tokio::sync::watch;
 use tonic::{Request, Status, metadata::MetadataMap};
 
 use super::status;
@@ -50,6 +51,8 @@ pub struct ServiceContext {
     pub keyspaces: Arc<Keyspaces>,
     /// Why the node stays out of its cluster, once it does.
     pub stays_out: RwLock<Option<String>>,
+    /// True once the node takes no more requests: streams without an end of their own end then.
+    pub stopping: watch::Sender<bool>,
 }
 
 /// Who sends a write, for the retry table.

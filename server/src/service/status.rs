@@ -54,7 +54,7 @@ pub(super) fn invalid(invalid: Invalid) -> Status {
         Invalid::EmptyKey => Status::invalid_argument("etcdserver: key is not provided"),
         Invalid::ValueProvided => Status::invalid_argument("etcdserver: value is provided"),
         Invalid::LeaseProvided => Status::invalid_argument("etcdserver: lease is provided"),
-        Invalid::TooManyOps { .. } => {
+        Invalid::TooManyOps { .. } | Invalid::TooDeep => {
             Status::invalid_argument("etcdserver: too many operations in txn request")
         }
         Invalid::DuplicateKey => {
@@ -63,7 +63,7 @@ pub(super) fn invalid(invalid: Invalid) -> Status {
         Invalid::InvalidSortOption => Status::invalid_argument("etcdserver: invalid sort option"),
         Invalid::MissingOp => Status::invalid_argument("etcdserver: key not found"),
         Invalid::TooLarge { .. } => Status::invalid_argument("etcdserver: request is too large"),
-        Invalid::TooDeep { .. } | Invalid::ClientIdTooLong { .. } | Invalid::ZeroSeq => {
+        Invalid::ClientIdTooLong { .. } | Invalid::ZeroSeq => {
             Status::invalid_argument(format!("holdfast: {invalid}"))
         }
     }
