@@ -196,7 +196,14 @@ impl RaftNetworkV2<TypeConfig> for Network {
                     .await;
                 return Ok(stream::once(async move { Self::result(answer) }).boxed());
             }
-            let requests = input.map(move |request| append_to_wire(group_id, request));
+            // The request comes first, the connection second: openraft's pause after a failure is
+            // in its stream of requests, and a stream that cannot be opened is never read.
+            let Some(first) = input.next().await else {
+                return Ok(stream::empty().boxed());
+            };
+            let requests = stream::once(std::future::ready(first))
+                .chain(input)
+                .map(move |request| append_to_wire(group_id, request));
             let answers = self
                 .transport
                 .append(self.target, Box::pin(requests))
@@ -227,7 +234,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         vote: Vote,
         snapshot: Snapshot,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let send = snapshot::send(
             self.transport.as_ref(),
@@ -235,7 +242,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
             self.target,
             vote,
             snapshot,
-            option.hard_ttl(),
+            self.backoff,
         );
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),

@@ -163,14 +163,15 @@ pub(super) enum SendError {
 }
 
 /// Sends a snapshot of this node's state to a peer and waits until it is installed there.
-/// Returns the peer's vote.
+/// Returns the peer's vote. A transfer that broke off is resumed after `pause`, which doubles up to
+/// `pause_max`.
 pub(super) async fn send(
     transport: &dyn PeerTransport,
     group_id: GroupId,
     to: NodeId,
     vote: Vote,
     snapshot: SnapshotOf<TypeConfig, SnapshotData>,
-    retry_after: Duration,
+    (mut pause, pause_max): (Duration, Duration),
 ) -> Result<Vote, SendError> {
     let SnapshotData::Live(live) = snapshot.snapshot else {
         return Err(io::Error::other("a snapshot that was received is never sent on").into());
@@ -197,7 +198,8 @@ pub(super) async fn send(
             Err(SendError::Transport(e)) if failures < limits::SNAPSHOT_RESUMES_MAX => {
                 failures += 1;
                 tracing::warn!(group = group_id, to, error = %e, failures, "snapshot transfer broke off; resuming");
-                tokio::time::sleep(retry_after * failures).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(pause_max);
             }
             done => return done,
         }
