@@ -1,0 +1,138 @@
+//! The state of a group is damaged on disk. It is moved aside, never deleted, and rebuilt from the
+//! log, or from a peer when the log no longer reaches back; nobody has to help.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rand::{Rng, rngs::StdRng};
+
+use crate::harness::{Cluster, PATIENCE, default_group, run, until};
+
+/// Databases of the keyspace `default` on a node.
+fn databases(data_dir: &Path) -> Vec<PathBuf> {
+    let group = data_dir.join("state").join("group-2");
+    let generations = fs::read_dir(group).unwrap();
+    let paths = generations.map(|entry| entry.unwrap().path().join("db"));
+    paths.filter(|path| path.is_file()).collect()
+}
+
+fn overwrite_with_garbage(path: &Path, rng: &mut StdRng) {
+    let length = fs::metadata(path).unwrap().len();
+    let mut garbage = vec![0; usize::try_from(length).unwrap()];
+    rng.fill_bytes(&mut garbage);
+    fs::write(path, garbage).unwrap();
+}
+
+/// Stops a follower, damages its database, starts it again, and waits until it has all.
+async fn damage_a_follower(cluster: &mut Cluster, rng: &mut StdRng) -> u64 {
+    let leader = cluster.leader().await;
+    let id = cluster.others(leader)[0];
+    let status = cluster.node_mut(id).term().await;
+    assert!(status.success(), "{status}");
+    let damaged = databases(cluster.node(id).data_dir());
+    assert!(!damaged.is_empty(), "there is a database");
+    for database in &damaged {
+        overwrite_with_garbage(database, rng);
+    }
+    cluster.node_mut(id).start();
+    cluster.until_leaders().await;
+    cluster.until_caught_up(&[1, 2, 3]).await;
+    id
+}
+
+/// What could not be used was moved aside, and the log tells where it is.
+fn assert_moved_aside(cluster: &Cluster, id: u64) {
+    let node = cluster.node(id);
+    let log = node.log();
+    assert!(
+        log.contains("was moved aside"),
+        "the log of node {id} does not tell"
+    );
+    let group = node.data_dir().join("state").join("group-2");
+    let aside = fs::read_dir(group)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .find(|name| name.starts_with("broken-"));
+    let aside = aside.expect("the broken database is kept");
+    assert!(
+        log.contains(&aside),
+        "the log of node {id} does not name {aside}"
+    );
+}
+
+#[test]
+fn a_damaged_state_is_rebuilt_from_the_log() {
+    run(async |rng| {
+        let mut cluster = Cluster::start(rng).await;
+        let mut history = cluster.load_of(64, 3_000).await.finish().await;
+        let id = damage_a_follower(&mut cluster, rng).await;
+        assert_moved_aside(&cluster, id);
+        cluster.verify(&history).await;
+        let told = cluster.node(id).groups().await.unwrap();
+        let group = default_group(&told).unwrap();
+        assert_eq!(
+            group.snapshots_installed, 0,
+            "the log had everything: {group:?}"
+        );
+        history.extend(cluster.load_of(64, 500).await.finish().await);
+        cluster.verify(&history).await;
+    });
+}
+
+#[test]
+fn a_damaged_state_behind_a_purged_log_is_fetched_from_a_peer() {
+    run(async |rng| {
+        let mut cluster =
+            Cluster::start_with(rng, |config| config.raft.log_entries_max = 500).await;
+        let mut history = cluster.load_of(64, 2_000).await.finish().await;
+        for id in 1..=3 {
+            until("the log is purged", PATIENCE, async || {
+                let told = cluster.node(id).groups().await?;
+                match default_group(&told)?.first_log_index {
+                    0..=1 => Err(format!("{told:?}")),
+                    _ => Ok(()),
+                }
+            })
+            .await;
+        }
+        let id = damage_a_follower(&mut cluster, rng).await;
+        assert_moved_aside(&cluster, id);
+        let log = cluster.node(id).log();
+        assert!(
+            log.contains("state restored from a peer"),
+            "node {id} does not tell"
+        );
+        cluster.verify(&history).await;
+        history.extend(cluster.load_of(64, 500).await.finish().await);
+        cluster.verify(&history).await;
+        // The rebuilt state is as good as another: it survives a crash, and its node may lead.
+        cluster.node_mut(id).kill9();
+        cluster.node_mut(id).start();
+        cluster.until_leaders().await;
+        cluster.make_leader(id).await;
+        history.extend(cluster.load_of(64, 500).await.finish().await);
+        cluster.verify(&history).await;
+    });
+}
+
+/// All states are gone, the logs are there: nothing is lost.
+#[test]
+fn the_states_of_all_nodes_are_rebuilt_from_their_logs() {
+    run(async |rng| {
+        let mut cluster = Cluster::start(rng).await;
+        let history = cluster.load_of(64, 2_000).await.finish().await;
+        for node in &mut cluster.nodes {
+            node.kill9();
+            for database in databases(node.data_dir()) {
+                overwrite_with_garbage(&database, rng);
+            }
+        }
+        for node in &mut cluster.nodes {
+            node.start();
+        }
+        cluster.until_leaders().await;
+        cluster.verify(&history).await;
+    });
+}

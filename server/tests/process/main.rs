@@ -1,0 +1,16 @@
+//! Real nodes, really killed: what a cluster of three processes keeps through crashes, stops,
+//! absences, damage and abuse. The harness tells how a test of this kind is made.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod abuse;
+mod catch_up;
+mod crashes;
+mod damage;
+mod deadlines;
+mod lost_memory;
+mod refusals;
+mod retry_table;
