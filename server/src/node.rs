@@ -341,11 +341,11 @@ impl Inner {
         }
         // From the first vote on, this memory counts.
         data.set_took_part()?;
-        for group in groups {
+        for group in &groups {
             group.raft().initialize(voters.clone()).await?;
-            self.watch_for_failure(&group);
-            self.context.keyspaces.add(group);
+            self.watch_for_failure(group);
         }
+        self.context.keyspaces.add(groups);
         self.watch_log(log);
         Ok(())
     }
@@ -433,8 +433,12 @@ impl Inner {
     fn watch_for_failure(&self, group: &Arc<Group>) {
         let mut leadership = group.leadership();
         let id = group.id();
+        let keyspaces = self.context.keyspaces.clone();
         tokio::spawn(async move {
-            if let Ok(now) = leadership.wait_for(|now| now.stopped.is_some()).await {
+            if let Ok(now) = leadership.wait_for(|now| now.stopped.is_some()).await
+                // One that was taken away was stopped on purpose.
+                && keyspaces.by_id(id).is_some()
+            {
                 tracing::error!(group = id, why = ?now.stopped, "a group has stopped on this node");
             }
         });

@@ -24,9 +24,11 @@ pub struct Keyspaces {
 }
 
 impl Keyspaces {
-    /// Adds a group that runs on this node.
-    pub fn add(&self, group: Arc<Group>) {
-        self.groups.write().insert(group.id(), group);
+    /// Adds groups that run on this node, all at once: while there are some but not the one that
+    /// is asked for, clients are told that it does not exist.
+    pub fn add(&self, added: Vec<Arc<Group>>) {
+        let added = added.into_iter().map(|group| (group.id(), group));
+        self.groups.write().extend(added);
     }
 
     /// The group of a keyspace.
