@@ -43,6 +43,10 @@ pub const TXN_OPS_CEILING: usize = 16 * 1024;
 /// HTTP/2 streams (concurrent requests) of one client connection. At the bound the client's own
 /// HTTP/2 stack waits for a stream to end.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
+/// Requests of one connection that were given up before the server looked at them. At the bound the
+/// connection is closed. All that a connection may carry may run out of time together; h2's own 20
+/// would then break the connection, and with it the requests that still have time.
+pub const STREAMS_GIVEN_UP_MAX: usize = STREAMS_PER_CONNECTION_MAX as usize;
 
 // ---- proposals and reads ---------------------------------------------------------------------
 

@@ -78,6 +78,7 @@ fn builder() -> Server {
         .http2_keepalive_interval(Some(limits::CLIENT_KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(limits::CLIENT_KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
+        .http2_max_pending_accept_reset_streams(Some(limits::STREAMS_GIVEN_UP_MAX))
 }
 
 fn run(
