@@ -197,7 +197,9 @@ pub(super) async fn send(
         match transfer.attempt(transport).await {
             Err(SendError::Transport(e)) if failures < limits::SNAPSHOT_RESUMES_MAX => {
                 failures += 1;
-                tracing::warn!(group = group_id, to, error = %e, failures, "snapshot transfer broke off; resuming");
+                if failures == 1 {
+                    tracing::warn!(group = group_id, to, error = %e, "snapshot transfer broke off; resuming");
+                }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(pause_max);
             }
