@@ -43,6 +43,9 @@ pub use self::{
 
 /// How long a condition may take that has no bound of its own: much longer than on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a request of a load may take, retries included. It is a verdict on the cluster and not
+/// on the machine, which may be slow.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Ports come from here: below what the system hands out for outgoing connections.
@@ -183,6 +186,7 @@ impl Cluster {
         Client::builder()
             .endpoints(self.nodes.iter().map(|node| node.client_url()))
             .prefer_zone(zone(near))
+            .timeout(REQUEST_TIMEOUT)
             .connect_timeout(Duration::from_secs(20))
             .connect()
             .await

@@ -6,9 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use holdfast_server::config::Config;
 use rand::{Rng, rngs::StdRng};
 
-use crate::harness::{Cluster, PATIENCE, default_group, run, until};
+use crate::harness::{Cluster, History, PATIENCE, default_group, run, until};
 
 /// Databases of the keyspace `default` on a node.
 fn databases(data_dir: &Path) -> Vec<PathBuf> {
@@ -23,6 +24,32 @@ fn overwrite_with_garbage(path: &Path, rng: &mut StdRng) {
     let mut garbage = vec![0; usize::try_from(length).unwrap()];
     rng.fill_bytes(&mut garbage);
     fs::write(path, garbage).unwrap();
+}
+
+/// Two loads with a checkpoint between them: what the second one leaves on disk beside the database
+/// is not enough to make up for it.
+async fn two_checkpoints(cluster: &mut Cluster, writes: u64) -> History {
+    let mut history = cluster.load_of(64, writes / 2).await.finish().await;
+    cluster.until_caught_up(&[1, 2, 3]).await;
+    for id in 1..=3 {
+        until("a checkpoint", PATIENCE, async || {
+            let told = cluster.node(id).groups().await?;
+            let group = default_group(&told)?;
+            match group.durable_applied_index >= group.applied_index {
+                true => Ok(()),
+                false => Err(format!("{group:?}")),
+            }
+        })
+        .await;
+    }
+    history.extend(cluster.load_of(64, writes / 2).await.finish().await);
+    history.assert_no_failures();
+    history
+}
+
+/// Checkpoints follow quickly, so that there have been several.
+fn settings(config: &mut Config) {
+    config.storage.flush_interval_ms = 300;
 }
 
 /// Stops a follower, damages its database, starts it again, and waits until it has all.
@@ -65,8 +92,8 @@ fn assert_moved_aside(cluster: &Cluster, id: u64) {
 #[test]
 fn a_damaged_state_is_rebuilt_from_the_log() {
     run(async |rng| {
-        let mut cluster = Cluster::start(rng).await;
-        let mut history = cluster.load_of(64, 3_000).await.finish().await;
+        let mut cluster = Cluster::start_with(rng, settings).await;
+        let mut history = two_checkpoints(&mut cluster, 3_000).await;
         let id = damage_a_follower(&mut cluster, rng).await;
         assert_moved_aside(&cluster, id);
         cluster.verify(&history).await;
@@ -84,9 +111,12 @@ fn a_damaged_state_is_rebuilt_from_the_log() {
 #[test]
 fn a_damaged_state_behind_a_purged_log_is_fetched_from_a_peer() {
     run(async |rng| {
-        let mut cluster =
-            Cluster::start_with(rng, |config| config.raft.log_entries_max = 500).await;
-        let mut history = cluster.load_of(64, 2_000).await.finish().await;
+        let mut cluster = Cluster::start_with(rng, |config| {
+            settings(config);
+            config.raft.log_entries_max = 500;
+        })
+        .await;
+        let mut history = two_checkpoints(&mut cluster, 2_000).await;
         for id in 1..=3 {
             until("the log is purged", PATIENCE, async || {
                 let told = cluster.node(id).groups().await?;
@@ -121,8 +151,8 @@ fn a_damaged_state_behind_a_purged_log_is_fetched_from_a_peer() {
 #[test]
 fn the_states_of_all_nodes_are_rebuilt_from_their_logs() {
     run(async |rng| {
-        let mut cluster = Cluster::start(rng).await;
-        let history = cluster.load_of(64, 2_000).await.finish().await;
+        let mut cluster = Cluster::start_with(rng, settings).await;
+        let history = two_checkpoints(&mut cluster, 2_000).await;
         for node in &mut cluster.nodes {
             node.kill9();
             for database in databases(node.data_dir()) {
