@@ -32,7 +32,7 @@ impl Cluster for ClusterService {
         request: Request<MemberListRequest>,
     ) -> Result<Response<MemberListResponse>, Status> {
         // The list itself is known even while the node waits for its cluster.
-        let (revision, term) = match self.context.group(&request) {
+        let term = match self.context.group(&request) {
             Ok(group) => {
                 if request.get_ref().linearizable {
                     group
@@ -40,14 +40,14 @@ impl Cluster for ClusterService {
                         .await
                         .map_err(|e| status::group(&e))?;
                 }
-                let term = group.leadership().borrow().term;
-                (group.read().0.revisions.current, term)
+                group.leadership().borrow().term
             }
-            Err(_) => (0, 0),
+            Err(_) => 0,
         };
         let members = self.context.config.cluster.members.iter();
         Ok(Response::new(MemberListResponse {
-            header: Some(self.context.header(revision, term)),
+            // Members have no revision: as in etcd, the header tells none.
+            header: Some(self.context.header(0, term)),
             members: members
                 .map(|member| Member {
                     id: member.id,
