@@ -37,7 +37,7 @@ const HAS_LEADER: &str = "hasleader";
 /// Metadata key of the client's deadline (gRPC over HTTP/2, "Timeout").
 const TIMEOUT: &str = "grpc-timeout";
 
-/// The authority that a request was sent to, put beside it by the server.
+/// The host of the authority that a request was sent to, put beside it by the server.
 #[derive(Clone, Debug)]
 pub(super) struct Authority(pub(super) String);
 

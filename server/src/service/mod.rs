@@ -6,6 +6,7 @@
 //! ```
 
 mod admin;
+mod authority;
 mod cluster;
 mod context;
 mod health;

@@ -11,10 +11,12 @@ use holdfast_proto::{
     v1::admin_server::AdminServer,
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio_stream::StreamExt;
 use tonic::transport::{Server, server::TcpIncoming};
 
 use super::{
     admin::AdminService,
+    authority::Mended,
     cluster::ClusterService,
     context::{Authority, ServiceContext},
     health,
@@ -104,7 +106,9 @@ fn run(
 
 /// Serves clients on the address that the configuration names.
 pub async fn serve_clients(context: Arc<ServiceContext>) -> Result<Serving, ServeError> {
-    let incoming = bind("node.client_addr", context.config.node.client_addr).await?;
+    let incoming = bind("node.client_addr", context.config.node.client_addr)
+        .await?
+        .map(|socket| socket.map(Mended::new));
     // A little more than the limit, so that a request slightly too large gets etcd's status.
     let message_max = context.request_bytes_max() + limits::REQUEST_OVERHEAD_BYTES_MAX as usize;
     let (reporter, health_service) = tonic_health::server::health_reporter();
@@ -116,7 +120,7 @@ pub async fn serve_clients(context: Arc<ServiceContext>) -> Result<Serving, Serv
         .layer(tower::util::MapRequestLayer::new(
             |mut request: http::Request<tonic::body::Body>| {
                 if let Some(authority) = request.uri().authority() {
-                    let authority = Authority(authority.as_str().to_string());
+                    let authority = Authority(authority.host().to_string());
                     request.extensions_mut().insert(authority);
                 }
                 request
