@@ -8,11 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use holdfast_client::{Client, Effect};
+use holdfast_client::{Client, Effect, Error};
+use holdfast_proto::etcdserverpb::PutResponse;
 use parking_lot::Mutex;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::sleep};
 
 use super::{PATIENCE, until};
+
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
 
 /// A write that the cluster has acknowledged.
 #[derive(Clone, Debug)]
@@ -168,30 +171,41 @@ async fn write(client: Client, shared: Arc<Shared>) {
         let key = format!("{}/{number:08}", shared.name);
         let value = format!("the value of {key}");
         let answer = client.put(key.clone(), value.clone()).await;
+        if shared.record(key, value, answer) {
+            shared.acknowledged.fetch_add(1, Ordering::Relaxed);
+        } else {
+            // A cluster that is down refuses much faster than it writes.
+            sleep(PAUSE_AFTER_FAILURE).await;
+        }
+    }
+}
+
+impl Shared {
+    /// Remembers how a write ended. Returns whether it was acknowledged.
+    fn record(&self, key: String, value: String, answer: Result<PutResponse, Error>) -> bool {
         let at = Instant::now();
-        let mut history = shared.history.lock();
-        match answer {
+        let mut history = self.history.lock();
+        let error = match answer {
             Ok(answer) => {
-                let revision = answer.header.map_or(0, |header| header.revision);
                 history.acknowledged.push(Acknowledged {
                     key,
                     value,
-                    revision,
+                    revision: answer.header.map_or(0, |header| header.revision),
                     at,
                 });
-                shared.acknowledged.fetch_add(1, Ordering::Relaxed);
+                return true;
             }
-            Err(error) => {
-                let failed = Failed {
-                    key,
-                    value,
-                    error: format!("{error:?}"),
-                };
-                match error.effect() {
-                    Effect::None => history.refused.push(failed),
-                    Effect::Unknown => history.unknown.push(failed),
-                }
-            }
+            Err(error) => error,
+        };
+        let failed = Failed {
+            key,
+            value,
+            error: format!("{error:?}"),
+        };
+        match error.effect() {
+            Effect::None => history.refused.push(failed),
+            Effect::Unknown => history.unknown.push(failed),
         }
+        false
     }
 }

@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use holdfast_client::Client;
+use holdfast_client::{Client, ClientBuilder};
 use holdfast_proto::v1::{Group, GroupsResponse, TransferLeaderRequest};
 use holdfast_server::{
     config::{Config, Member},
@@ -183,10 +183,15 @@ impl Cluster {
 
     /// A client that prefers the zone of a node.
     pub async fn client(&self, near: u64) -> Client {
-        Client::builder()
+        self.connect(near, |client| client.timeout(REQUEST_TIMEOUT))
+            .await
+    }
+
+    async fn connect(&self, near: u64, set: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Client {
+        let client = Client::builder()
             .endpoints(self.nodes.iter().map(|node| node.client_url()))
-            .prefer_zone(zone(near))
-            .timeout(REQUEST_TIMEOUT)
+            .prefer_zone(zone(near));
+        set(client)
             .connect_timeout(Duration::from_secs(20))
             .connect()
             .await
@@ -318,12 +323,26 @@ impl Cluster {
 
     /// A load that ends by itself after `writes` writes.
     pub async fn load_of(&mut self, writers: usize, writes: u64) -> Load {
-        self.loads += 1;
         let mut clients = Vec::new();
         for node in &self.nodes {
             clients.push(self.client(node.id).await);
         }
-        Load::start(&format!("load-{}", self.loads), &clients, writers, writes)
+        self.start_load(&clients, writers, writes)
+    }
+
+    /// A load that gives every write up at its first failure, so that many end with an effect that
+    /// nobody knows.
+    pub async fn load_that_gives_up(&mut self, writers: usize) -> Load {
+        let mut clients = Vec::new();
+        for node in &self.nodes {
+            clients.push(self.connect(node.id, |client| client.max_attempts(1)).await);
+        }
+        self.start_load(&clients, writers, u64::MAX)
+    }
+
+    fn start_load(&mut self, clients: &[Client], writers: usize, writes: u64) -> Load {
+        self.loads += 1;
+        Load::start(&format!("load-{}", self.loads), clients, writers, writes)
     }
 }
 

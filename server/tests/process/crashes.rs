@@ -43,7 +43,8 @@ fn the_leader_is_killed_under_load() {
 fn all_nodes_are_killed_at_once_under_load() {
     run(async |rng| {
         let mut cluster = Cluster::start(rng).await;
-        let load = cluster.load(WRITERS).await;
+        let load = cluster.load(WRITERS / 2).await;
+        let giving_up = cluster.load_that_gives_up(WRITERS / 2).await;
         load.until_more(SOME).await;
         for node in &mut cluster.nodes {
             node.kill9();
@@ -53,12 +54,19 @@ fn all_nodes_are_killed_at_once_under_load() {
         }
         cluster.until_leaders().await;
         load.until_more(SOME).await;
-        let history = load.stop().await;
+        giving_up.until_more(SOME).await;
+        let mut history = load.stop().await;
+        history.assert_no_failures();
+        history.extend(giving_up.stop().await);
         println!(
             "all killed: {} writes acknowledged, {} of unknown effect, {} refused",
             history.acknowledged.len(),
             history.unknown.len(),
             history.refused.len()
+        );
+        assert!(
+            !history.unknown.is_empty(),
+            "the blow fell on writes under way"
         );
         cluster.verify(&history).await;
     });
