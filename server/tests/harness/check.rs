@@ -142,3 +142,47 @@ fn check(contents: &Contents, history: &History, seen_by: &str) {
         "{seen_by}: revisions, and keys written once"
     );
 }
+
+/// The check itself: it must find what it is there for.
+mod proof {
+    use super::*;
+
+    fn kv(revision: i64, version: i64, value: &str) -> KeyValue {
+        KeyValue {
+            create_revision: 2,
+            mod_revision: revision,
+            version,
+            value: value.to_string().into(),
+            ..Default::default()
+        }
+    }
+
+    /// One acknowledged write and one of unknown effect, against these keys.
+    fn judge(revision: i64, pairs: impl IntoIterator<Item = (&'static str, KeyValue)>) -> bool {
+        let mut history = History::default();
+        history.acknowledge("a", "1", 2);
+        history.unknown("u", "2", "lost");
+        let pairs = pairs.into_iter().map(|(key, kv)| (key.to_string(), kv));
+        let pairs = pairs.collect();
+        let contents = Contents { revision, pairs };
+        std::panic::catch_unwind(|| check(&contents, &history, "proof")).is_ok()
+    }
+
+    #[test]
+    fn what_is_right_passes_and_what_is_wrong_does_not() {
+        assert!(judge(2, [("a", kv(2, 1, "1"))]));
+        assert!(judge(3, [("a", kv(2, 1, "1")), ("u", kv(3, 1, "2"))]));
+        assert!(!judge(1, []), "a lost write");
+        assert!(!judge(2, [("a", kv(2, 1, "x"))]), "another value");
+        assert!(!judge(3, [("a", kv(3, 1, "1"))]), "another revision");
+        assert!(!judge(3, [("a", kv(3, 2, "1"))]), "written twice");
+        assert!(!judge(3, [("a", kv(2, 1, "1"))]), "a revision of nothing");
+        let twice = [("a", kv(2, 1, "1")), ("u", kv(4, 2, "2"))];
+        assert!(!judge(4, twice), "an unknown one twice");
+        let stranger = [("a", kv(2, 1, "1")), ("x", kv(3, 1, "2"))];
+        assert!(
+            !judge(3, stranger),
+            "a write that was refused, or never made"
+        );
+    }
+}
