@@ -127,10 +127,13 @@ pub struct RaftConfig {
     /// Time between heartbeats of a leader, in milliseconds.
     #[serde(with = "quantity::ms")]
     pub heartbeat_interval_ms: u64,
-    /// Shortest time without a leader before a voter stands for election, in milliseconds.
+    /// Shortest time before a voter stands for election, counted from the end of the leader's
+    /// lease, in milliseconds. The lease is `election_timeout_max_ms` long: a dead leader is
+    /// replaced between (max + min) and 2 × max after its last sign of life.
     #[serde(with = "quantity::ms")]
     pub election_timeout_min_ms: u64,
-    /// Longest time without a leader before a voter stands for election, in milliseconds.
+    /// Longest time before a voter stands for election after the leader's lease, and the length of
+    /// that lease, in milliseconds.
     #[serde(with = "quantity::ms")]
     pub election_timeout_max_ms: u64,
     /// How often a leader without a quorum looks for one, in milliseconds. 0 before `resolve`
@@ -152,9 +155,9 @@ pub struct RaftConfig {
 impl Default for RaftConfig {
     fn default() -> Self {
         RaftConfig {
-            heartbeat_interval_ms: 50,
-            election_timeout_min_ms: 150,
-            election_timeout_max_ms: 300,
+            heartbeat_interval_ms: 40,
+            election_timeout_min_ms: 100,
+            election_timeout_max_ms: 160,
             quorum_loss_probe_interval_ms: 0,
             worst_voter_rtt_ms: 1,
             max_payload_entries: limits::APPEND_ENTRIES_DEFAULT,

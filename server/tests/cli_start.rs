@@ -119,7 +119,7 @@ fn bad_values_are_refused_with_field_value_source_and_remedy() {
     refused(
         &start_check(&["--worst-voter-rtt-ms", "40", "--txn-ops-max", "0"]),
         &[
-            "raft.election_timeout_min_ms = 150ms (the default): must be at least ten times \
+            "raft.election_timeout_min_ms = 100ms (the default): must be at least ten times \
              raft.worst_voter_rtt_ms (40ms): give 400ms or more",
             "limits.txn_ops_max = 0 (from --txn-ops-max): must be from 1 to 16384",
         ],

@@ -242,10 +242,10 @@ fn even_clusters_and_heavy_zones_are_warned_of() {
 #[test]
 fn raft_times_fit_each_other() {
     refused(
-        |c| c.raft.heartbeat_interval_ms = 75,
+        |c| c.raft.heartbeat_interval_ms = 50,
         "raft.heartbeat_interval_ms",
-        "75ms",
-        "less than half of raft.election_timeout_min_ms (150ms)",
+        "50ms",
+        "less than half of raft.election_timeout_min_ms (100ms)",
     );
     refused(
         |c| c.raft.heartbeat_interval_ms = 0,
@@ -254,16 +254,16 @@ fn raft_times_fit_each_other() {
         "at least 1ms",
     );
     refused(
-        |c| c.raft.election_timeout_min_ms = 300,
+        |c| c.raft.election_timeout_min_ms = 160,
         "raft.election_timeout_min_ms",
-        "300ms",
-        "less than raft.election_timeout_max_ms (300ms)",
+        "160ms",
+        "less than raft.election_timeout_max_ms (160ms)",
     );
     refused(
-        |c| c.raft.worst_voter_rtt_ms = 16,
+        |c| c.raft.worst_voter_rtt_ms = 11,
         "raft.election_timeout_min_ms",
-        "150ms",
-        "at least ten times raft.worst_voter_rtt_ms (16ms): give 160ms or more",
+        "100ms",
+        "at least ten times raft.worst_voter_rtt_ms (11ms): give 110ms or more",
     );
     refused(
         |c| c.raft.worst_voter_rtt_ms = 0,
@@ -272,10 +272,10 @@ fn raft_times_fit_each_other() {
         "at least 1ms",
     );
     refused(
-        |c| c.raft.quorum_loss_probe_interval_ms = 599,
+        |c| c.raft.quorum_loss_probe_interval_ms = 319,
         "raft.quorum_loss_probe_interval_ms",
-        "599ms",
-        "give 600ms or more",
+        "319ms",
+        "give 320ms or more",
     );
     refused(
         |c| c.raft.quorum_loss_probe_interval_ms = 25 * 3_600_000,

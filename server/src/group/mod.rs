@@ -224,7 +224,11 @@ impl Group {
                 // The group stops; whoever waits learns it from its own attempt.
                 std::future::pending::<()>().await;
             }
-            if seen.borrow_and_update().leader.is_some_and(|node| node != leader) {
+            if seen
+                .borrow_and_update()
+                .leader
+                .is_some_and(|node| node != leader)
+            {
                 break;
             }
         }
