@@ -1,5 +1,10 @@
 //! `holdfast dev` with real processes: what it prints, what it keeps running, and how it ends.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy knows test functions, not the functions that they share"
+)]
+
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;

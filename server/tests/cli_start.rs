@@ -1,5 +1,10 @@
 //! The command line of `holdfast` as an operator meets it: help, errors and exit codes.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy knows test functions, not the functions that they share"
+)]
+
 use std::process::{Command, Output};
 
 use holdfast_server::config::Config;
