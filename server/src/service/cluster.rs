@@ -32,7 +32,7 @@ impl Cluster for ClusterService {
         request: Request<MemberListRequest>,
     ) -> Result<Response<MemberListResponse>, Status> {
         // The list itself is known even while the node waits for its cluster.
-        let term = match self.context.group(&request) {
+        let term = match self.context.group(&request).await {
             Ok(group) => {
                 if request.get_ref().linearizable {
                     group

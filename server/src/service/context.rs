@@ -17,7 +17,7 @@ use tonic::{Request, Status, metadata::MetadataMap};
 use super::status;
 use crate::{
     config::Config,
-    group::Group,
+    group::{Group, GroupError},
     identity::DataDir,
     keyspace::{self, Keyspaces},
 };
@@ -77,7 +77,7 @@ impl RetryId {
 
 impl ServiceContext {
     /// The group that a request is for.
-    pub(super) fn group<T>(&self, request: &Request<T>) -> Result<Arc<Group>, Status> {
+    pub(super) async fn group<T: Sync>(&self, request: &Request<T>) -> Result<Arc<Group>, Status> {
         let authority = request.extensions().get::<Authority>();
         let group = match request.metadata().get(KEYSPACE) {
             Some(name) => {
@@ -98,12 +98,24 @@ impl ServiceContext {
                 .or_else(|| self.keyspaces.by_name(keyspace::DEFAULT))
                 .ok_or_else(|| self.unknown_keyspace(keyspace::DEFAULT))?,
         };
-        if request.metadata().contains_key(HAS_LEADER)
-            && group.leadership().borrow().leader.is_none()
-        {
+        if request.metadata().contains_key(HAS_LEADER) && self.leader(&group).await.is_none() {
             return Err(status::no_leader());
         }
         Ok(group)
+    }
+
+    /// The leader of a group as clients are told of it: one that a quorum follows.
+    ///
+    /// Where etcd's nodes forget a leader after an election timeout, those here go on naming the
+    /// one of the last term until another is elected, and a leader without its quorum goes on in
+    /// its term. So it has to prove itself, in the time that electing another would take.
+    pub(super) async fn leader(&self, group: &Group) -> Option<u64> {
+        let patience = self.config.raft.election_timeout_max() * 2;
+        match group.linearizable(Instant::now() + patience).await {
+            // Too much to do is no sign of a lost quorum.
+            Ok(()) | Err(GroupError::Overloaded) => group.leadership().borrow().leader,
+            Err(_) => None,
+        }
     }
 
     fn unknown_keyspace(&self, name: &str) -> Status {

@@ -39,12 +39,12 @@ impl KvService {
     }
 
     /// Proposes a write, and gives its outcome with the term it was applied in.
-    async fn write<T>(
+    async fn write<T: Sync>(
         &self,
         request: Request<T>,
         op: impl FnOnce(T) -> Op,
     ) -> Result<(Outcome, u64), Status> {
-        let group = self.context.group(&request)?;
+        let group = self.context.group(&request).await?;
         let retry_id = context::retry_id(request.metadata())?;
         let deadline = context::deadline(request.metadata());
         self.propose(&group, retry_id, op(request.into_inner()), deadline)
@@ -84,7 +84,7 @@ impl KvService {
         Q: Send + Sync + 'static,
         A: Send + 'static,
     {
-        let group = self.context.group(&request)?;
+        let group = self.context.group(&request).await?;
         if !shape.serializable {
             group
                 .linearizable(context::deadline(request.metadata()))
@@ -228,7 +228,7 @@ impl Kv for KvService {
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
         let CompactionRequest { revision, physical } = *request.get_ref();
-        let group = self.context.group(&request)?;
+        let group = self.context.group(&request).await?;
         let deadline = context::deadline(request.metadata());
         match self.write(request, Op::Compact).await? {
             (Outcome::Compact(mut answer), term) => {

@@ -55,7 +55,7 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<AlarmRequest>,
     ) -> Result<Response<AlarmResponse>, Status> {
-        let group = self.context.group(&request)?;
+        let group = self.context.group(&request).await?;
         if request.get_ref().action() == AlarmAction::Activate {
             return Err(status::unsupported("raising an alarm by hand"));
         }
@@ -71,7 +71,8 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
-        let group = self.context.group(&request)?;
+        let group = self.context.group(&request).await?;
+        let leader = self.context.leader(&group).await;
         let state = group.status();
         let published = group.read().0;
         let store = group.raft().shared().store();
@@ -82,7 +83,7 @@ impl Maintenance for MaintenanceService {
         let mut errors = Vec::new();
         if let Some(why) = &state.leadership.stopped {
             errors.push(format!("holdfast: the group has stopped: {why}"));
-        } else if state.leadership.leader.is_none() {
+        } else if leader.is_none() {
             errors.push("etcdserver: no leader".to_string());
         }
         let term = state.leadership.term;
@@ -91,7 +92,7 @@ impl Maintenance for MaintenanceService {
             version: env!("CARGO_PKG_VERSION").to_string(),
             db_size: bytes(disk),
             db_size_in_use: bytes(disk),
-            leader: state.leadership.leader.unwrap_or(0),
+            leader: leader.unwrap_or(0),
             raft_index: state.committed_index,
             raft_term: term,
             raft_applied_index: published.index.unwrap_or(0),
@@ -106,7 +107,7 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<HashKvRequest>,
     ) -> Result<Response<HashKvResponse>, Status> {
-        let group = self.context.group(&request)?;
+        let group = self.context.group(&request).await?;
         let at = request.get_ref().revision;
         let work = {
             let group = group.clone();
@@ -138,7 +139,7 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<MoveLeaderRequest>,
     ) -> Result<Response<MoveLeaderResponse>, Status> {
-        let group = self.context.group(&request)?;
+        let group = self.context.group(&request).await?;
         let deadline = context::deadline(request.metadata());
         let to = request.get_ref().target_id;
         hand_over(&group, Some(to), deadline).await?;
