@@ -62,7 +62,7 @@ fn what_follows_from_other_values_is_filled_in() {
     let config = sound().resolve().unwrap();
     assert_eq!(config.node.advertise_client_url, "http://10.0.0.2:2379");
     assert_eq!(config.node.advertise_peer_url, "http://10.0.0.2:2380");
-    assert_eq!(config.raft.quorum_loss_probe_interval_ms, 600);
+    assert_eq!(config.raft.quorum_loss_probe_interval_ms, 320);
     assert_eq!(config.this_member(), Some(&member(2, "zone-b")));
     assert_eq!(config.warnings(), Vec::<String>::new());
     assert_eq!(

@@ -8,20 +8,18 @@ use super::context::ServiceContext;
 
 /// Services whose health is told; the empty name stands for the whole node.
 const SERVICES: [&str; 2] = ["", "etcdserverpb.KV"];
-/// Time between two looks at the groups.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Time between two looks at the groups, each of which asks their leaders for a read.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Keeps the reported health true until the context's owner has gone.
 pub(super) async fn report(reporter: HealthReporter, context: Arc<ServiceContext>) {
     let mut told = None;
     loop {
         let groups = context.keyspaces.all();
-        let serving = !groups.is_empty()
-            && groups.iter().all(|group| {
-                let leadership = group.leadership();
-                let now = leadership.borrow();
-                now.leader.is_some() && now.stopped.is_none()
-            });
+        let mut serving = !groups.is_empty();
+        for group in &groups {
+            serving &= context.leader(group).await.is_some();
+        }
         if told != Some(serving) {
             told = Some(serving);
             let health = if serving {
