@@ -82,7 +82,7 @@ fn help_documents_every_value_with_default_variable_and_field() {
     for default in [
         "[default: 1.5 MiB]",
         "[default: 128]",
-        "[default: 50ms]",
+        "[default: 40ms]",
         "[default: 127.0.0.1:2379]",
     ] {
         assert!(
