@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::StateError;
 use crate::storage::engine::{Engine, OpenEngine};
@@ -23,6 +23,8 @@ use crate::storage::engine::{Engine, OpenEngine};
 const CURRENT: &str = "CURRENT";
 const CURRENT_NEW: &str = "CURRENT.new";
 const BUILDING: &str = "building";
+/// End of the name of a directory that is being removed.
+const REMOVED: &str = "removed";
 
 /// One open database and its directory.
 pub(super) struct Generation {
@@ -58,8 +60,20 @@ impl Drop for Remains {
         if !*self.remove.get_mut() {
             return;
         }
-        // The last holder may be a request; removing a large file can take a while.
+        // The last holder may be a request, and removing a large file can take a while, so a thread
+        // does it. The name is given up at once: a generation that is begun meanwhile may get it.
         let dir = std::mem::take(&mut self.dir);
+        static REMOVALS: AtomicU64 = AtomicU64::new(0);
+        let number = REMOVALS.fetch_add(1, Ordering::Relaxed);
+        let removed = dir.with_extension(format!("{number}.{REMOVED}"));
+        let dir = match fs::rename(&dir, &removed) {
+            Ok(()) => removed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => {
+                tracing::warn!(path = %dir.display(), %error, "old generation not removed; the next opening tries again");
+                return;
+            }
+        };
         let removal = std::thread::Builder::new().name("state-remove".into()).spawn(move || {
             if let Err(error) = remove_dir(&dir) {
                 tracing::warn!(path = %dir.display(), %error, "old generation not removed; the next opening tries again");
@@ -207,6 +221,11 @@ impl Generations {
         for entry in fs::read_dir(dir).map_err(at(dir))? {
             let name = entry.map_err(at(dir))?.file_name();
             let Some(name) = name.to_str() else { continue };
+            if name.ends_with(REMOVED) {
+                let path = dir.join(name);
+                remove_dir(&path).map_err(at(&path))?;
+                continue;
+            }
             match name.split_once('.') {
                 Some((name, BUILDING)) => building.extend(parse_generation(name)),
                 Some(_) => {}

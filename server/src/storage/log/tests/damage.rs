@@ -9,14 +9,27 @@ use super::*;
 type Image = Vec<(String, Vec<u8>)>;
 
 fn image(files: &dyn Files) -> Image {
+    loop {
+        if let Some(image) = try_image(files) {
+            return image;
+        }
+    }
+}
+
+/// `None` if a file was renamed meanwhile: the log prepares its next segment on a thread of its own.
+fn try_image(files: &dyn Files) -> Option<Image> {
     let mut image = Vec::new();
     for name in files.list(Path::new(DIR)).unwrap() {
-        let file = files.open(&Path::new(DIR).join(&name)).unwrap();
+        let file = match files.open(&Path::new(DIR).join(&name)) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
+            Err(e) => panic!("{name}: {e}"),
+        };
         let mut bytes = vec![0; file.len().unwrap() as usize];
         file.read_exact_at(&mut bytes, 0).unwrap();
         image.push((name, bytes));
     }
-    image
+    Some(image)
 }
 
 fn restore(image: &Image) -> Arc<MemoryFiles> {
