@@ -134,6 +134,7 @@ impl Node {
             },
             &addresses,
             config.raft.election_timeout_max(),
+            config.limits.forward_queue_requests_max,
         )?);
         let keyspaces = Arc::new(Keyspaces::default());
         let peer_addr = config.node.peer_addr;
@@ -318,6 +319,7 @@ impl Inner {
                     election_timeout_max: config.raft.election_timeout_max(),
                     quorum_loss_probe_interval: config.raft.quorum_loss_probe_interval(),
                     max_payload_entries: config.raft.max_payload_entries,
+                    snapshot_bytes_per_second_max: config.limits.snapshot_bytes_per_second_max,
                 },
                 incoming_dir: incoming_dir.clone(),
             })

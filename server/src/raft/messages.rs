@@ -104,8 +104,10 @@ impl RaftGroup {
             header: Some(header),
             ..Default::default()
         };
-        let chunks =
-            tokio_stream::wrappers::ReceiverStream::new(snapshot::read_chunks(live.into()));
+        let chunks = tokio_stream::wrappers::ReceiverStream::new(snapshot::read_chunks(
+            live.into(),
+            self.snapshot_bytes_per_second_max,
+        ));
         Ok(futures_util::stream::once(std::future::ready(Ok(first))).chain(chunks))
     }
 

@@ -73,6 +73,8 @@ pub struct Tuning {
     pub quorum_loss_probe_interval: Duration,
     /// Most entries in one append message.
     pub max_payload_entries: u64,
+    /// Most bytes of a snapshot sent in a second.
+    pub snapshot_bytes_per_second_max: u64,
 }
 
 /// A proposal that took its place in the log and was applied.
@@ -152,6 +154,7 @@ pub struct RaftGroup {
     incoming_dir: PathBuf,
     /// Held while a snapshot is received: one at a time.
     receiving: Arc<tokio::sync::Mutex<()>>,
+    snapshot_bytes_per_second_max: u64,
 }
 
 /// What a group is made of.
@@ -208,6 +211,7 @@ impl RaftGroup {
             transport,
             tuning.heartbeat_interval,
             tuning.election_timeout_max,
+            tuning.snapshot_bytes_per_second_max,
         );
         let machine = GroupStateMachine::open(group_id, store)?;
         let shared = machine.shared();
@@ -222,6 +226,7 @@ impl RaftGroup {
             leadership,
             incoming_dir,
             receiving: Arc::default(),
+            snapshot_bytes_per_second_max: tuning.snapshot_bytes_per_second_max,
         })
     }
 

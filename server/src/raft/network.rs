@@ -43,6 +43,7 @@ pub struct NetworkFactory {
     transport: Arc<dyn PeerTransport>,
     /// Delays between attempts to reach a node that is not there.
     backoff: (Duration, Duration),
+    snapshot_bytes_per_second_max: u64,
 }
 
 impl NetworkFactory {
@@ -53,11 +54,13 @@ impl NetworkFactory {
         transport: Arc<dyn PeerTransport>,
         heartbeat_interval: Duration,
         election_timeout: Duration,
+        snapshot_bytes_per_second_max: u64,
     ) -> Self {
         Self {
             group_id,
             transport,
             backoff: (heartbeat_interval, election_timeout),
+            snapshot_bytes_per_second_max,
         }
     }
 
@@ -68,6 +71,7 @@ impl NetworkFactory {
             purpose,
             transport: self.transport.clone(),
             backoff: self.backoff,
+            snapshot_bytes_per_second_max: self.snapshot_bytes_per_second_max,
         }
     }
 }
@@ -97,6 +101,7 @@ pub struct Network {
     purpose: Purpose,
     transport: Arc<dyn PeerTransport>,
     backoff: (Duration, Duration),
+    snapshot_bytes_per_second_max: u64,
 }
 
 impl Network {
@@ -243,6 +248,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
             vote,
             snapshot,
             self.backoff,
+            self.snapshot_bytes_per_second_max,
         );
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),

@@ -172,6 +172,7 @@ pub(super) async fn send(
     vote: Vote,
     snapshot: SnapshotOf<TypeConfig, SnapshotData>,
     (mut pause, pause_max): (Duration, Duration),
+    bytes_per_second_max: u64,
 ) -> Result<Vote, SendError> {
     let SnapshotData::Live(live) = snapshot.snapshot else {
         return Err(io::Error::other("a snapshot that was received is never sent on").into());
@@ -187,7 +188,7 @@ pub(super) async fn send(
     let mut transfer = Transfer {
         to,
         header,
-        source: read_chunks(live),
+        source: read_chunks(live, bytes_per_second_max),
         source_done: false,
         window: VecDeque::new(),
         next_seq: 0,
@@ -310,6 +311,7 @@ pub(super) fn new_id(group_id: GroupId) -> String {
 /// Reads a snapshot on a thread of its own into checksummed chunks, no faster than the limit.
 pub(super) fn read_chunks(
     live: Box<LiveSnapshot>,
+    bytes_per_second_max: u64,
 ) -> mpsc::Receiver<io::Result<peer::SnapshotChunk>> {
     let (tx, rx) = mpsc::channel(2);
     tokio::task::spawn_blocking(move || {
@@ -319,6 +321,7 @@ pub(super) fn read_chunks(
             chunk: wire::Chunk::default(),
             bytes: 0,
             sent_bytes: 0,
+            bytes_per_second_max,
             started: std::time::Instant::now(),
         };
         let read = live.for_each_record(|key, value| Ok(writer.push(key, value)?));
@@ -339,6 +342,7 @@ struct ChunkWriter<'a> {
     chunk: wire::Chunk,
     bytes: usize,
     sent_bytes: u64,
+    bytes_per_second_max: u64,
     started: std::time::Instant,
 }
 
@@ -356,9 +360,8 @@ impl ChunkWriter<'_> {
         let data = Bytes::from(std::mem::take(&mut self.chunk).encode_to_vec());
         self.bytes = 0;
         self.sent_bytes += data.len() as u64;
-        let due = Duration::from_secs_f64(
-            self.sent_bytes as f64 / limits::SNAPSHOT_BYTES_PER_SECOND_DEFAULT as f64,
-        );
+        let due =
+            Duration::from_secs_f64(self.sent_bytes as f64 / self.bytes_per_second_max as f64);
         std::thread::sleep(due.saturating_sub(self.started.elapsed()));
         let chunk = peer::SnapshotChunk {
             header: None,

@@ -92,11 +92,21 @@ struct PeerConnection {
 
 impl GrpcTransport {
     /// Connections of `sender` to `peers`. `patience` bounds connecting and silent connections:
-    /// the longest election timeout fits.
-    pub fn new(sender: Sender, peers: &[PeerAddress], patience: Duration) -> Result<Self, Error> {
+    /// the longest election timeout fits. At most `forward_queue_max` requests wait for one peer.
+    pub fn new(
+        sender: Sender,
+        peers: &[PeerAddress],
+        patience: Duration,
+        forward_queue_max: usize,
+    ) -> Result<Self, Error> {
         let peers = peers
             .iter()
-            .map(|peer| Ok((peer.id, PeerConnection::new(sender, peer, patience)?)))
+            .map(|peer| {
+                Ok((
+                    peer.id,
+                    PeerConnection::new(sender, peer, patience, forward_queue_max)?,
+                ))
+            })
             .collect::<Result<_, Error>>()?;
         Ok(Self { peers })
     }
@@ -136,7 +146,12 @@ impl GrpcTransport {
 }
 
 impl PeerConnection {
-    fn new(sender: Sender, peer: &PeerAddress, patience: Duration) -> Result<Self, Error> {
+    fn new(
+        sender: Sender,
+        peer: &PeerAddress,
+        patience: Duration,
+        forward_queue_max: usize,
+    ) -> Result<Self, Error> {
         let endpoint = Endpoint::from_shared(peer.url.clone())?
             .connect_timeout(patience)
             .tcp_nodelay(true)
@@ -165,7 +180,7 @@ impl PeerConnection {
             forwards: Link::new(
                 peer.id,
                 Forwards(client.clone()),
-                limits::FORWARD_QUEUE_REQUESTS_DEFAULT,
+                forward_queue_max,
                 batch_bytes_max,
                 patience,
             ),
