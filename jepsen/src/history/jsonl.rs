@@ -1,0 +1,1 @@
+//! Histories as lines of JSON: what a run writes while it goes on, and what `check` reads.

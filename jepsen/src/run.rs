@@ -1,0 +1,1 @@
+//! One run: a workload against a cluster under a nemesis, and its verdict.
