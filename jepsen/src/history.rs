@@ -64,6 +64,15 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// The list that it is about.
+    pub fn key(&self) -> Key {
+        match self {
+            Step::Append { key, .. } | Step::Read { key } => *key,
+        }
+    }
+}
+
 /// What was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "f", rename_all = "kebab-case")]
@@ -116,6 +125,14 @@ pub enum Op {
     Txn {
         /// In order. A read sees the appends of the same transaction before it.
         steps: Vec<Step>,
+    },
+    /// Writes the accounts 0 up to `accounts`, all in one transaction, before anything else is asked
+    /// of them. Replies with [`Data::None`].
+    OpenAccounts {
+        /// How many.
+        accounts: u64,
+        /// What each holds.
+        balance: i64,
     },
     /// Moves an amount between two accounts, if neither has changed since they were read and the
     /// first holds enough. Replies with [`Data::Versions`]: the two accounts **before** it.
