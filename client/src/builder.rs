@@ -59,6 +59,7 @@ impl Default for ClientBuilder {
                 hedge_after: Duration::from_secs(1),
                 attempts_max: u32::MAX,
                 repeat_unprotected: false,
+                retry_ids: true,
             },
         }
     }
@@ -140,6 +141,13 @@ impl ClientBuilder {
     /// then take effect more than once. Default: no.
     pub fn retry_unprotected_writes(mut self, yes: bool) -> Self {
         self.policy.repeat_unprotected = yes;
+        self
+    }
+
+    /// Whether writes carry retry ids. Default: yes. Without them this is a stock etcd client: a
+    /// write of unknown effect is not repeated, whatever the server.
+    pub fn retry_ids(mut self, yes: bool) -> Self {
+        self.policy.retry_ids = yes;
         self
     }
 

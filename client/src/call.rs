@@ -58,6 +58,8 @@ pub(crate) struct Policy {
     pub(crate) attempts_max: u32,
     /// Repeat writes of unknown effect although the server does not know retry ids.
     pub(crate) repeat_unprotected: bool,
+    /// Writes carry retry ids.
+    pub(crate) retry_ids: bool,
 }
 
 /// Everything the calls of one client share.
@@ -118,11 +120,11 @@ impl Core {
         let deadline = Instant::now() + timeout;
         let class = request.class();
         let ticket = match class {
-            Class::Write => match timeout_at(deadline, scope.sessions.ticket()).await {
+            Class::Write if self.policy.retry_ids => match timeout_at(deadline, scope.sessions.ticket()).await {
                 Ok(ticket) => Some(ticket),
                 Err(_) => return Err(Error::deadline(timeout, None, Effect::None, 0)),
             },
-            Class::Read | Class::Once => None,
+            Class::Read | Class::Write | Class::Once => None,
         };
         let call = Call {
             core: self,
@@ -191,11 +193,15 @@ impl<R: Rpc> Call<'_, R> {
         match class {
             Class::Read => true,
             Class::Write => {
-                self.core.policy.repeat_unprotected
-                    || self.core.cluster.kind() == ServerKind::Holdfast
+                self.core.policy.repeat_unprotected || self.protected()
             }
             Class::Once => false,
         }
+    }
+
+    /// The server makes sure that a write takes effect once, however often it is sent.
+    fn protected(&self) -> bool {
+        self.core.policy.retry_ids && self.core.cluster.kind() == ServerKind::Holdfast
     }
 
     fn may_repeat(&self, class: Class, verdict: &Verdict) -> bool {
@@ -209,9 +215,7 @@ impl<R: Rpc> Call<'_, R> {
         }
         // The cluster refused the write for what it is. With a retry id that is the fate of every
         // attempt of it: had an earlier one taken effect, this one would have got its answer.
-        let vouched = verdict.effect == Effect::None
-            && !verdict.again
-            && self.core.cluster.kind() == ServerKind::Holdfast;
+        let vouched = verdict.effect == Effect::None && !verdict.again && self.protected();
         self.in_doubt = !vouched && (self.in_doubt || verdict.effect == Effect::Unknown);
     }
 

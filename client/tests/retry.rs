@@ -152,6 +152,24 @@ async fn who_opts_in_gets_unprotected_retries() {
 }
 
 #[tokio::test]
+async fn without_retry_ids_it_is_a_stock_client() {
+    let mock = Mock::holdfast(&["a", "b"]);
+    let client = Client::builder()
+        .endpoints(mock.urls())
+        .retry_ids(false)
+        .connect()
+        .await
+        .expect("connect");
+    mock.world
+        .script(|_| Fate::AnswerLost(Status::unavailable("etcdserver: leader changed")));
+    let error = client.put("k", "v").await.expect_err("the answer is lost");
+    assert_eq!((error.effect(), error.attempts()), (Effect::Unknown, 1));
+    let seen = mock.world.seen();
+    assert_eq!(seen.len(), 1);
+    assert!(seen[0].client_id.is_empty(), "no retry id is sent");
+}
+
+#[tokio::test]
 async fn the_deadline_holds_and_tells_the_last_failure() {
     let mock = Mock::holdfast(&["a", "b", "c"]);
     let client = connect(&mock).await;

@@ -1,1 +1,29 @@
 //! Faults: what is broken, when, and how it is healed.
+//!
+//! ```text
+//!   schedule (one task for each nemesis asked for)
+//!      │ draws a fault, holds it, heals it
+//!      ▼
+//!   fault ──▶ ground: who holds what down, paused, cut ──▶ cluster
+//! ```
+//!
+//! - A fault is applied, or skipped with the reason; what went wrong in the harness itself is told
+//!   apart from both.
+//! - Faults of different nemeses overlap. What two of them broke is whole again only when both have
+//!   healed it.
+//! - All is healed at the end of a run, whatever happened.
+
+mod disk;
+pub mod fault;
+pub mod ground;
+mod network;
+pub mod observe;
+mod process;
+pub mod schedule;
+
+pub use self::{
+    fault::Fault,
+    ground::Ground,
+    observe::Observer,
+    schedule::{Nemesis, Plan},
+};

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
 use super::{Settings, Workload};
-use crate::history::{Data, Key, Op, Reply, Step, Value};
+use crate::history::{Data, Key, Kind, Op, Reply, Step, Value};
 
 /// What every account holds in the beginning.
 pub(super) const OPENING_BALANCE: i64 = 100;
@@ -67,7 +67,7 @@ impl Generator {
     }
 
     /// Takes note of what an operation of this worker saw.
-    pub fn observe(&mut self, op: &Op, reply: &Reply) {
+    pub fn observe(&mut self, op: &Op, kind: Kind, reply: &Reply) {
         match (op, &reply.data) {
             (Op::Read { key, .. } | Op::Cas { key, .. }, Data::Version(version)) => {
                 match version.as_ref().map(|v| &v.value) {
@@ -75,6 +75,8 @@ impl Generator {
                     _ => self.seen.remove(key),
                 };
             }
+            // A refused write wrote nothing; what it saw, if anything, stands above.
+            _ if kind != Kind::Ok => {}
             (Op::Write { key, value }, _) => {
                 self.seen.insert(*key, *value);
             }

@@ -1,0 +1,169 @@
+//! Faults of disks and clocks, and damage to the files of a node that is down.
+
+use std::time::Duration;
+
+use rand::{RngExt, rngs::StdRng};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Fault, Ground,
+    fault::{Healing, Injected, Target},
+};
+use crate::{
+    cluster::{ClockFault, FaultError, SyncFault, damage},
+    history::NodeId,
+};
+
+/// How long a node whose files were damaged may take to serve again, or to say that it stays out.
+const SETTLES_WITHIN: Duration = Duration::from_secs(20);
+/// Time between two looks at a condition.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+pub(super) async fn slow_fsync(
+    ground: &Ground,
+    target: Target,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let nodes = ground.choose(target, rng).await?;
+    let fault = SyncFault {
+        delay: Duration::from_millis(rng.random_range(10..=120)),
+        fail: false,
+    };
+    for node in &nodes {
+        ground.cluster().set_syncs(*node, fault).await?;
+    }
+    let detail = format!("fsync of {nodes:?} takes {} ms more", fault.delay.as_millis());
+    Ok(Injected::new(nodes.clone(), detail, Healing::Syncs(nodes)))
+}
+
+pub(super) async fn fail_fsync(
+    ground: &Ground,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let nodes = ground.choose(Target::One, rng).await?;
+    let fault = SyncFault {
+        delay: Duration::ZERO,
+        fail: true,
+    };
+    for node in &nodes {
+        // A node that cannot sync must not go on.
+        ground.may_end(*node).await;
+        ground.cluster().set_syncs(*node, fault).await?;
+    }
+    let detail = format!("fsync of {nodes:?} fails");
+    Ok(Injected::new(nodes.clone(), detail, Healing::Syncs(nodes)))
+}
+
+pub(super) async fn full(ground: &Ground, rng: &mut StdRng) -> Result<Injected, FaultError> {
+    let node = ground.choose(Target::One, rng).await?[0];
+    ground.may_end(node).await;
+    ground.cluster().fill_disk(node, true).await?;
+    let detail = format!("the disk of node {node} is full");
+    Ok(Injected::new(vec![node], detail, Healing::Room(node)))
+}
+
+pub(super) async fn clock(
+    fault: Fault,
+    ground: &Ground,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let node = ground.choose(Target::One, rng).await?[0];
+    let sign = if rng.random_bool(0.5) { 1.0 } else { -1.0 };
+    let (wrong, detail) = if fault == Fault::ClockJump {
+        let seconds = f64::from(2_u32.pow(rng.random_range(0..=16)));
+        let offset_seconds = sign * seconds;
+        (
+            ClockFault {
+                offset_seconds,
+                drift: 0.0,
+            },
+            format!("the clock of node {node} is off by {offset_seconds} s"),
+        )
+    } else {
+        let drift = sign * f64::from(rng.random_range(1..=50)) / 100.0;
+        (
+            ClockFault {
+                offset_seconds: 0.0,
+                drift,
+            },
+            format!(
+                "the clock of node {node} runs {:.0} % too {}",
+                drift.abs() * 100.0,
+                if drift > 0.0 { "fast" } else { "slow" }
+            ),
+        )
+    };
+    ground.cluster().set_clock(node, wrong).await?;
+    Ok(Injected::new(vec![node], detail, Healing::Clock(node)))
+}
+
+/// Damages the files of one node. Not while another node is out: what the cluster has left must be
+/// able to go on.
+pub(super) async fn damage(
+    fault: Fault,
+    ground: &Ground,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let out = ground.out().await;
+    let survives = (ground.ids().len() - 1) / 2;
+    if out.len() >= survives {
+        let nodes: Vec<NodeId> = out.into_keys().collect();
+        return Err(FaultError::Skipped(format!(
+            "the cluster cannot spare a node any more: {nodes:?} are out"
+        )));
+    }
+    let node = ground.choose(Target::One, rng).await?[0];
+    let Some(dir) = ground.cluster().data_dir(node) else {
+        return Err(FaultError::unsupported("get at the files of a node"));
+    };
+    // What is not on this node must be on all others: the damage is to one copy, and a copy that
+    // lags is a second one.
+    let observer = ground.observer();
+    let settled = observer.states(&ground.ids(), Duration::from_secs(1)).await;
+    if settled.iter().any(|state| state.error.is_some()) {
+        return Err(FaultError::Skipped("another node does not answer".into()));
+    }
+    let done = ground
+        .while_down(node, async || {
+            let damaged = match fault {
+                Fault::TruncateLog => damage::truncate_log_tail(&dir, rng),
+                Fault::FlipBit => damage::flip_bit_in_log_tail(&dir, rng),
+                _ => damage::wipe(&dir),
+            };
+            if fault != Fault::TruncateLog {
+                // It may refuse to come back, which is right.
+                ground.may_end(node).await;
+            }
+            damaged.map_err(|e| FaultError::Failed(e.to_string()))
+        })
+        .await?;
+    let mut detail = format!("node {node}: {done}");
+    if let Some(why) = stays_out(ground, node).await {
+        detail = format!("{detail}; it stays out: {why}");
+        ground.give_up(node, &why).await;
+    } else if fault == Fault::Wipe {
+        return Err(FaultError::Failed(format!(
+            "{detail}; it has lost its memory and takes part again"
+        )));
+    }
+    Ok(Injected::new(vec![node], detail, Healing::None))
+}
+
+/// Why a node does not come back, or `None` once it serves.
+async fn stays_out(ground: &Ground, node: NodeId) -> Option<String> {
+    let deadline = Instant::now() + SETTLES_WITHIN;
+    loop {
+        if !ground.cluster().is_running(node).await {
+            return Some("its process has ended".to_owned());
+        }
+        if let Some(why) = ground.observer().stays_out(node).await {
+            return Some(why);
+        }
+        let served = ground.wait_until_serving(node, LOOK_EVERY).await;
+        match served {
+            Ok(()) => return None,
+            Err(why) if Instant::now() >= deadline => return Some(why),
+            Err(_) => sleep(LOOK_EVERY).await,
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The faults by name.
+
+use rand::rngs::StdRng;
+
+use super::{Ground, disk, network, process};
+use crate::{cluster::FaultError, history::NodeId};
+
+/// Which nodes a fault hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// One node, whichever.
+    One,
+    /// The node that leads.
+    Leader,
+    /// As many as the cluster survives.
+    Minority,
+    /// As many as it does not.
+    Majority,
+    /// All nodes.
+    All,
+    /// All nodes of a zone.
+    Zone,
+}
+
+/// Something that can be broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the table below describes each where users read it")]
+pub enum Fault {
+    Kill(Target),
+    Pause(Target),
+    Restart(Target),
+    Power(Target),
+    IsolateOne,
+    PartitionOne,
+    PartitionLeader,
+    PartitionHalves,
+    PartitionRing,
+    PartitionOneWay,
+    PartitionClients,
+    SlowLink,
+    SlowBandwidth,
+    Loss,
+    Reset,
+    ClockJump,
+    ClockSkew,
+    FullDisk,
+    SlowFsync(Target),
+    FailFsync,
+    TruncateLog,
+    FlipBit,
+    Wipe,
+    Compact,
+    MoveLeader,
+}
+
+/// Names, faults, and what they do.
+pub const FAULTS: &[(&str, Fault, &str)] = &[
+    ("kill-one", Fault::Kill(Target::One), "SIGKILL to one node; started again"),
+    ("kill-leader", Fault::Kill(Target::Leader), "SIGKILL to the leader"),
+    ("kill-minority", Fault::Kill(Target::Minority), "SIGKILL to as many nodes as the cluster survives"),
+    ("kill-majority", Fault::Kill(Target::Majority), "SIGKILL to a majority"),
+    ("kill-all", Fault::Kill(Target::All), "SIGKILL to all nodes at once"),
+    ("zone-loss", Fault::Kill(Target::Zone), "SIGKILL to all nodes of a zone"),
+    ("pause-one", Fault::Pause(Target::One), "SIGSTOP to one node"),
+    ("pause-leader", Fault::Pause(Target::Leader), "SIGSTOP to the leader"),
+    ("pause-majority", Fault::Pause(Target::Majority), "SIGSTOP to a majority"),
+    ("restart-one", Fault::Restart(Target::One), "SIGTERM to one node; started again"),
+    ("restart-leader", Fault::Restart(Target::Leader), "SIGTERM to the leader"),
+    ("restart-all", Fault::Restart(Target::All), "SIGTERM to one node after the other"),
+    ("power-one", Fault::Power(Target::One), "power cut of one node: unsynced writes are lost"),
+    ("power-leader", Fault::Power(Target::Leader), "power cut of the leader"),
+    ("power-all", Fault::Power(Target::All), "power cut of all nodes at once"),
+    ("isolate-one", Fault::IsolateOne, "one node cut off from nodes and clients"),
+    ("partition-one", Fault::PartitionOne, "the peer links of one node cut, its clients reach it"),
+    ("partition-leader", Fault::PartitionLeader, "the peer links of the leader cut, its clients reach it"),
+    ("partition-halves", Fault::PartitionHalves, "the nodes cut into a majority and a minority"),
+    ("partition-ring", Fault::PartitionRing, "every node sees a majority, no two the same (three nodes: one pair is cut)"),
+    ("partition-one-way", Fault::PartitionOneWay, "one node hears and is not heard, or the reverse"),
+    ("partition-clients", Fault::PartitionClients, "the client links of one node cut"),
+    ("slow-link", Fault::SlowLink, "latency with jitter on the links of one node"),
+    ("slow-bandwidth", Fault::SlowBandwidth, "little bandwidth on the peer links of one node"),
+    ("loss", Fault::Loss, "packet loss on the links of one node"),
+    ("reset", Fault::Reset, "connections of one node reset, again and again"),
+    ("clock-jump", Fault::ClockJump, "the wall clock of one node jumps"),
+    ("clock-skew", Fault::ClockSkew, "the wall clock of one node runs too fast or too slow"),
+    ("full-disk", Fault::FullDisk, "one node has no room to write"),
+    ("slow-fsync", Fault::SlowFsync(Target::One), "fsync of one node is slow"),
+    ("slow-fsync-all", Fault::SlowFsync(Target::All), "fsync of all nodes is slow"),
+    ("fail-fsync", Fault::FailFsync, "fsync of one node fails"),
+    ("truncate-log", Fault::TruncateLog, "the last record of one node's log is torn while it is down"),
+    ("flip-bit", Fault::FlipBit, "a bit in one node's log flips while it is down; it may refuse to come back"),
+    ("wipe", Fault::Wipe, "one node loses its disk: it must stay out and say so"),
+    ("compact", Fault::Compact, "old versions are compacted away"),
+    ("move-leader", Fault::MoveLeader, "the leadership is handed to another node"),
+];
+
+/// Names that stand for several faults, of which each run draws all in a random order.
+pub const GROUPS: &[(&str, &[&str])] = &[
+    ("kill", &["kill-one", "kill-leader", "kill-minority", "kill-majority", "kill-all"]),
+    ("pause", &["pause-one", "pause-leader", "pause-majority"]),
+    ("restart", &["restart-one", "restart-leader", "restart-all"]),
+    ("power", &["power-one", "power-leader", "power-all"]),
+    (
+        "partition",
+        &[
+            "isolate-one",
+            "partition-one",
+            "partition-leader",
+            "partition-halves",
+            "partition-ring",
+            "partition-one-way",
+            "partition-clients",
+        ],
+    ),
+    ("slow", &["slow-link", "slow-bandwidth", "loss", "reset"]),
+    ("clock", &["clock-jump", "clock-skew"]),
+    ("disk", &["slow-fsync", "slow-fsync-all", "fail-fsync", "full-disk"]),
+    ("damage", &["truncate-log", "flip-bit", "wipe"]),
+];
+
+/// How a fault is undone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Healing {
+    /// There is nothing to undo.
+    None,
+    /// Nodes are started again.
+    Start(Vec<NodeId>),
+    /// Nodes go on.
+    Resume(Vec<NodeId>),
+    /// The links of this fault are whole again.
+    Links,
+    /// Syncs are as they should be; nodes that stopped over it are started again.
+    Syncs(Vec<NodeId>),
+    /// The clock tells the time.
+    Clock(NodeId),
+    /// There is room again; a node that stopped over it is started again.
+    Room(NodeId),
+}
+
+/// A fault that was made.
+pub(super) struct Injected {
+    pub(super) nodes: Vec<NodeId>,
+    pub(super) detail: String,
+    pub(super) healing: Healing,
+}
+
+impl Injected {
+    pub(super) fn new(nodes: Vec<NodeId>, detail: impl Into<String>, healing: Healing) -> Self {
+        Self {
+            nodes,
+            detail: detail.into(),
+            healing,
+        }
+    }
+}
+
+impl Fault {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        let found = FAULTS.iter().find(|(_, fault, _)| *fault == self);
+        found.map_or("unnamed", |(name, _, _)| name)
+    }
+
+    /// Makes it. `id` is the number of the fault in the run.
+    pub(super) async fn inject(
+        self,
+        ground: &Ground,
+        id: u64,
+        rng: &mut StdRng,
+    ) -> Result<Injected, FaultError> {
+        match self {
+            Fault::Kill(target) => process::kill(ground, target, rng).await,
+            Fault::Pause(target) => process::pause(ground, target, rng).await,
+            Fault::Restart(target) => process::restart(ground, target, rng).await,
+            Fault::Power(target) => process::cut_power(ground, target, rng).await,
+            Fault::IsolateOne
+            | Fault::PartitionOne
+            | Fault::PartitionLeader
+            | Fault::PartitionHalves
+            | Fault::PartitionRing
+            | Fault::PartitionOneWay
+            | Fault::PartitionClients
+            | Fault::SlowLink
+            | Fault::SlowBandwidth
+            | Fault::Loss
+            | Fault::Reset => network::inject(self, ground, id, rng).await,
+            Fault::ClockJump | Fault::ClockSkew => disk::clock(self, ground, rng).await,
+            Fault::FullDisk => disk::full(ground, rng).await,
+            Fault::SlowFsync(target) => disk::slow_fsync(ground, target, rng).await,
+            Fault::FailFsync => disk::fail_fsync(ground, rng).await,
+            Fault::TruncateLog | Fault::FlipBit | Fault::Wipe => {
+                disk::damage(self, ground, rng).await
+            }
+            Fault::Compact => process::compact(ground).await,
+            Fault::MoveLeader => process::move_leader(ground).await,
+        }
+    }
+}
+
+/// The faults that a name stands for.
+///
+/// # Errors
+///
+/// Unknown names, with the known ones.
+pub fn parse(name: &str) -> Result<Vec<Fault>, String> {
+    let by_name = |name: &str| {
+        let found = FAULTS.iter().find(|(known, _, _)| *known == name);
+        found.map(|(_, fault, _)| *fault)
+    };
+    if let Some(fault) = by_name(name) {
+        return Ok(vec![fault]);
+    }
+    if let Some((_, members)) = GROUPS.iter().find(|(known, _)| *known == name) {
+        return Ok(members.iter().filter_map(|member| by_name(member)).collect());
+    }
+    let groups: Vec<_> = GROUPS.iter().map(|(name, _)| *name).collect();
+    let faults: Vec<_> = FAULTS.iter().map(|(name, _, _)| *name).collect();
+    Err(format!(
+        "unknown nemesis `{name}`; groups: {}; faults: {}; or none",
+        groups.join(", "),
+        faults.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_group_is_made_of_faults_and_every_fault_has_a_name() {
+        for (group, members) in GROUPS {
+            let faults = parse(group).unwrap();
+            assert_eq!(faults.len(), members.len(), "{group}");
+        }
+        for (name, fault, _) in FAULTS {
+            assert_eq!(fault.name(), *name);
+            assert_eq!(parse(name).unwrap(), [*fault]);
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_lists_the_known_ones() {
+        let error = parse("kil").unwrap_err();
+        assert!(error.contains("kill-leader") && error.contains("partition"), "{error}");
+    }
+}

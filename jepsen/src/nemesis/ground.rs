@@ -1,0 +1,351 @@
+//! What is broken at the moment, and by how many.
+//!
+//! Several nemeses work on one cluster. Each takes claims here: a node is down, a node is paused, a
+//! link is bad. What is claimed twice is whole only when both claims are given back. One lock makes
+//! one caller at a time of all of them, which is what a [`Cluster`] asks for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use rand::{Rng, seq::SliceRandom};
+use tokio::sync::Mutex;
+
+use super::{Observer, fault::Target};
+use crate::{
+    cluster::{Cluster, FaultError, Link, LinkFault},
+    history::NodeId,
+};
+
+/// The cluster and the claims on it.
+pub struct Ground {
+    cluster: Arc<dyn Cluster>,
+    observer: Observer,
+    claims: Mutex<Claims>,
+}
+
+#[derive(Default)]
+pub(super) struct Claims {
+    down: BTreeMap<NodeId, u32>,
+    paused: BTreeMap<NodeId, u32>,
+    /// By the fault that claims them.
+    links: BTreeMap<u64, Vec<(Link, LinkFault)>>,
+    /// Nodes that cannot take part any more in this run, and why.
+    out: BTreeMap<NodeId, String>,
+    /// Nodes that may end by themselves, because a fault leaves them no other way.
+    may_end: BTreeSet<NodeId>,
+}
+
+impl Ground {
+    /// A cluster on which nothing is broken.
+    pub fn new(cluster: Arc<dyn Cluster>, observer: Observer) -> Self {
+        Self {
+            cluster,
+            observer,
+            claims: Mutex::default(),
+        }
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> &dyn Cluster {
+        &*self.cluster
+    }
+
+    /// Asks the cluster about itself.
+    pub fn observer(&self) -> &Observer {
+        &self.observer
+    }
+
+    /// Ids of all nodes.
+    pub fn ids(&self) -> Vec<NodeId> {
+        self.cluster.nodes().iter().map(|node| node.id).collect()
+    }
+
+    /// Nodes that cannot take part any more, and why.
+    pub async fn out(&self) -> BTreeMap<NodeId, String> {
+        self.claims.lock().await.out.clone()
+    }
+
+    /// Gives a node up for this run.
+    pub(super) async fn give_up(&self, node: NodeId, why: &str) {
+        self.claims.lock().await.out.insert(node, why.to_owned());
+    }
+
+    /// Says that a node may end by itself from now on.
+    pub(super) async fn may_end(&self, node: NodeId) {
+        self.claims.lock().await.may_end.insert(node);
+    }
+
+    /// Nodes to hit, drawn from those that nobody holds.
+    pub(super) async fn choose(
+        &self,
+        target: Target,
+        rng: &mut impl Rng,
+    ) -> Result<Vec<NodeId>, FaultError> {
+        let leader = match target {
+            Target::Leader => self.observer.leader().await,
+            _ => None,
+        };
+        let claims = self.claims.lock().await;
+        let free = |node: &NodeId| {
+            !claims.down.contains_key(node)
+                && !claims.paused.contains_key(node)
+                && !claims.out.contains_key(node)
+        };
+        let all = self.ids();
+        let mut there: Vec<NodeId> = all.iter().copied().filter(free).collect();
+        there.shuffle(rng);
+        let majority = all.len() / 2 + 1;
+        let skipped = |why: &str| Err(FaultError::Skipped(why.to_owned()));
+        match target {
+            Target::One => there.truncate(1),
+            Target::Minority => there.truncate((all.len() - majority).max(1)),
+            Target::Majority => there.truncate(majority),
+            Target::All => {}
+            Target::Leader => match leader {
+                Some(leader) if there.contains(&leader) => there = vec![leader],
+                Some(_) => return skipped("the leader is held by another fault"),
+                None => return skipped("there is no leader at the moment"),
+            },
+            Target::Zone => {
+                let Some(first) = there.first() else {
+                    return skipped("no node is free");
+                };
+                let zone = self.zone(*first).to_owned();
+                there.retain(|node| self.zone(*node) == zone);
+            }
+        }
+        if there.is_empty() {
+            return skipped("no node is free");
+        }
+        there.sort_unstable();
+        Ok(there)
+    }
+
+    fn zone(&self, id: NodeId) -> &str {
+        let node = self.cluster.nodes().iter().find(|node| node.id == id);
+        node.map_or("", |node| &node.zone)
+    }
+
+    /// SIGKILL to all of them, as close together as can be.
+    pub(super) async fn kill(&self, nodes: &[NodeId]) -> Result<(), FaultError> {
+        let mut claims = self.claims.lock().await;
+        let kills = nodes.iter().map(|node| self.cluster.kill(*node));
+        for killed in futures_util::future::join_all(kills).await {
+            killed?;
+        }
+        claims.take_down(nodes);
+        Ok(())
+    }
+
+    /// A power cut of all of them at once.
+    pub(super) async fn cut_power(&self, nodes: &[NodeId]) -> Result<(), FaultError> {
+        let mut claims = self.claims.lock().await;
+        self.cluster.cut_power(nodes).await?;
+        claims.take_down(nodes);
+        Ok(())
+    }
+
+    /// Asks one node to stop.
+    pub(super) async fn stop(&self, node: NodeId) -> Result<(), FaultError> {
+        let mut claims = self.claims.lock().await;
+        self.cluster.stop(node).await?;
+        claims.take_down(&[node]);
+        Ok(())
+    }
+
+    /// Gives back that these nodes are down; those that nobody else holds are started.
+    pub(super) async fn start(&self, nodes: &[NodeId]) -> Result<(), FaultError> {
+        let mut claims = self.claims.lock().await;
+        for node in nodes {
+            if give_back(&mut claims.down, *node) {
+                self.cluster.start(*node).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts nodes that were allowed to end and did.
+    pub(super) async fn restart_ended(&self, nodes: &[NodeId]) -> Result<Vec<NodeId>, FaultError> {
+        let mut claims = self.claims.lock().await;
+        let mut ended = Vec::new();
+        for node in nodes {
+            claims.may_end.remove(node);
+            if !claims.down.contains_key(node) && !self.cluster.is_running(*node).await {
+                self.cluster.start(*node).await?;
+                ended.push(*node);
+            }
+        }
+        Ok(ended)
+    }
+
+    /// SIGSTOP.
+    pub(super) async fn pause(&self, nodes: &[NodeId]) -> Result<(), FaultError> {
+        let mut claims = self.claims.lock().await;
+        for node in nodes {
+            self.cluster.pause(*node).await?;
+            *claims.paused.entry(*node).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// SIGCONT, where nobody else holds the node.
+    pub(super) async fn resume(&self, nodes: &[NodeId]) -> Result<(), FaultError> {
+        let mut claims = self.claims.lock().await;
+        for node in nodes {
+            if give_back(&mut claims.paused, *node) {
+                self.cluster.resume(*node).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes links bad on behalf of a fault.
+    pub(super) async fn break_links(
+        &self,
+        fault: u64,
+        links: Vec<(Link, LinkFault)>,
+    ) -> Result<(), FaultError> {
+        let mut claims = self.claims.lock().await;
+        claims.links.insert(fault, links.clone());
+        let merged = claims.merged(links.iter().map(|(link, _)| *link));
+        let done = self.cluster.set_links(&merged).await;
+        if done.is_err() {
+            claims.links.remove(&fault);
+        }
+        done
+    }
+
+    /// Gives the links of a fault back.
+    pub(super) async fn heal_links(&self, fault: u64) -> Result<(), FaultError> {
+        let mut claims = self.claims.lock().await;
+        let Some(links) = claims.links.remove(&fault) else {
+            return Ok(());
+        };
+        let merged = claims.merged(links.iter().map(|(link, _)| *link));
+        self.cluster.set_links(&merged).await
+    }
+
+    /// Holds one node down while `work` is done on its files, then starts it.
+    pub(super) async fn while_down<T>(
+        &self,
+        node: NodeId,
+        work: impl AsyncFnOnce() -> Result<T, FaultError>,
+    ) -> Result<T, FaultError> {
+        self.kill(&[node]).await?;
+        let done = work().await;
+        self.start(&[node]).await?;
+        done
+    }
+
+    /// Makes everything whole, whoever broke it: links, syncs, clocks, disks, then processes.
+    ///
+    /// # Errors
+    ///
+    /// What could not be healed; the rest is healed all the same.
+    pub async fn heal_all(&self) -> Result<(), FaultError> {
+        let mut claims = self.claims.lock().await;
+        let mut failed = Vec::new();
+        let mut note = |done: Result<(), FaultError>| {
+            if let Err(FaultError::Failed(why)) = done {
+                failed.push(why);
+            }
+        };
+        claims.links.clear();
+        note(self.cluster.heal_links().await);
+        for node in self.ids() {
+            note(self.cluster.set_syncs(node, Default::default()).await);
+            note(self.cluster.set_clock(node, Default::default()).await);
+            note(self.cluster.fill_disk(node, false).await);
+            if claims.paused.remove(&node).is_some() {
+                note(self.cluster.resume(node).await);
+            }
+            let held = claims.down.remove(&node).is_some();
+            let ended = claims.may_end.remove(&node);
+            let out = claims.out.contains_key(&node);
+            if (held || ended) && !out && !self.cluster.is_running(node).await {
+                note(self.cluster.start(node).await);
+            }
+        }
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(FaultError::Failed(failed.join("; ")))
+        }
+    }
+
+    /// Nodes that ended although nobody had a hand in it.
+    pub async fn ended_by_themselves(&self) -> Vec<NodeId> {
+        let claims = self.claims.lock().await;
+        let mut ended = Vec::new();
+        for node in self.ids() {
+            let excused = claims.down.contains_key(&node)
+                || claims.out.contains_key(&node)
+                || claims.may_end.contains(&node);
+            if !excused && !self.cluster.is_running(node).await {
+                ended.push(node);
+            }
+        }
+        ended
+    }
+
+    /// Waits until a node serves again, as it says itself.
+    pub(super) async fn wait_until_serving(
+        &self,
+        node: NodeId,
+        patience: Duration,
+    ) -> Result<(), String> {
+        let nodes = self.cluster.nodes();
+        let endpoint = nodes.iter().find(|n| n.id == node).map(|n| &n.direct);
+        let endpoint = endpoint.ok_or_else(|| format!("there is no node {node}"))?;
+        self.observer.until_serving(endpoint, patience).await
+    }
+}
+
+impl Claims {
+    fn take_down(&mut self, nodes: &[NodeId]) {
+        for node in nodes {
+            *self.down.entry(*node).or_default() += 1;
+        }
+    }
+
+    /// What is wrong with links, all claims together.
+    fn merged(&self, links: impl Iterator<Item = Link>) -> Vec<(Link, LinkFault)> {
+        let links: BTreeSet<Link> = links.collect();
+        let of = |link: Link| {
+            let claims = self.links.values().flatten();
+            let claims = claims.filter(|(claimed, _)| *claimed == link);
+            claims.fold(LinkFault::default(), |all, (_, one)| together(all, *one))
+        };
+        links.into_iter().map(|link| (link, of(link))).collect()
+    }
+}
+
+/// Two faults of one link at the same time.
+fn together(a: LinkFault, b: LinkFault) -> LinkFault {
+    LinkFault {
+        cut: a.cut || b.cut,
+        delay: a.delay + b.delay,
+        jitter: a.jitter + b.jitter,
+        bytes_per_second: match (a.bytes_per_second, b.bytes_per_second) {
+            (0, only) | (only, 0) => only,
+            (a, b) => a.min(b),
+        },
+        loss: 1.0 - (1.0 - a.loss) * (1.0 - b.loss),
+        reset: a.reset || b.reset,
+    }
+}
+
+/// Whether the last claim was given back.
+fn give_back(claims: &mut BTreeMap<NodeId, u32>, node: NodeId) -> bool {
+    match claims.get_mut(&node) {
+        None => false,
+        Some(1) => claims.remove(&node).is_some(),
+        Some(count) => {
+            *count -= 1;
+            false
+        }
+    }
+}

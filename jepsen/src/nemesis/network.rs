@@ -1,0 +1,252 @@
+//! Faults of links.
+
+use std::time::Duration;
+
+use rand::{RngExt, rngs::StdRng, seq::SliceRandom};
+
+use super::{
+    Fault, Ground,
+    fault::{Healing, Injected, Target},
+};
+use crate::{
+    cluster::{End, FaultError, Link, LinkFault},
+    history::NodeId,
+};
+
+const CUT: LinkFault = LinkFault {
+    cut: true,
+    delay: Duration::ZERO,
+    jitter: Duration::ZERO,
+    bytes_per_second: 0,
+    loss: 0.0,
+    reset: false,
+};
+
+/// Which directions between a node and an end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Out,
+    In,
+    Both,
+}
+
+pub(super) async fn inject(
+    fault: Fault,
+    ground: &Ground,
+    id: u64,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let all = ground.ids();
+    if all.len() < 2 && fault != Fault::PartitionClients {
+        return Err(FaultError::Skipped("there is one node only".into()));
+    }
+    let target = match fault {
+        Fault::PartitionLeader => Target::Leader,
+        _ => Target::One,
+    };
+    let node = match fault {
+        Fault::PartitionHalves | Fault::PartitionRing => 0,
+        _ => ground.choose(target, rng).await?[0],
+    };
+    let others = all.iter().copied().filter(|other| *other != node);
+    let peers: Vec<End> = others.map(End::Node).collect();
+    let with_clients: Vec<End> = peers.iter().copied().chain([End::Clients]).collect();
+    let (nodes, links, detail) = match fault {
+        Fault::IsolateOne => (
+            vec![node],
+            links(node, &with_clients, Direction::Both, CUT),
+            format!("node {node} cut off from nodes and clients"),
+        ),
+        Fault::PartitionOne | Fault::PartitionLeader => (
+            vec![node],
+            links(node, &peers, Direction::Both, CUT),
+            format!("node {node} cut off from the other nodes"),
+        ),
+        Fault::PartitionClients => (
+            vec![node],
+            links(node, &[End::Clients], Direction::Both, CUT),
+            format!("node {node} cut off from its clients"),
+        ),
+        Fault::PartitionOneWay => {
+            let (direction, words) = if rng.random_bool(0.5) {
+                (Direction::Out, "hears the others and is not heard")
+            } else {
+                (Direction::In, "is heard and does not hear the others")
+            };
+            let links = links(node, &peers, direction, CUT);
+            (vec![node], links, format!("node {node} {words}"))
+        }
+        Fault::PartitionHalves => halves(all, rng),
+        Fault::PartitionRing => ring(all, rng),
+        Fault::SlowLink => {
+            let fault = LinkFault {
+                delay: Duration::from_millis(rng.random_range(5..=80)),
+                jitter: Duration::from_millis(rng.random_range(0..=40)),
+                ..Default::default()
+            };
+            (
+                vec![node],
+                links(node, &with_clients, Direction::Both, fault),
+                format!(
+                    "links of node {node}: {} ms more, up to {} ms of jitter",
+                    fault.delay.as_millis(),
+                    fault.jitter.as_millis()
+                ),
+            )
+        }
+        Fault::SlowBandwidth => {
+            let fault = LinkFault {
+                bytes_per_second: rng.random_range(16..=256) * 1024,
+                ..Default::default()
+            };
+            (
+                vec![node],
+                links(node, &peers, Direction::Both, fault),
+                format!(
+                    "peer links of node {node}: {} KiB/s",
+                    fault.bytes_per_second / 1024
+                ),
+            )
+        }
+        Fault::Loss => {
+            let fault = LinkFault {
+                loss: f64::from(rng.random_range(2..=20)) / 100.0,
+                ..Default::default()
+            };
+            (
+                vec![node],
+                links(node, &with_clients, Direction::Both, fault),
+                format!(
+                    "links of node {node}: {:.0} % of the packets lost",
+                    fault.loss * 100.0
+                ),
+            )
+        }
+        Fault::Reset => {
+            let fault = LinkFault {
+                reset: true,
+                ..Default::default()
+            };
+            (
+                vec![node],
+                links(node, &with_clients, Direction::Both, fault),
+                format!("connections of node {node} reset"),
+            )
+        }
+        _ => return Err(FaultError::Failed(format!("{} is no fault of links", fault.name()))),
+    };
+    ground.break_links(id, links).await?;
+    Ok(Injected::new(nodes, detail, Healing::Links))
+}
+
+fn links(
+    node: NodeId,
+    ends: &[End],
+    direction: Direction,
+    fault: LinkFault,
+) -> Vec<(Link, LinkFault)> {
+    let node = End::Node(node);
+    let mut links = Vec::new();
+    for end in ends {
+        if direction != Direction::In {
+            links.push((Link { from: node, to: *end }, fault));
+        }
+        if direction != Direction::Out {
+            links.push((Link { from: *end, to: node }, fault));
+        }
+    }
+    links
+}
+
+fn cut_pairs(pairs: impl Iterator<Item = (NodeId, NodeId)>) -> Vec<(Link, LinkFault)> {
+    pairs
+        .flat_map(|(a, b)| links(a, &[End::Node(b)], Direction::Both, CUT))
+        .collect()
+}
+
+fn halves(mut all: Vec<NodeId>, rng: &mut StdRng) -> (Vec<NodeId>, Vec<(Link, LinkFault)>, String) {
+    all.shuffle(rng);
+    let (minority, majority) = all.split_at((all.len() - 1) / 2);
+    let pairs = minority
+        .iter()
+        .flat_map(|a| majority.iter().map(move |b| (*a, *b)));
+    let links = cut_pairs(pairs);
+    let detail = format!("{minority:?} cut off from {majority:?}");
+    (minority.to_vec(), links, detail)
+}
+
+/// Every node sees itself and its neighbours on a ring, just enough to be a majority. With three
+/// nodes the neighbours are all, so one pair is cut: the third node sees both.
+fn ring(mut all: Vec<NodeId>, rng: &mut StdRng) -> (Vec<NodeId>, Vec<(Link, LinkFault)>, String) {
+    all.shuffle(rng);
+    let count = all.len();
+    let reach = (count / 2).div_ceil(2);
+    let mut pairs = Vec::new();
+    for a in 0..count {
+        for b in a + 1..count {
+            let apart = (b - a).min(count - (b - a));
+            if apart > reach {
+                pairs.push((all[a], all[b]));
+            }
+        }
+    }
+    if pairs.is_empty() {
+        pairs.push((all[0], all[1]));
+    }
+    let detail = format!("no link between the pairs {pairs:?}");
+    (all, cut_pairs(pairs.into_iter()), detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn reachable(all: &[NodeId], links: &[(Link, LinkFault)], node: NodeId) -> BTreeSet<NodeId> {
+        let cut = |from, to| {
+            let link = Link { from: End::Node(from), to: End::Node(to) };
+            links.iter().any(|(cut, fault)| *cut == link && fault.cut)
+        };
+        let sees = all.iter().filter(|other| !cut(node, **other));
+        sees.copied().collect()
+    }
+
+    #[test]
+    fn a_ring_leaves_every_node_a_majority_and_no_two_the_same() {
+        for count in [3_u64, 5, 7] {
+            let all: Vec<NodeId> = (1..=count).collect();
+            let (_, links, _) = ring(all.clone(), &mut StdRng::seed_from_u64(count));
+            let views: Vec<_> = all.iter().map(|node| reachable(&all, &links, *node)).collect();
+            for view in &views {
+                assert!(view.len() as u64 > count / 2, "{view:?}");
+            }
+            let distinct: BTreeSet<_> = views.iter().collect();
+            assert_eq!(distinct.len(), views.len(), "{views:?}");
+        }
+    }
+
+    #[test]
+    fn halves_are_a_majority_and_a_minority_that_do_not_see_each_other() {
+        for count in [3_u64, 5] {
+            let all: Vec<NodeId> = (1..=count).collect();
+            let (minority, links, _) = halves(all.clone(), &mut StdRng::seed_from_u64(1));
+            assert_eq!(minority.len() as u64, (count - 1) / 2);
+            for node in all.iter() {
+                let view = reachable(&all, &links, *node);
+                let inside = minority.contains(node);
+                assert!(view.iter().all(|other| minority.contains(other) == inside));
+            }
+        }
+    }
+
+    #[test]
+    fn one_way_cuts_one_direction() {
+        let out = links(1, &[End::Node(2)], Direction::Out, CUT);
+        assert_eq!(out.len(), 1);
+        assert_eq!(out[0].0.from, End::Node(1));
+        assert_eq!(links(1, &[End::Node(2)], Direction::Both, CUT).len(), 2);
+    }
+}

@@ -1,0 +1,105 @@
+//! Faults of processes: killed, paused, restarted, without power; and two requests of operators
+//! that shake a cluster just as well.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+
+use super::{
+    Ground,
+    fault::{Healing, Injected, Target},
+};
+use crate::{cluster::FaultError, history::NodeId};
+
+/// How long a restarted node may take to serve before the next one is restarted.
+const SERVES_WITHIN: Duration = Duration::from_secs(30);
+
+fn named(nodes: &[NodeId]) -> String {
+    let ids: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    match ids.len() {
+        1 => format!("node {}", ids[0]),
+        _ => format!("nodes {}", ids.join(", ")),
+    }
+}
+
+fn suffix(target: Target) -> &'static str {
+    match target {
+        Target::Leader => " (leader)",
+        Target::Zone => " (a whole zone)",
+        Target::All => " (all)",
+        Target::One | Target::Minority | Target::Majority => "",
+    }
+}
+
+pub(super) async fn kill(
+    ground: &Ground,
+    target: Target,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let nodes = ground.choose(target, rng).await?;
+    ground.kill(&nodes).await?;
+    let detail = format!("{}{} killed", named(&nodes), suffix(target));
+    Ok(Injected::new(nodes.clone(), detail, Healing::Start(nodes)))
+}
+
+pub(super) async fn cut_power(
+    ground: &Ground,
+    target: Target,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let nodes = ground.choose(target, rng).await?;
+    ground.cut_power(&nodes).await?;
+    let detail = format!("{}{} without power", named(&nodes), suffix(target));
+    Ok(Injected::new(nodes.clone(), detail, Healing::Start(nodes)))
+}
+
+pub(super) async fn pause(
+    ground: &Ground,
+    target: Target,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let nodes = ground.choose(target, rng).await?;
+    ground.pause(&nodes).await?;
+    let detail = format!("{}{} paused", named(&nodes), suffix(target));
+    Ok(Injected::new(nodes.clone(), detail, Healing::Resume(nodes)))
+}
+
+/// One node after the other, each serving again before the next one goes.
+pub(super) async fn restart(
+    ground: &Ground,
+    target: Target,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let nodes = ground.choose(target, rng).await?;
+    for node in &nodes {
+        ground.stop(*node).await?;
+        ground.start(&[*node]).await?;
+        if nodes.len() > 1 {
+            // Should it not serve, the end of the run tells why; the faults go on.
+            let _ = ground.wait_until_serving(*node, SERVES_WITHIN).await;
+        }
+    }
+    let detail = format!("{}{} restarted", named(&nodes), suffix(target));
+    Ok(Injected::new(nodes, detail, Healing::None))
+}
+
+pub(super) async fn compact(ground: &Ground) -> Result<Injected, FaultError> {
+    match ground.observer().compact().await {
+        Ok(Some(revision)) => {
+            let detail = format!("compacted at revision {revision}");
+            Ok(Injected::new(Vec::new(), detail, Healing::None))
+        }
+        Ok(None) => Err(FaultError::Skipped("there is nothing to compact".into())),
+        Err(e) => Err(FaultError::Skipped(format!("not compacted: {e}"))),
+    }
+}
+
+pub(super) async fn move_leader(ground: &Ground) -> Result<Injected, FaultError> {
+    match ground.observer().move_leader().await {
+        Ok(leader) => {
+            let detail = format!("node {leader} leads now");
+            Ok(Injected::new(vec![leader], detail, Healing::None))
+        }
+        Err(e) => Err(FaultError::Skipped(format!("the leader was not moved: {e}"))),
+    }
+}

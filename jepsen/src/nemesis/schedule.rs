@@ -1,0 +1,199 @@
+//! When faults are made: one task for each nemesis asked for.
+//!
+//! ```text
+//!   pause ─▶ begin ─▶ broken ── hold ──▶ heal ─▶ healed ─▶ pause ─▶ …   until the time is up
+//!               └────▶ skipped, with the reason
+//! ```
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
+use tokio::{sync::watch, time::sleep};
+
+use super::{
+    Fault, Ground, fault,
+    fault::{Healing, Injected},
+};
+use crate::{
+    cluster::{ClockFault, FaultError, SyncFault},
+    history::{FaultEvent, NodeId, Phase, What, jsonl::Recorder},
+};
+
+/// A nemesis as it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nemesis {
+    /// A fault or a group of them.
+    pub name: String,
+    /// What it draws from.
+    pub faults: Vec<Fault>,
+}
+
+impl Nemesis {
+    /// Reads a list such as `kill,partition`; `none` is no nemesis.
+    ///
+    /// # Errors
+    ///
+    /// An unknown name, with the known ones.
+    pub fn parse_list(names: &str) -> Result<Vec<Self>, String> {
+        let names = names.split(',').map(str::trim);
+        let named = names.filter(|name| !name.is_empty() && *name != "none");
+        named
+            .map(|name| {
+                let faults = fault::parse(name)?;
+                let name = name.to_owned();
+                Ok(Nemesis { name, faults })
+            })
+            .collect()
+    }
+}
+
+/// How often and how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Time between the end of a fault and the next of the same nemesis, on average.
+    pub interval: Duration,
+    /// Time for which a fault is held, on average.
+    pub hold: Duration,
+    /// Of all random choices.
+    pub seed: u64,
+}
+
+/// What all nemeses of a run share.
+pub struct Shared {
+    /// The cluster.
+    pub ground: Ground,
+    /// Where events go.
+    pub recorder: Arc<Recorder>,
+    /// How often and how long.
+    pub plan: Plan,
+    /// Number of the next fault.
+    pub faults: AtomicU64,
+}
+
+/// Breaks and heals until `stop` says so; then heals what it holds and ends.
+pub async fn torment(
+    shared: Arc<Shared>,
+    nemesis: Nemesis,
+    number: u64,
+    mut stop: watch::Receiver<bool>,
+) {
+    let seed = shared.plan.seed ^ (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut deck: Vec<Fault> = Vec::new();
+    // The first one comes soon; those of other nemeses a little later, so that they overlap.
+    let mut pause = shared.plan.interval.mul_f64(0.3 + 0.4 * number as f64);
+    loop {
+        if wait(pause, &mut stop).await {
+            return;
+        }
+        if deck.is_empty() {
+            deck = nemesis.faults.clone();
+            deck.shuffle(&mut rng);
+        }
+        let Some(fault) = deck.pop() else { return };
+        let hold = around(shared.plan.hold, &mut rng);
+        strike(&shared, fault, hold, &mut rng, &mut stop).await;
+        pause = around(shared.plan.interval, &mut rng);
+    }
+}
+
+/// One fault from beginning to end.
+async fn strike(
+    shared: &Shared,
+    fault: Fault,
+    hold: Duration,
+    rng: &mut StdRng,
+    stop: &mut watch::Receiver<bool>,
+) {
+    let id = shared.faults.fetch_add(1, Ordering::Relaxed);
+    let tell = |phase, nodes: &[NodeId], detail: &str| {
+        shared.recorder.record(What::Fault(FaultEvent {
+            nemesis: fault.name().to_owned(),
+            fault: id,
+            phase,
+            nodes: nodes.to_vec(),
+            detail: detail.to_owned(),
+        }));
+    };
+    tell(Phase::Begin, &[], "");
+    let injected = match fault.inject(&shared.ground, id, rng).await {
+        Ok(injected) => injected,
+        Err(FaultError::Skipped(why)) => return tell(Phase::Skipped, &[], &why),
+        Err(FaultError::Failed(why)) => return tell(Phase::Error, &[], &why),
+    };
+    tell(Phase::Broken, &injected.nodes, &injected.detail);
+    wait(hold, stop).await;
+    tell(Phase::Heal, &injected.nodes, "");
+    match heal(&shared.ground, id, &injected).await {
+        Ok(detail) => tell(Phase::Healed, &injected.nodes, &detail),
+        Err(why) => tell(Phase::Error, &injected.nodes, &why.to_string()),
+    }
+}
+
+async fn heal(ground: &Ground, id: u64, injected: &Injected) -> Result<String, FaultError> {
+    match &injected.healing {
+        Healing::None => {}
+        Healing::Start(nodes) => ground.start(nodes).await?,
+        Healing::Resume(nodes) => ground.resume(nodes).await?,
+        Healing::Links => ground.heal_links(id).await?,
+        Healing::Syncs(nodes) => {
+            for node in nodes {
+                let whole = SyncFault::default();
+                ground.cluster().set_syncs(*node, whole).await?;
+            }
+            return restarted(ground, nodes).await;
+        }
+        Healing::Clock(node) => {
+            let whole = ClockFault::default();
+            ground.cluster().set_clock(*node, whole).await?;
+        }
+        Healing::Room(node) => {
+            ground.cluster().fill_disk(*node, false).await?;
+            return restarted(ground, &[*node]).await;
+        }
+    }
+    Ok(String::new())
+}
+
+async fn restarted(ground: &Ground, nodes: &[NodeId]) -> Result<String, FaultError> {
+    let ended = ground.restart_ended(nodes).await?;
+    Ok(if ended.is_empty() {
+        String::new()
+    } else {
+        format!("{ended:?} had stopped over it and were started again")
+    })
+}
+
+/// Waits; whether the time of the nemeses is up.
+async fn wait(time: Duration, stop: &mut watch::Receiver<bool>) -> bool {
+    tokio::select! {
+        () = sleep(time) => *stop.borrow(),
+        // A sender that is gone is an order to stop, too.
+        _ = stop.wait_for(|stopped| *stopped) => true,
+    }
+}
+
+/// Between half and one and a half times as long.
+fn around(time: Duration, rng: &mut StdRng) -> Duration {
+    time.mul_f64(rng.random_range(0.5..1.5))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_read_in_order_and_none_is_nothing() {
+        let list = Nemesis::parse_list("kill, partition-leader").unwrap();
+        let names: Vec<_> = list.iter().map(|n| n.name.as_str()).collect();
+        assert_eq!(names, ["kill", "partition-leader"]);
+        assert!(Nemesis::parse_list("none").unwrap().is_empty());
+        assert!(Nemesis::parse_list("kill,unheard-of").is_err());
+    }
+}
