@@ -1,0 +1,206 @@
+//! One run from its scenario to its verdict: makes the directory, starts the cluster, runs, judges,
+//! writes the evidence, and leaves nothing running.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{sync::watch, task::spawn_blocking};
+
+use super::{
+    Observed, Options, RunError,
+    judge::judge,
+    run,
+    scenario::{ClusterKind, Scenario, TargetKind},
+};
+use crate::{
+    checker::convergence::NodeState,
+    cluster::{
+        Cluster,
+        existing::ExistingCluster,
+        local::{LocalCluster, LocalOptions},
+        netns::{NetnsCluster, NetnsOptions},
+        target::Target,
+    },
+    evidence::{self, Results, Run, progress::Progress},
+    history::jsonl::Recorder,
+    workload::Settings,
+};
+
+/// File with the states of the nodes after a run.
+pub const STATES: &str = "states.json";
+/// File with the events of a run.
+pub const HISTORY: &str = "history.jsonl";
+
+/// Why a run came to no verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The directory of the run cannot be used.
+    #[error("{path}: {error}")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// What happened.
+        error: io::Error,
+    },
+    /// The directory holds a run already.
+    #[error("{0} holds a run already; give another --out")]
+    Occupied(PathBuf),
+    /// The cluster could not be started or reached.
+    #[error("{0}")]
+    Cluster(String),
+    /// The run broke off.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The judges broke off: a fault of the harness.
+    #[error("judging failed: {0}")]
+    Judge(#[from] tokio::task::JoinError),
+}
+
+/// Runs a scenario in `dir`, which must not hold a run, and writes its evidence there.
+///
+/// # Errors
+///
+/// No verdict was reached. The cluster is shut down, and what was seen until then is in `dir`.
+pub async fn conclude(
+    scenario: &Scenario,
+    seed: u64,
+    dir: &Path,
+    interrupted: watch::Receiver<bool>,
+) -> Result<Results, SessionError> {
+    let directory = |error| SessionError::Directory {
+        path: dir.to_owned(),
+        error,
+    };
+    fs::create_dir_all(dir).map_err(directory)?;
+    let dir = dir.canonicalize().map_err(directory)?;
+    let started = SystemTime::now();
+    let history = dir.join(HISTORY);
+    if history.exists() {
+        return Err(SessionError::Occupied(dir));
+    }
+    let cluster = start(scenario, seed, &dir).await?;
+    let concluded = observe(scenario, seed, &dir, &cluster, interrupted, started).await;
+    cluster.shut_down().await;
+    concluded
+}
+
+async fn observe(
+    scenario: &Scenario,
+    seed: u64,
+    dir: &Path,
+    cluster: &Arc<dyn Cluster>,
+    interrupted: watch::Receiver<bool>,
+    started: SystemTime,
+) -> Result<Results, SessionError> {
+    let options = Options {
+        settings: Settings {
+            workload: scenario.workload,
+            seed,
+            concurrency: scenario.concurrency,
+            keys: scenario.keys(),
+            operations_per_key: scenario.ops_per_key,
+            value_bytes: scenario.value_bytes,
+            timeout: scenario.timeout,
+        },
+        nemeses: scenario.nemeses(),
+        time: scenario.time,
+        rate: scenario.rate,
+        interval: scenario.interval,
+        hold: scenario.hold,
+        dir: dir.to_owned(),
+        // Another run against the same cluster, even with the same seed, has other keys.
+        prefix: format!("jepsen/{:x}", unix_millis(started)),
+    };
+    let path = dir.join(HISTORY);
+    let recorder = Recorder::create(&path).map_err(|error| RunError::File { path, error })?;
+    let recorder = Arc::new(recorder);
+    let progress = Progress::start(recorder.clone(), scenario.time);
+    let began = std::time::Instant::now();
+    let observed = run(&options, cluster.clone(), recorder, interrupted).await;
+    progress.finish();
+    let observed = observed?;
+    let described = Run {
+        workload: scenario.workload.to_string(),
+        nemeses: options.nemeses.iter().map(|n| n.name.clone()).collect(),
+        options: option_table(scenario, seed),
+        seed,
+        command: scenario.command(seed),
+        cluster: cluster.describe(),
+        nodes: cluster.nodes().to_vec(),
+        started_at: humantime::format_rfc3339_seconds(started).to_string(),
+        duration_seconds: began.elapsed().as_secs_f64(),
+    };
+    let (limit, dir) = (scenario.check_limit, dir.to_owned());
+    let nemeses = options.nemeses;
+    spawn_blocking(move || {
+        let Observed { history, states, out, shortcomings } = observed;
+        let findings = judge(&history, Some(&states), limit);
+        let mut results = Results::new(described, &history, findings);
+        for shortcoming in shortcomings {
+            results.doubt(shortcoming);
+        }
+        for nemesis in &nemeses {
+            let counts = nemesis.faults.iter().filter_map(|fault| {
+                let counts = results.faults.by_nemesis.get(fault.name());
+                counts.map(|counts| counts.applied)
+            });
+            if counts.sum::<u64>() == 0 {
+                results.doubt(format!("{} was asked for and nothing of it was done", nemesis.name));
+            }
+        }
+        for (node, why) in &out {
+            let key = format!("node {node} was out");
+            results.run.options.insert(key, why.clone());
+        }
+        write_states(&dir, &states)
+            .and_then(|()| evidence::write_all(&dir, &history, &results))
+            .map_err(|error| SessionError::Directory { path: dir, error })?;
+        Ok(results)
+    })
+    .await?
+}
+
+fn unix_millis(time: SystemTime) -> u128 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or(Duration::ZERO).as_millis()
+}
+
+fn option_table(scenario: &Scenario, seed: u64) -> BTreeMap<String, String> {
+    let args = scenario.arguments(seed);
+    let flags = args.iter().filter_map(|arg| arg.strip_prefix("--"));
+    let mut table: BTreeMap<String, String> = BTreeMap::new();
+    for (name, value) in flags.filter_map(|flag| flag.split_once('=')) {
+        let known = table.entry(name.to_owned()).or_default();
+        if !known.is_empty() {
+            known.push(' ');
+        }
+        known.push_str(value);
+    }
+    table
+}
+
+fn write_states(dir: &Path, states: &[NodeState]) -> io::Result<()> {
+    let json = serde_json::to_vec_pretty(states).map_err(io::Error::from)?;
+    fs::write(dir.join(STATES), json)
+}
+
+/// Reads the states of the nodes that a run left, if it came so far.
+///
+/// # Errors
+///
+/// The file is there and cannot be read.
+pub fn read_states(dir: &Path) -> io::Result<Option<Vec<NodeState>>> {
+    let path = dir.join(STATES);
+    match fs::read(&path) {
+        Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|e| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", path.display()))
+        }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(io::Error::new(e.kind(), format!("{}: {e}", path.display()))),
+    }
+}
