@@ -22,6 +22,7 @@
 //! - What a run starts, it stops: processes, proxies, network namespaces and mounts, on every way out.
 
 pub mod checker;
+pub mod cli;
 pub mod cluster;
 pub mod evidence;
 pub mod history;

@@ -1,3 +1,7 @@
-//! The command line of `holdfast-jepsen`.
+//! The program `holdfast-jepsen`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    holdfast_jepsen::cli::main()
+}

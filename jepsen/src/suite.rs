@@ -1,1 +1,104 @@
 //! Many runs, and their scoreboard.
+//!
+//! A suite is a list of scenarios, run one after the other, each on a cluster of its own. Every
+//! scenario's seed follows from the suite's seed and its name, so one of them can be run again alone.
+
+mod matrix;
+pub mod planted;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+pub use self::matrix::{Suite, scenarios};
+use crate::{
+    checker::Verdict,
+    evidence::scoreboard::{Row, Scoreboard},
+    run::{
+        scenario::Scenario,
+        session::{SessionError, conclude},
+    },
+};
+
+/// A scenario of a suite.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Unique in the suite; also the name of its directory.
+    pub name: String,
+    /// What is run.
+    pub scenario: Scenario,
+}
+
+/// The seed of one scenario of a suite: FNV-1a over its name, so that scenarios that come and go do
+/// not change the others' seeds.
+pub fn seed_of(suite_seed: u64, name: &str) -> u64 {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    // Seeds are printed and typed: eight digits are enough.
+    (hash ^ suite_seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)) % 100_000_000
+}
+
+/// Runs scenarios one after the other and keeps the scoreboard up to date in `out`. A scenario that
+/// comes to no verdict is a row of its own, and the others go on.
+pub async fn run_all(
+    entries: &[Entry],
+    suite_seed: u64,
+    out: &Path,
+    mut scoreboard: Scoreboard,
+    interrupted: watch::Receiver<bool>,
+) -> std::io::Result<Scoreboard> {
+    std::fs::create_dir_all(out)?;
+    for (number, entry) in entries.iter().enumerate() {
+        if *interrupted.borrow() {
+            break;
+        }
+        let seed = entry.scenario.seed.unwrap_or(seed_of(suite_seed, &entry.name));
+        eprintln!("[{}/{}] {} (seed {seed})", number + 1, entries.len(), entry.name);
+        let dir = out.join(&entry.name);
+        let begun = std::time::Instant::now();
+        let concluded = conclude(&entry.scenario, seed, &dir, interrupted.clone()).await;
+        let row = row(entry, seed, &dir, begun.elapsed(), concluded);
+        eprintln!("        {}", row.line());
+        scoreboard.rows.push(row);
+        scoreboard.write(out)?;
+    }
+    Ok(scoreboard)
+}
+
+fn row(
+    entry: &Entry,
+    seed: u64,
+    dir: &Path,
+    took: Duration,
+    concluded: Result<crate::evidence::Results, SessionError>,
+) -> Row {
+    match concluded {
+        Ok(results) => Row::of(&entry.name, dir, took, &results),
+        Err(error) => Row::failed(
+            &entry.name,
+            &entry.scenario.workload.to_string(),
+            &entry.scenario.nemesis,
+            seed,
+            dir,
+            took,
+            &error.to_string(),
+        ),
+    }
+}
+
+/// The verdict on a suite: the worst of its scenarios; nothing run is *unknown*.
+pub fn verdict(scoreboard: &Scoreboard) -> Verdict {
+    let worst = scoreboard.rows.iter().map(|row| row.verdict).max();
+    worst.unwrap_or(Verdict::Unknown)
+}
+
+/// Directory of a run that was given none: `holdfast-jepsen-runs/<time>-<name>`.
+pub fn default_dir(name: &str) -> PathBuf {
+    let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
+    let now = now.replace([':', '-'], "").replace('Z', "");
+    PathBuf::from("holdfast-jepsen-runs").join(format!("{now}-{name}"))
+}

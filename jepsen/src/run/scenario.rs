@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use crate::{nemesis::Nemesis, workload::Workload};
+use crate::{cluster::target::Target, nemesis::Nemesis, workload::Workload};
 
 /// Longest time that a run or a part of it may be given.
 const TIME_MAX: Duration = Duration::from_secs(7 * 86_400);
@@ -21,13 +21,14 @@ pub enum ClusterKind {
     Existing,
 }
 
-/// What program a local cluster is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TargetKind {
-    /// Holdfast.
-    Holdfast,
-    /// etcd 3.4 or later.
-    Etcd,
+impl ClusterKind {
+    fn name(self) -> &'static str {
+        match self {
+            ClusterKind::Local => "local",
+            ClusterKind::Netns => "netns",
+            ClusterKind::Existing => "existing",
+        }
+    }
 }
 
 /// One run.
@@ -78,9 +79,9 @@ pub struct Scenario {
     /// The file that describes an existing cluster
     #[arg(long, value_name = "FILE", required_if_eq("cluster", "existing"))]
     pub cluster_file: Option<PathBuf>,
-    /// What program a cluster of this machine is made of
-    #[arg(long, value_enum, default_value_t = TargetKind::Holdfast)]
-    pub target: TargetKind,
+    /// What program a cluster of this machine is made of: holdfast, or etcd 3.4 or later
+    #[arg(long, value_name = "NAME", default_value_t = Target::Holdfast)]
+    pub target: Target,
     /// The program; by default `holdfast` beside this program or in PATH, `etcd` in PATH
     #[arg(long, value_name = "FILE")]
     pub bin: Option<PathBuf>,
@@ -141,14 +142,11 @@ impl Scenario {
         flag("interval", spell_time(self.interval));
         flag("hold", spell_time(self.hold));
         flag("check-limit", spell_time(self.check_limit));
-        let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
-            value().map_or_else(String::new, |value| value.get_name().to_owned())
-        };
-        flag("cluster", name(&|| self.cluster.to_possible_value()));
+        flag("cluster", self.cluster.name().to_owned());
         match &self.cluster_file {
             Some(file) => flag("cluster-file", file.display().to_string()),
             None => {
-                flag("target", name(&|| self.target.to_possible_value()));
+                flag("target", self.target.to_string());
                 flag("nodes", self.nodes.to_string());
             }
         }

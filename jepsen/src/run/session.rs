@@ -15,7 +15,7 @@ use super::{
     Observed, Options, RunError,
     judge::judge,
     run,
-    scenario::{ClusterKind, Scenario, TargetKind},
+    scenario::{ClusterKind, Scenario},
 };
 use crate::{
     checker::convergence::NodeState,
@@ -24,7 +24,6 @@ use crate::{
         existing::ExistingCluster,
         local::{LocalCluster, LocalOptions},
         netns::{NetnsCluster, NetnsOptions},
-        target::Target,
     },
     evidence::{self, Results, Run, progress::Progress},
     history::jsonl::Recorder,

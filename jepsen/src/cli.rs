@@ -1,0 +1,302 @@
+//! The command line of `holdfast-jepsen`.
+//!
+//! Exit codes: 0 valid, 1 invalid, 2 unknown, or the harness could not do its work. An interrupted
+//! run heals and stops its cluster first; a second Ctrl-C ends it at once.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use tokio::sync::watch;
+
+use crate::{
+    checker::Verdict,
+    cluster::{netns, target::Target},
+    evidence::{
+        self, Results,
+        results::exit_code,
+        scoreboard::{Context as SuiteContext, Scoreboard},
+    },
+    history::jsonl,
+    nemesis::fault,
+    run::{
+        judge::judge,
+        scenario::{ClusterKind, Scenario, parse_time},
+        session::{HISTORY, conclude, read_states},
+    },
+    suite::{self, Suite, planted},
+    workload::Workload,
+};
+
+/// Exit code of everything that is no verdict.
+const EXIT_ERROR: u8 = 2;
+
+#[derive(Parser)]
+#[command(
+    name = "holdfast-jepsen",
+    version,
+    about = "Breaks a cluster that speaks the etcd v3 API, and judges what it did",
+    after_help = "Exit codes: 0 valid, 1 invalid, 2 unknown or the harness could not do its work.",
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run one workload under nemeses, and judge it
+    Run {
+        #[command(flatten)]
+        scenario: Box<Scenario>,
+        /// Directory for the evidence; must not hold a run. Default: holdfast-jepsen-runs/<time>-<workload>
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// Run many scenarios and print a scoreboard
+    Suite(SuiteArgs),
+    /// Judge the history of an earlier run again
+    Check {
+        /// Directory of the run, or a history.jsonl
+        dir: PathBuf,
+        /// Judge what there is of a history that was cut off
+        #[arg(long)]
+        truncated: bool,
+        /// How long a checker may search before its verdict is `unknown`
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_time)]
+        check_limit: std::time::Duration,
+    },
+    /// List the workloads, the nemeses and the suites
+    List,
+}
+
+#[derive(clap::Args)]
+struct SuiteArgs {
+    /// Which
+    suite: Suite,
+    /// Directory for the evidence. Default: holdfast-jepsen-runs/<time>-<suite>
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Seed from which those of the scenarios follow; drawn and printed if it is not given
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Only scenarios whose name contains one of these, separated by commas
+    #[arg(long, value_name = "WORDS", value_delimiter = ',')]
+    only: Vec<String>,
+    /// What the clusters are made of: holdfast, or etcd 3.4 or later
+    #[arg(long, value_name = "NAME", default_value_t = Target::Holdfast)]
+    target: Target,
+    /// The program; by default `holdfast` beside this program or in PATH, `etcd` in PATH
+    #[arg(long, value_name = "FILE")]
+    bin: Option<PathBuf>,
+    /// Seeds with which each planted bug is hunted, and the clean server run (suite planted)
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
+    seeds: u64,
+    /// Directory of Holdfast's source, from which the server with planted bugs is built (suite planted)
+    #[arg(long, value_name = "DIR", default_value = planted::SOURCE)]
+    source: PathBuf,
+    /// Only name the scenarios
+    #[arg(long)]
+    list: bool,
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("holdfast-jepsen: {error:#}");
+            ExitCode::from(EXIT_ERROR)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run { scenario, out } => {
+            if scenario.cluster == ClusterKind::Netns
+                && let Some(code) = netns::enter()?
+            {
+                return Ok(code);
+            }
+            runtime()?.block_on(run(&scenario, out))
+        }
+        Command::Suite(args) => runtime()?.block_on(run_suite(args)),
+        Command::Check {
+            dir,
+            truncated,
+            check_limit,
+        } => check(&dir, truncated, check_limit),
+        Command::List => {
+            list();
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("no runtime for the harness")
+}
+
+/// Becomes true at the first Ctrl-C or SIGTERM; the second one ends the program.
+fn interruption() -> anyhow::Result<watch::Receiver<bool>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (tx, rx) = watch::channel(false);
+    let mut int = signal(SignalKind::interrupt()).context("no handler for Ctrl-C")?;
+    let mut term = signal(SignalKind::terminate()).context("no handler for SIGTERM")?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = int.recv() => {}
+                _ = term.recv() => {}
+            }
+            if tx.send_replace(true) {
+                // The nodes die with this process.
+                std::process::exit(i32::from(EXIT_ERROR));
+            }
+            eprintln!("\nstopping: healing, then shutting the cluster down; once more to end at once");
+        }
+    });
+    Ok(rx)
+}
+
+fn drawn(seed: Option<u64>) -> u64 {
+    seed.unwrap_or_else(|| rand::random_range(0..100_000_000))
+}
+
+async fn run(scenario: &Scenario, out: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let seed = drawn(scenario.seed);
+    let dir = out.unwrap_or_else(|| suite::default_dir(scenario.workload.name()));
+    eprintln!(
+        "workload {}, nemesis {}, {:?}, seed {seed}, evidence in {}",
+        scenario.workload,
+        scenario.nemesis,
+        scenario.time,
+        dir.display()
+    );
+    let results = conclude(scenario, seed, &dir, interruption()?).await?;
+    print!("{}", evidence::summary(&results));
+    println!("report: {}", dir.join("report.html").display());
+    println!("again:  {}", results.run.command);
+    Ok(code(results.verdict()))
+}
+
+async fn run_suite(args: SuiteArgs) -> anyhow::Result<ExitCode> {
+    if args.suite == Suite::Planted {
+        let hunt = planted::Hunt {
+            source: args.source,
+            seeds: args.seeds,
+            seed: drawn(args.seed),
+            only: args.only,
+            out: args.out.unwrap_or_else(|| suite::default_dir("planted")),
+            list: args.list,
+        };
+        return Ok(code(planted::hunt(hunt, interruption()?).await?));
+    }
+    let mut entries = suite::scenarios(args.suite, args.target);
+    if !args.only.is_empty() {
+        entries.retain(|entry| args.only.iter().any(|word| entry.name.contains(word)));
+        if entries.is_empty() {
+            bail!("no scenario of {} has {:?} in its name; see --list", args.suite.name(), args.only);
+        }
+    }
+    for entry in &mut entries {
+        entry.scenario.bin.clone_from(&args.bin);
+    }
+    if args.list {
+        for entry in &entries {
+            println!("{}", entry.name);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Rather now than after the first scenario.
+    args.target.find(args.bin.as_deref())?;
+    let seed = drawn(args.seed);
+    let out = args.out.unwrap_or_else(|| suite::default_dir(args.suite.name()));
+    eprintln!(
+        "suite {}: {} scenarios, seed {seed}, evidence in {}",
+        args.suite.name(),
+        entries.len(),
+        out.display()
+    );
+    let context = SuiteContext::here(args.suite.name(), &args.target.to_string(), seed);
+    let scoreboard = Scoreboard::new(context);
+    let scoreboard = suite::run_all(&entries, seed, &out, scoreboard, interruption()?)
+        .await
+        .with_context(|| format!("the scoreboard in {}", out.display()))?;
+    println!("{}", scoreboard.table());
+    println!("scoreboard: {}", out.join("scoreboard.html").display());
+    let complete = scoreboard.rows.len() == entries.len();
+    let verdict = suite::verdict(&scoreboard);
+    Ok(code(match verdict {
+        Verdict::Valid if !complete => Verdict::Unknown,
+        verdict => verdict,
+    }))
+}
+
+fn check(
+    dir: &std::path::Path,
+    truncated: bool,
+    limit: std::time::Duration,
+) -> anyhow::Result<ExitCode> {
+    let (file, dir) = match dir.is_dir() {
+        true => (dir.join(HISTORY), Some(dir)),
+        false => (dir.to_owned(), None),
+    };
+    let history = if truncated {
+        jsonl::read_prefix(&file)?.0
+    } else {
+        jsonl::read(&file)?
+    };
+    history
+        .operations()
+        .with_context(|| format!("{} is no history of a run", file.display()))?;
+    let states = dir.map(read_states).transpose()?.flatten();
+    let findings = judge(&history, states.as_deref(), limit);
+    let known = dir.map(|dir| dir.join("results.json")).filter(|file| file.exists());
+    let Some(known) = known else {
+        print!("{}", evidence::findings_summary(&findings));
+        let worst = findings.iter().map(|finding| finding.verdict).max();
+        return Ok(code(worst.unwrap_or(Verdict::Unknown)));
+    };
+    let before = Results::read(&known)?;
+    if before.events != history.events.len() as u64 && !truncated {
+        bail!(
+            "{}: the history is truncated: it has {} events, and results.json says {}; --truncated judges what there is",
+            file.display(),
+            history.events.len(),
+            before.events
+        );
+    }
+    let results = Results::new(before.run, &history, findings);
+    print!("{}", evidence::summary(&results));
+    Ok(code(results.verdict()))
+}
+
+fn list() {
+    println!("Workloads (--workload):");
+    for workload in Workload::ALL {
+        println!("  {:<18} {}", workload.name(), workload.describe());
+    }
+    println!("\nNemeses (--nemesis, several separated by commas):");
+    for (name, _, what) in fault::FAULTS {
+        println!("  {name:<18} {what}");
+    }
+    println!("\nGroups of nemeses (each draws its members in a random order):");
+    for (name, members) in fault::GROUPS {
+        println!("  {name:<18} {}", members.join(", "));
+    }
+    println!("\nSuites (holdfast-jepsen suite NAME; --list names the scenarios):");
+    for suite in [Suite::Smoke, Suite::Quick, Suite::Full, Suite::Planted] {
+        println!("  {}", suite.name());
+    }
+}
+
+fn code(verdict: Verdict) -> ExitCode {
+    ExitCode::from(u8::try_from(exit_code(verdict)).unwrap_or(EXIT_ERROR))
+}

@@ -1,0 +1,230 @@
+//! The scenarios of the suites.
+//!
+//! - `smoke`: one of each kind of trouble, a few seconds each; about three minutes.
+//! - `quick`: every workload, every family of faults; at most ten minutes.
+//! - `full`: every workload under every family and their combinations; about an hour.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::Entry;
+use crate::{cluster::target::Target, run::scenario::Scenario, workload::Workload};
+
+/// A list of scenarios.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Suite {
+    /// About three minutes: what a change must pass before it lands
+    Smoke,
+    /// At most ten minutes: every workload, every family of faults
+    Quick,
+    /// About an hour: every workload under every family of faults and their combinations
+    Full,
+    /// Proves that the harness finds bugs: plants real mistakes in Holdfast one at a time
+    Planted,
+}
+
+impl Suite {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Suite::Smoke => "smoke",
+            Suite::Quick => "quick",
+            Suite::Full => "full",
+            Suite::Planted => "planted",
+        }
+    }
+}
+
+/// A log so short that a node that was away for a moment gets a snapshot.
+const SHORT_LOG: [&str; 1] = ["--log-entries-max=200"];
+
+struct Line {
+    workload: Workload,
+    nemesis: &'static str,
+    /// Distinguishes lines with the same workload and nemesis; empty if there is one only.
+    variant: &'static str,
+    nodes: u64,
+    server_args: &'static [&'static str],
+    /// Cannot be run against etcd: needs retry ids, or faults that a Go program does not notice.
+    holdfast_only: bool,
+}
+
+const fn line(workload: Workload, nemesis: &'static str) -> Line {
+    Line {
+        workload,
+        nemesis,
+        variant: "",
+        nodes: 3,
+        server_args: &[],
+        holdfast_only: false,
+    }
+}
+
+impl Line {
+    const fn nodes(mut self, nodes: u64, variant: &'static str) -> Self {
+        self.nodes = nodes;
+        self.variant = variant;
+        self
+    }
+
+    const fn short_log(mut self) -> Self {
+        self.server_args = &SHORT_LOG;
+        self.variant = "short-log";
+        self.holdfast_only = true;
+        self
+    }
+
+    const fn holdfast_only(mut self) -> Self {
+        self.holdfast_only = true;
+        self
+    }
+
+    fn entry(&self, target: Target, time: Duration, pace: Duration) -> Entry {
+        let mut name = format!("{}-{}", self.workload, self.nemesis.replace(',', "+"));
+        if !self.variant.is_empty() {
+            name = format!("{name}-{}", self.variant);
+        }
+        let scenario = Scenario {
+            workload: self.workload,
+            nemesis: self.nemesis.to_owned(),
+            time,
+            target,
+            nodes: self.nodes,
+            zones: (self.nodes > 3).then_some(3),
+            interval: pace,
+            hold: pace,
+            timeout: if self.workload.retries() {
+                Duration::from_secs(10)
+            } else {
+                Duration::from_secs(2)
+            },
+            server_arg: self.server_args.iter().map(ToString::to_string).collect(),
+            ..Default::default()
+        };
+        Entry { name, scenario }
+    }
+}
+
+use Workload::{Append, Bank, CounterRetry, Register, Set, Stale};
+
+const SMOKE: &[Line] = &[
+    line(Register, "kill-leader,partition"),
+    line(CounterRetry, "kill,reset").holdfast_only(),
+    line(Append, "partition-leader,compact"),
+    line(Set, "power,slow-fsync-all").holdfast_only(),
+    line(Register, "isolate-one,compact").short_log(),
+];
+
+const QUICK: &[Line] = &[
+    line(Register, "none"),
+    line(Register, "kill"),
+    line(Register, "partition"),
+    line(Register, "pause"),
+    line(Set, "kill"),
+    line(Set, "partition"),
+    line(Set, "power,slow-fsync-all").holdfast_only(),
+    line(Append, "kill,partition"),
+    line(Bank, "kill,compact"),
+    line(Bank, "slow"),
+    line(CounterRetry, "kill,reset").holdfast_only(),
+    line(CounterRetry, "restart,partition-clients").holdfast_only(),
+    line(Stale, "kill,partition"),
+    line(Register, "isolate-one,compact").short_log(),
+    line(Register, "clock,disk").holdfast_only(),
+    line(Set, "damage").holdfast_only(),
+    line(Append, "zone-loss,partition").nodes(5, "5-nodes"),
+];
+
+const FULL_WORKLOADS: &[Workload] = &[Register, Set, Append, Bank, CounterRetry, Stale];
+const FULL_NEMESES: &[&str] = &[
+    "kill",
+    "pause",
+    "partition",
+    "restart,move-leader",
+    "slow",
+    "kill,partition",
+    "power,slow-fsync-all",
+    "disk,clock",
+];
+const FULL_MORE: &[Line] = &[
+    line(Register, "none"),
+    line(Register, "isolate-one,compact").short_log(),
+    line(CounterRetry, "isolate-one,reset,compact").short_log(),
+    line(Bank, "pause-one,kill-one,compact").short_log(),
+    line(Append, "kill,partition,pause,slow"),
+    line(Register, "kill,partition,pause,slow"),
+    line(Append, "power,partition,reset").holdfast_only(),
+    line(Register, "zone-loss,partition").nodes(5, "5-nodes"),
+    line(Append, "kill,partition").nodes(5, "5-nodes"),
+    line(CounterRetry, "kill-minority,partition-ring")
+        .nodes(5, "5-nodes")
+        .holdfast_only(),
+    line(Set, "damage").holdfast_only(),
+    line(Register, "damage").holdfast_only(),
+];
+
+/// The scenarios of a suite against a target. The planted bugs have a list of their own.
+pub fn scenarios(suite: Suite, target: Target) -> Vec<Entry> {
+    let secs = Duration::from_secs;
+    let fits = |line: &&Line| target == Target::Holdfast || !line.holdfast_only;
+    let entries = |lines: &[Line], time, pace| -> Vec<Entry> {
+        let fitting = lines.iter().filter(fits);
+        fitting.map(|line| line.entry(target, time, pace)).collect()
+    };
+    match suite {
+        Suite::Smoke => entries(SMOKE, secs(25), secs(2)),
+        Suite::Quick => entries(QUICK, secs(24), secs(2)),
+        Suite::Full => {
+            let mut all = Vec::new();
+            for nemesis in FULL_NEMESES {
+                for workload in FULL_WORKLOADS {
+                    let mut line = line(*workload, nemesis);
+                    line.holdfast_only = *workload == CounterRetry
+                        || nemesis.contains("power")
+                        || nemesis.contains("disk");
+                    all.push(line);
+                }
+            }
+            let mut entries_of_all = entries(&all, secs(45), secs(3));
+            entries_of_all.extend(entries(FULL_MORE, secs(45), secs(3)));
+            entries_of_all
+        }
+        Suite::Planted => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::nemesis::Nemesis;
+
+    #[test]
+    fn names_are_unique_and_nemeses_exist() {
+        for suite in [Suite::Smoke, Suite::Quick, Suite::Full] {
+            for target in [Target::Holdfast, Target::Etcd] {
+                let entries = scenarios(suite, target);
+                assert!(!entries.is_empty());
+                let names: HashSet<_> = entries.iter().map(|entry| &entry.name).collect();
+                assert_eq!(names.len(), entries.len(), "{suite:?}");
+                for entry in &entries {
+                    Nemesis::parse_list(&entry.scenario.nemesis).unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_workload_is_in_quick() {
+        let entries = scenarios(Suite::Quick, Target::Holdfast);
+        for workload in Workload::ALL {
+            assert!(
+                entries
+                    .iter()
+                    .any(|entry| entry.scenario.workload == workload)
+            );
+        }
+    }
+}
