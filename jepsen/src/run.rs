@@ -21,11 +21,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, task::JoinSet, time::sleep};
+use tokio::{
+    sync::watch,
+    task::{JoinSet, spawn_blocking},
+    time::sleep,
+};
 
-use self::worker::{Processes, Worker, client};
+use self::{
+    judge::judge,
+    worker::{Processes, Worker, client},
+};
 use crate::{
-    checker::convergence::NodeState,
+    checker::{Verdict, convergence::NodeState},
     cluster::{Cluster, Node},
     history::{History, Kind, NodeId, Op, What, jsonl::Recorder},
     nemesis::{Ground, Nemesis, Observer, Plan, schedule},
@@ -40,6 +47,10 @@ const CALM: (Duration, Duration) = (Duration::from_millis(500), Duration::from_s
 const FINAL_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long all nodes have to serve again, and then to agree, after everything was healed.
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(45);
+/// Time between two judgements while a run goes on.
+const JUDGE_EVERY: Duration = Duration::from_secs(2);
+/// How long a search may take then.
+const JUDGE_LIMIT: Duration = Duration::from_secs(5);
 /// Final reads that are made at the same time.
 const FINAL_READERS: usize = 6;
 
@@ -58,6 +69,8 @@ pub struct Options {
     pub interval: Duration,
     /// Time for which a fault is held, on average.
     pub hold: Duration,
+    /// Judge while it goes on, and end as soon as something is wrong.
+    pub stop_when_invalid: bool,
     /// Where `history.jsonl` goes.
     pub dir: PathBuf,
     /// Before every key of this run.
@@ -96,6 +109,29 @@ pub enum RunError {
     /// A worker or a nemesis panicked: a fault of the harness.
     #[error("a task of the harness failed: {0}")]
     Task(#[from] tokio::task::JoinError),
+}
+
+/// Why the load ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    TimeIsUp,
+    /// Something is wrong already; there is nothing more to learn.
+    Invalid,
+    Interrupted,
+}
+
+/// Waits until the checkers find something wrong in what has happened so far.
+async fn first_anomaly(recorder: &Recorder) {
+    loop {
+        sleep(JUDGE_EVERY).await;
+        let events = recorder.with_events(<[_]>::to_vec);
+        let findings = spawn_blocking(move || judge(&History { events }, None, JUDGE_LIMIT)).await;
+        // A judge that panics is met again at the end of the run, and told there.
+        let findings = findings.unwrap_or_default();
+        if findings.iter().any(|f| f.verdict == Verdict::Invalid) {
+            return;
+        }
+    }
 }
 
 /// Runs a workload against a cluster that serves. `interrupted` ends the load early, and heals.
@@ -157,9 +193,10 @@ pub async fn run(
     }
 
     let calm = options.time.mul_f64(CALM_SHARE).clamp(CALM.0, CALM.1);
-    let was_interrupted = tokio::select! {
-        () = sleep(options.time.saturating_sub(calm)) => false,
-        _ = interrupted.wait_for(|yes| *yes) => true,
+    let ended = tokio::select! {
+        () = sleep(options.time.saturating_sub(calm)) => Ended::TimeIsUp,
+        () = first_anomaly(&recorder), if options.stop_when_invalid => Ended::Invalid,
+        _ = interrupted.wait_for(|yes| *yes) => Ended::Interrupted,
     };
     stop_nemeses.send_replace(true);
     while let Some(ended) = torment.join_next().await {
@@ -169,7 +206,7 @@ pub async fn run(
     if let Err(e) = shared.ground.heal_all().await {
         shortcomings.push(format!("not everything could be healed: {e}"));
     }
-    if !was_interrupted {
+    if ended == Ended::TimeIsUp {
         sleep(calm).await;
     }
     stop_load.send_replace(true);
@@ -183,13 +220,17 @@ pub async fn run(
         .filter(|node| !out.contains_key(&node.id))
         .cloned()
         .collect();
-    let states = if was_interrupted {
-        shortcomings.push("it was interrupted".to_owned());
-        Vec::new()
-    } else {
-        let absent = team.recovered(&shared.ground, &taking_part).await;
-        team.read_finally(&taking_part, &absent).await?;
-        team.states(&shared.ground, &taking_part, absent).await
+    let states = match ended {
+        Ended::TimeIsUp => {
+            let absent = team.recovered(&shared.ground, &taking_part).await;
+            team.read_finally(&taking_part, &absent).await?;
+            team.states(&shared.ground, &taking_part, absent).await
+        }
+        Ended::Invalid => Vec::new(),
+        Ended::Interrupted => {
+            shortcomings.push("it was interrupted".to_owned());
+            Vec::new()
+        }
     };
     let history = recorder.finish().map_err(|error| RunError::File {
         path: options.dir.join("history.jsonl"),

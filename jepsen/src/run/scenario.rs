@@ -73,6 +73,9 @@ pub struct Scenario {
     /// How long a checker may search before its verdict is `unknown`
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_time)]
     pub check_limit: Duration,
+    /// Judge while it goes on, and end as soon as something is wrong
+    #[arg(long)]
+    pub stop_when_invalid: bool,
     /// What kind of cluster is driven
     #[arg(long, value_enum, default_value_t = ClusterKind::Local)]
     pub cluster: ClusterKind,
@@ -164,6 +167,9 @@ impl Scenario {
         }
         if let Some(mib) = self.disk_mib {
             flag("disk-mib", mib.to_string());
+        }
+        if self.stop_when_invalid {
+            args.push("--stop-when-invalid".to_owned());
         }
         args
     }

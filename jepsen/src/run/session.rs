@@ -111,6 +111,7 @@ async fn observe(
         rate: scenario.rate,
         interval: scenario.interval,
         hold: scenario.hold,
+        stop_when_invalid: scenario.stop_when_invalid,
         dir: dir.to_owned(),
         // Another run against the same cluster, even with the same seed, has other keys.
         prefix: format!("jepsen/{:x}", unix_millis(started)),
