@@ -1,0 +1,295 @@
+//! What the faults of a run cost its clients: time without writes, and rates and latencies.
+//!
+//! Times are nanoseconds; points in time count from the begin of the run.
+//!
+//! ```text
+//!         Begin     Broken                    Heal   Healed      end of the window
+//!  ─ w w ──┃── w ────┃─────────────────── w ───┃──────┃── w ─ w ──┃─▶
+//!               ╰────── longest gap: RTO ─╯            ╰─ grace ───╯
+//! ```
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::span::{Span, is_write, name};
+use crate::{
+    checker::Finding,
+    history::{History, Kind, NodeId, Phase},
+};
+
+/// How long after healing a gap is still put down to the fault, unless another fault begins or the
+/// load ends before.
+pub const GRACE_NS: u64 = 5_000_000_000;
+
+/// What one fault did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultReport {
+    /// Its number in the run.
+    pub fault: u64,
+    /// Name of the nemesis.
+    pub nemesis: String,
+    /// Nodes that were hit.
+    pub nodes: Vec<NodeId>,
+    /// When it began to break something.
+    pub begin_ns: u64,
+    /// When it was broken; `None` if it was skipped or failed.
+    pub broken_ns: Option<u64>,
+    /// When it began to heal.
+    pub heal_ns: Option<u64>,
+    /// When it was whole again.
+    pub healed_ns: Option<u64>,
+    /// Why it was skipped.
+    pub skipped: Option<String>,
+    /// What the harness could not do.
+    pub error: Option<String>,
+    /// What happened, in order, in the nemesis's words.
+    pub steps: Vec<String>,
+    /// Until when its effect was measured.
+    pub window_end_ns: u64,
+    /// The longest time without a successful write completing, from the begin to the end of the
+    /// window. `None` if the fault was not made, or no write was under way in the window.
+    pub rto_ns: Option<u64>,
+    /// The longest gap was still open at the end of the window: it lasted at least so long.
+    pub rto_open: bool,
+    /// From `broken_ns` until the first success of a write that was invoked after it.
+    pub first_write_ns: Option<u64>,
+}
+
+impl FaultReport {
+    /// Whether it was really made.
+    pub fn applied(&self) -> bool {
+        self.broken_ns.is_some()
+    }
+}
+
+/// Counts, rate and latency of one kind of operation. Latencies are of those that were *ok*.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OperationReport {
+    /// Invoked.
+    pub invoked: u64,
+    /// Took effect.
+    pub ok: u64,
+    /// Did not.
+    pub fail: u64,
+    /// Outcome not known, or never seen.
+    pub info: u64,
+    /// *ok* a second, over the whole load.
+    pub ok_per_second: f64,
+    /// Median.
+    pub p50_ns: Option<u64>,
+    /// 99 % were no slower.
+    pub p99_ns: Option<u64>,
+    /// Slowest.
+    pub max_ns: Option<u64>,
+}
+
+/// What clients saw of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Availability {
+    /// From the first invocation to the last event of the load; the final reads are left out.
+    pub load_ns: u64,
+    /// By name of the operation; the final reads are left out.
+    pub operations: BTreeMap<String, OperationReport>,
+    /// By number.
+    pub faults: Vec<FaultReport>,
+    /// Median of the times without writes of the faults that were made.
+    pub rto_p50_ns: Option<u64>,
+    /// Their maximum.
+    pub rto_max_ns: Option<u64>,
+}
+
+impl Availability {
+    /// Measures a history.
+    pub fn of(history: &History) -> Self {
+        let spans = super::span::spans(history);
+        let load: Vec<&Span<'_>> = spans.iter().filter(|span| !span.invoke.last).collect();
+        let start = load.first().map_or(0, |span| span.invoked_at);
+        let end = load
+            .iter()
+            .map(|span| span.completed_at.unwrap_or(span.invoked_at))
+            .max()
+            .unwrap_or(0);
+        let faults = faults(history, &load, end);
+        let mut rtos: Vec<u64> = faults.iter().filter_map(|fault| fault.rto_ns).collect();
+        rtos.sort_unstable();
+        Self {
+            load_ns: end - start,
+            operations: operations(&load, end - start),
+            rto_p50_ns: quantile(&rtos, 0.5),
+            rto_max_ns: rtos.last().copied(),
+            faults,
+        }
+    }
+}
+
+fn operations(load: &[&Span<'_>], load_ns: u64) -> BTreeMap<String, OperationReport> {
+    let mut reports: BTreeMap<String, (OperationReport, Vec<u64>)> = BTreeMap::new();
+    for span in load {
+        let (report, latencies) = reports.entry(name(span.op()).to_owned()).or_default();
+        report.invoked += 1;
+        match span.kind() {
+            Kind::Ok => {
+                report.ok += 1;
+                latencies.extend(span.latency());
+            }
+            Kind::Fail => report.fail += 1,
+            Kind::Info | Kind::Invoke => report.info += 1,
+        }
+    }
+    reports
+        .into_iter()
+        .map(|(name, (mut report, mut latencies))| {
+            latencies.sort_unstable();
+            report.p50_ns = quantile(&latencies, 0.5);
+            report.p99_ns = quantile(&latencies, 0.99);
+            report.max_ns = latencies.last().copied();
+            if load_ns > 0 {
+                // Three decimals: more would say nothing, and would not survive JSON.
+                let rate = report.ok as f64 * 1e9 / load_ns as f64;
+                report.ok_per_second = (rate * 1e3).round() / 1e3;
+            }
+            (name, report)
+        })
+        .collect()
+}
+
+fn faults(history: &History, load: &[&Span<'_>], load_end: u64) -> Vec<FaultReport> {
+    let mut reports: BTreeMap<u64, FaultReport> = BTreeMap::new();
+    for (event, fault) in history.faults() {
+        let report = reports.entry(fault.fault).or_insert_with(|| FaultReport {
+            fault: fault.fault,
+            nemesis: fault.nemesis.clone(),
+            nodes: Vec::new(),
+            begin_ns: event.time,
+            broken_ns: None,
+            heal_ns: None,
+            healed_ns: None,
+            skipped: None,
+            error: None,
+            steps: Vec::new(),
+            window_end_ns: event.time,
+            rto_ns: None,
+            rto_open: false,
+            first_write_ns: None,
+        });
+        for node in &fault.nodes {
+            if !report.nodes.contains(node) {
+                report.nodes.push(*node);
+            }
+        }
+        if !fault.detail.is_empty() && report.steps.last() != Some(&fault.detail) {
+            report.steps.push(fault.detail.clone());
+        }
+        match fault.phase {
+            Phase::Begin => {}
+            Phase::Broken => report.broken_ns = report.broken_ns.or(Some(event.time)),
+            Phase::Skipped => report.skipped = Some(fault.detail.clone()),
+            Phase::Heal => report.heal_ns = report.heal_ns.or(Some(event.time)),
+            Phase::Healed => report.healed_ns = Some(event.time),
+            Phase::Error => report.error = Some(fault.detail.clone()),
+        }
+    }
+    let mut reports: Vec<FaultReport> = reports.into_values().collect();
+    // A fault that was skipped changes nothing, so it ends nobody's window.
+    let begins: Vec<u64> = reports
+        .iter()
+        .filter(|report| report.skipped.is_none())
+        .map(|report| report.begin_ns)
+        .collect();
+    let writes: Vec<&Span<'_>> = load
+        .iter()
+        .filter(|span| is_write(span.op()))
+        .copied()
+        .collect();
+    let mut successes: Vec<u64> = writes
+        .iter()
+        .filter(|span| span.kind() == Kind::Ok)
+        .filter_map(|span| span.completed_at)
+        .collect();
+    successes.sort_unstable();
+    for report in &mut reports {
+        report.measure(&begins, &writes, &successes, load_end);
+    }
+    reports
+}
+
+impl FaultReport {
+    fn measure(&mut self, begins: &[u64], writes: &[&Span<'_>], successes: &[u64], load_end: u64) {
+        let begin = self.begin_ns;
+        let mut end = load_end;
+        if let Some(healed) = self.healed_ns {
+            end = end.min(healed + GRACE_NS);
+            // Only one that begins after this one healed: faults may overlap.
+            let next = begins.iter().filter(|&&next| next > healed).min();
+            end = end.min(next.copied().unwrap_or(u64::MAX));
+        }
+        self.window_end_ns = end.max(begin);
+        let Some(broken) = self.broken_ns else {
+            return;
+        };
+        self.first_write_ns = writes
+            .iter()
+            .filter(|span| span.kind() == Kind::Ok && span.invoked_at > broken)
+            .filter_map(|span| span.completed_at)
+            .min()
+            .map(|first| first - broken);
+        let under_way = writes
+            .iter()
+            .any(|span| span.invoked_at < end && span.completed_at.unwrap_or(u64::MAX) > begin);
+        if end <= begin || !under_way {
+            return;
+        }
+        let from = successes.partition_point(|&at| at <= begin);
+        let to = successes.partition_point(|&at| at < end);
+        let mut last = begin;
+        let mut longest = 0;
+        for &at in &successes[from..to.max(from)] {
+            longest = longest.max(at - last);
+            last = at;
+        }
+        self.rto_open = end - last > longest;
+        self.rto_ns = Some(longest.max(end - last));
+    }
+}
+
+/// Names of the anomalies that are a loss of acknowledged data.
+const LOSSES: [&str; 6] = [
+    "lost",
+    "lost-write",
+    "lost-append",
+    "lost-increment",
+    "lost-element",
+    "lost-transfer",
+];
+
+/// Acknowledged writes that were lost, as far as the findings spell out: at least so many. Checkers
+/// that look at the same history see the same loss, so the one that sees most is taken.
+pub fn lost(findings: &[Finding]) -> u64 {
+    findings
+        .iter()
+        .map(|finding| {
+            let spelled = finding.anomalies.len() as u64;
+            let losses = finding
+                .anomalies
+                .iter()
+                .filter(|anomaly| LOSSES.contains(&anomaly.name.as_str()))
+                .count() as u64;
+            if losses == spelled && losses > 0 {
+                finding.anomalies_found
+            } else {
+                losses
+            }
+        })
+        .max()
+        .unwrap_or(0)
+}
+
+/// The value that a share of a sorted list does not exceed (nearest rank).
+pub(super) fn quantile(sorted: &[u64], share: f64) -> Option<u64> {
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied()
+}
+
+#[cfg(test)]
+mod tests;

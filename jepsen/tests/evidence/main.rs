@@ -1,0 +1,207 @@
+//! What a run leaves behind, from the recorder to the page, for a made-up run.
+
+mod sample;
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use holdfast_jepsen::{
+    checker::{Finding, Verdict},
+    evidence::{Results, report, scoreboard, write_all},
+    history::{What, jsonl},
+};
+
+const SEED: u64 = 7;
+
+/// The page of a history is kept in cargo's directory for such files, to be looked at.
+fn keep(name: &str, page: &str) {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    fs::write(dir.join(name), page).unwrap();
+}
+
+/// A page loads nothing: no script, no address in an attribute but places on the page itself.
+fn assert_self_contained(page: &str) {
+    for forbidden in [
+        "<script", "<link", "<img", "<iframe", "@import", "http://", "https://", "//cdn",
+    ] {
+        assert!(!page.contains(forbidden), "the page has {forbidden}");
+    }
+    for attribute in ["src=\"", "url("] {
+        for (at, _) in page.match_indices(attribute) {
+            let target = &page[at + attribute.len()..];
+            assert!(target.starts_with('#'), "{}", &target[..40]);
+        }
+    }
+}
+
+/// Every element that is opened is closed, in order.
+fn assert_balanced(page: &str) {
+    let mut open = Vec::new();
+    let mut rest = page;
+    while let Some(at) = rest.find('<') {
+        rest = &rest[at + 1..];
+        let end = rest.find('>').expect("a tag ends");
+        let tag = &rest[..end];
+        rest = &rest[end..];
+        let name = tag.split_whitespace().next().expect("a tag has a name");
+        match name.strip_prefix('/') {
+            Some(name) => assert_eq!(open.pop(), Some(name)),
+            None if name.starts_with('!') || name == "meta" => {}
+            None => open.push(name),
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+}
+
+#[test]
+fn a_run_leaves_its_files() {
+    println!("seed {SEED}");
+    let dir = tempfile::tempdir().unwrap();
+    let sample = sample::history(SEED, 6_000);
+    let path = dir.path().join("history.jsonl");
+    let recorder = jsonl::Recorder::create(&path).unwrap();
+    for event in &sample.events {
+        recorder.record(event.what.clone());
+    }
+    let recorded = recorder.finish().unwrap();
+    let whats = |history: &holdfast_jepsen::history::History| -> Vec<What> {
+        history
+            .events
+            .iter()
+            .map(|event| event.what.clone())
+            .collect()
+    };
+    assert_eq!(whats(&recorded), whats(&sample));
+    assert_eq!(jsonl::read(&path).unwrap(), recorded);
+
+    let results = Results::new(sample::run(SEED), &sample, sample::findings(&sample));
+    write_all(dir.path(), &sample, &results).unwrap();
+    assert_eq!(results.verdict(), Verdict::Invalid);
+    assert_eq!(results.exit_code, 1);
+    assert_eq!(results.lost, 1);
+    assert_eq!(results.faults.total.applied, 5);
+    assert_eq!(results.faults.total.skipped, 2);
+
+    let read = Results::read(&dir.path().join("results.json")).unwrap();
+    assert_eq!(
+        serde_json::to_value(&read).unwrap(),
+        serde_json::to_value(&results).unwrap()
+    );
+    let edn = fs::read_to_string(dir.path().join("history.edn")).unwrap();
+    assert_eq!(edn.lines().count(), sample.events.len());
+
+    let page = fs::read_to_string(dir.path().join("report.html")).unwrap();
+    keep("report.html", &page);
+    assert_self_contained(&page);
+    assert_balanced(&page);
+    assert!(page.contains("saw &lt;neither&gt; &amp; &quot;less&quot;"));
+    assert!(!page.contains("<neither>"));
+    assert!(page.contains("&lt;planted-bugs&gt;"));
+    assert!(page.contains("--seed 7"));
+    for label in ["rw", "wr", "realtime"] {
+        assert!(page.contains(&format!(">{label}</text>")), "{label}");
+    }
+}
+
+#[test]
+fn time_without_writes_is_the_outage() {
+    println!("seed {SEED}");
+    let sample = sample::history(SEED, 6_000);
+    let results = Results::new(sample::run(SEED), &sample, vec![]);
+    for (fault, (nemesis, _, outage, _)) in results.availability.faults.iter().zip(sample::OUTAGES)
+    {
+        assert_eq!(fault.nemesis, nemesis);
+        let rto = fault.rto_ns.unwrap() as f64 / 1e9;
+        // A write may be answered up to 40 ms later than it could, and writes are 20 ms apart.
+        assert!(
+            (outage..outage + 0.35).contains(&rto),
+            "fault {}: {rto} s for {outage} s",
+            fault.fault
+        );
+        assert!(!fault.rto_open);
+    }
+}
+
+#[test]
+fn the_page_of_a_long_history_stays_small() {
+    println!("seed {SEED}");
+    let sample = sample::history(SEED, 100_000);
+    let results = Results::new(sample::run(SEED), &sample, sample::findings(&sample));
+    let operations: u64 = results
+        .availability
+        .operations
+        .values()
+        .map(|op| op.invoked)
+        .sum();
+    assert!(operations > 50_000, "{operations}");
+    let page = report::render(&sample, &results);
+    keep("report-long.html", &page);
+    println!("{operations} operations, {} bytes", page.len());
+    assert!(page.len() < 2_000_000, "{} bytes", page.len());
+    assert_self_contained(&page);
+}
+
+#[test]
+fn a_run_without_anything_has_a_page() {
+    let empty = holdfast_jepsen::history::History::default();
+    let mut run = sample::run(SEED);
+    run.nemeses.clear();
+    run.options = BTreeMap::new();
+    let results = Results::new(run, &empty, vec![]);
+    assert_eq!(results.verdict(), Verdict::Unknown);
+    let page = report::render(&empty, &results);
+    assert_balanced(&page);
+    assert!(page.contains("no checker looked at the history"));
+    let mut words = page.split(|c: char| !c.is_alphanumeric());
+    assert!(!words.any(|word| word == "NaN" || word == "inf"));
+}
+
+#[test]
+fn a_suite_leaves_its_scoreboard() {
+    println!("seed {SEED}");
+    let dir = tempfile::tempdir().unwrap();
+    let sample = sample::history(SEED, 3_000);
+    let mut rows = Vec::new();
+    for (scenario, findings) in [
+        (
+            "register-kill",
+            vec![Finding::new("revision", 2_900, "", vec![])],
+        ),
+        ("append-<partition>|ring", sample::findings(&sample)),
+        (
+            "bank-pause",
+            vec![Finding::unknown("bank", 0, "nothing was read")],
+        ),
+    ] {
+        let mut run = sample::run(SEED);
+        if scenario == "register-kill" {
+            run.nemeses.pop();
+        }
+        let results = Results::new(run, &sample, findings);
+        let run_dir = dir.path().join(scenario);
+        rows.push(scoreboard::Row::new(
+            scenario,
+            Verdict::Valid,
+            &results,
+            &run_dir,
+        ));
+    }
+    let board = scoreboard::Scoreboard {
+        suite: "quick".to_owned(),
+        started_at: "2026-03-01T12:00:00Z".to_owned(),
+        commit: "0123abcd".to_owned(),
+        machine: "2 cores, 24 GiB".to_owned(),
+        rows,
+    };
+    board.write_all(dir.path()).unwrap();
+    println!("{}", board.terminal());
+    let page = fs::read_to_string(dir.path().join("scoreboard.html")).unwrap();
+    keep("scoreboard.html", &page);
+    assert_self_contained(&page);
+    assert_balanced(&page);
+    assert!(page.contains("href=\"register-kill/report.html\""));
+    assert!(!page.contains("<partition>"));
+    let read: scoreboard::Scoreboard =
+        serde_json::from_str(&fs::read_to_string(dir.path().join("scoreboard.json")).unwrap())
+            .unwrap();
+    assert_eq!(read, board);
+}
