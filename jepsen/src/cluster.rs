@@ -5,6 +5,8 @@
 //! fault refuses it with [`FaultError::Skipped`] and does nothing.
 
 pub mod preload;
+pub mod process;
+pub mod target;
 
 use std::{path::PathBuf, time::Duration};
 
