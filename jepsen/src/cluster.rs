@@ -4,7 +4,11 @@
 //! their own, and clusters that exist already and are driven by commands. A kind that cannot make a
 //! fault refuses it with [`FaultError::Skipped`] and does nothing.
 
+pub mod attribution;
 pub mod preload;
+pub mod process;
+pub mod proxy;
+pub mod target;
 
 use std::{path::PathBuf, time::Duration};
 
