@@ -12,11 +12,7 @@ use tokio::sync::watch;
 use crate::{
     checker::Verdict,
     cluster::{netns, target::Target},
-    evidence::{
-        self, Results,
-        results::exit_code,
-        scoreboard::{Context as SuiteContext, Scoreboard},
-    },
+    evidence::{Results, results::exit_code, scoreboard::Scoreboard, summary},
     history::jsonl,
     nemesis::fault,
     run::{
@@ -24,7 +20,7 @@ use crate::{
         scenario::{ClusterKind, Scenario, parse_time},
         session::{HISTORY, conclude, read_states},
     },
-    suite::{self, Suite, planted},
+    suite::{self, Suite, Surroundings, planted},
     workload::Workload,
 };
 
@@ -180,7 +176,7 @@ async fn run(scenario: &Scenario, out: Option<PathBuf>) -> anyhow::Result<ExitCo
         dir.display()
     );
     let results = conclude(scenario, seed, &dir, interruption()?).await?;
-    print!("{}", evidence::summary(&results));
+    print!("{}", summary::of_results(&results));
     println!("report: {}", dir.join("report.html").display());
     println!("again:  {}", results.run.command);
     Ok(code(results.verdict()))
@@ -224,12 +220,21 @@ async fn run_suite(args: SuiteArgs) -> anyhow::Result<ExitCode> {
         entries.len(),
         out.display()
     );
-    let context = SuiteContext::here(args.suite.name(), &args.target.to_string(), seed);
-    let scoreboard = Scoreboard::new(context);
+    let surroundings = Surroundings::here();
+    let scoreboard = Scoreboard {
+        suite: match args.target {
+            Target::Holdfast => args.suite.name().to_owned(),
+            other => format!("{}, {other}", args.suite.name()),
+        },
+        started_at: surroundings.time,
+        commit: surroundings.commit,
+        machine: surroundings.machine,
+        rows: Vec::new(),
+    };
     let scoreboard = suite::run_all(&entries, seed, &out, scoreboard, interruption()?)
         .await
         .with_context(|| format!("the scoreboard in {}", out.display()))?;
-    println!("{}", scoreboard.table());
+    println!("{}", scoreboard.terminal());
     println!("scoreboard: {}", out.join("scoreboard.html").display());
     let complete = scoreboard.rows.len() == entries.len();
     let verdict = suite::verdict(&scoreboard);
@@ -260,7 +265,7 @@ fn check(
     let findings = judge(&history, states.as_deref(), limit);
     let known = dir.map(|dir| dir.join("results.json")).filter(|file| file.exists());
     let Some(known) = known else {
-        print!("{}", evidence::findings_summary(&findings));
+        print!("{}", summary::of_findings(&findings));
         let worst = findings.iter().map(|finding| finding.verdict).max();
         return Ok(code(worst.unwrap_or(Verdict::Unknown)));
     };
@@ -274,7 +279,7 @@ fn check(
         );
     }
     let results = Results::new(before.run, &history, findings);
-    print!("{}", evidence::summary(&results));
+    print!("{}", summary::of_results(&results));
     Ok(code(results.verdict()))
 }
 

@@ -18,6 +18,7 @@ pub mod report;
 pub mod results;
 pub mod scoreboard;
 mod span;
+pub mod summary;
 
 use std::{
     fs::{self, File},

@@ -5,6 +5,7 @@
 
 mod matrix;
 pub mod planted;
+mod surroundings;
 
 use std::{
     path::{Path, PathBuf},
@@ -13,10 +14,16 @@ use std::{
 
 use tokio::sync::watch;
 
-pub use self::matrix::{Suite, scenarios};
+pub use self::{
+    matrix::{Suite, scenarios},
+    surroundings::Surroundings,
+};
 use crate::{
     checker::Verdict,
-    evidence::scoreboard::{Row, Scoreboard},
+    evidence::{
+        Results,
+        scoreboard::{Row, Scoreboard},
+    },
     run::{
         scenario::Scenario,
         session::{SessionError, conclude},
@@ -62,9 +69,10 @@ pub async fn run_all(
         let begun = std::time::Instant::now();
         let concluded = conclude(&entry.scenario, seed, &dir, interrupted.clone()).await;
         let row = row(entry, seed, &dir, begun.elapsed(), concluded);
-        eprintln!("        {}", row.line());
+        let note = if row.note.is_empty() { "" } else { ": " };
+        eprintln!("        {:?}{note}{}", row.verdict, row.note);
         scoreboard.rows.push(row);
-        scoreboard.write(out)?;
+        scoreboard.write_all(out)?;
     }
     Ok(scoreboard)
 }
@@ -74,19 +82,27 @@ fn row(
     seed: u64,
     dir: &Path,
     took: Duration,
-    concluded: Result<crate::evidence::Results, SessionError>,
+    concluded: Result<Results, SessionError>,
 ) -> Row {
     match concluded {
-        Ok(results) => Row::of(&entry.name, dir, took, &results),
-        Err(error) => Row::failed(
-            &entry.name,
-            &entry.scenario.workload.to_string(),
-            &entry.scenario.nemesis,
+        Ok(results) => Row::new(&entry.name, Verdict::Valid, &results, dir),
+        Err(error) => Row {
+            scenario: entry.name.clone(),
+            workload: entry.scenario.workload.to_string(),
+            nemesis: entry.scenario.nemesis.clone(),
+            verdict: Verdict::Unknown,
+            expected: Verdict::Valid,
+            checked: 0,
+            faults_applied: 0,
+            faults_skipped: 0,
+            rto_p50_ns: None,
+            rto_max_ns: None,
+            lost: 0,
+            duration_seconds: took.as_secs_f64(),
             seed,
-            dir,
-            took,
-            &error.to_string(),
-        ),
+            dir: dir.to_owned(),
+            note: error.to_string(),
+        },
     }
 }
 

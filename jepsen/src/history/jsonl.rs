@@ -159,6 +159,11 @@ impl Recorder {
         self.shared.log.lock().counts
     }
 
+    /// Looks at the events so far. Nothing is recorded meanwhile.
+    pub fn with_events<T>(&self, look: impl FnOnce(&[Event]) -> T) -> T {
+        look(&self.shared.log.lock().events)
+    }
+
     /// The last event of each fault that has begun and is not over, by its number.
     pub fn present_faults(&self) -> Vec<FaultEvent> {
         self.shared.log.lock().faults.values().cloned().collect()

@@ -119,10 +119,11 @@ async fn observe(
     let path = dir.join(HISTORY);
     let recorder = Recorder::create(&path).map_err(|error| RunError::File { path, error })?;
     let recorder = Arc::new(recorder);
-    let progress = Progress::start(recorder.clone(), scenario.time);
+    let name = format!("{}, {}", scenario.workload, scenario.nemesis);
+    let progress = Progress::start(&name, recorder.clone(), scenario.time);
     let began = std::time::Instant::now();
     let observed = run(&options, cluster.clone(), recorder, interrupted).await;
-    progress.finish();
+    drop(progress);
     let observed = observed?;
     let described = Run {
         workload: scenario.workload.to_string(),

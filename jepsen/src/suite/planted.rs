@@ -18,11 +18,11 @@ use tokio::{process::Command, sync::watch};
 
 pub use self::report::{Catch, Report};
 use self::{bugs::BUGS, report::Caught};
-use super::seed_of;
+use super::{Surroundings, seed_of};
 use crate::{
     checker::Verdict,
     cluster::target::Target,
-    evidence::{Results, scoreboard::Context as SuiteContext},
+    evidence::Results,
     history::jsonl,
     run::{
         scenario::Scenario,
@@ -74,8 +74,7 @@ pub async fn hunt(hunt: Hunt, interrupted: watch::Receiver<bool>) -> anyhow::Res
     }
     let clean = Target::Holdfast.find(None)?;
     let planted = build(&hunt.source).await?;
-    let context = SuiteContext::here("planted", "holdfast", hunt.seed);
-    let mut report = Report::new(context, hunt.seeds);
+    let mut report = Report::new(Surroundings::here(), hunt.seed);
     std::fs::create_dir_all(&hunt.out)?;
     let mut scenarios: BTreeMap<&str, Scenario> = BTreeMap::new();
     for bug in &bugs {

@@ -6,7 +6,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use super::bugs::Bug;
-use crate::{checker::Verdict, evidence::scoreboard::Context};
+use crate::{checker::Verdict, suite::Surroundings};
 
 /// File with the table.
 pub(super) const MARKDOWN: &str = "planted.md";
@@ -66,8 +66,8 @@ struct Clean {
 /// All that was hunted.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    context: Context,
-    seeds: u64,
+    surroundings: Surroundings,
+    seed: u64,
     bugs: Vec<Hunted>,
     clean: BTreeMap<String, Vec<Clean>>,
 }
@@ -124,10 +124,10 @@ const COLUMNS: [&str; 6] = [
 ];
 
 impl Report {
-    pub(super) fn new(context: Context, seeds: u64) -> Self {
+    pub(super) fn new(surroundings: Surroundings, seed: u64) -> Self {
         Self {
-            context,
-            seeds,
+            surroundings,
+            seed,
             bugs: Vec::new(),
             clean: BTreeMap::new(),
         }
@@ -196,7 +196,7 @@ impl Report {
     }
 
     fn markdown(&self) -> String {
-        let mut text = format!("{}\n\n", self.context.sentence());
+        let mut text = format!("{}, seed {}.\n\n", self.surroundings, self.seed);
         let mut row = |cells: &[String]| {
             let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
             writeln!(text, "| {} |", cells.join(" | ")).expect("a string takes everything");

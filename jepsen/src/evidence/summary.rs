@@ -1,0 +1,53 @@
+//! A verdict for the terminal.
+
+use std::fmt::Write as _;
+
+use super::{Results, page::verdict_word};
+use crate::checker::Finding;
+
+/// Anomalies of one checker that are spelled out.
+const ANOMALIES_SHOWN: usize = 3;
+
+/// The verdict on a run, what each checker says, and why it is not a pass.
+pub fn of_results(results: &Results) -> String {
+    let mut text = of_findings(&results.findings);
+    let mut line = |words: String| {
+        text.push_str(&words);
+        text.push('\n');
+    };
+    let faults = &results.faults.total;
+    line(format!(
+        "faults: {} made, {} skipped; lost: {}",
+        faults.applied, faults.skipped, results.lost
+    ));
+    for reason in &results.reasons {
+        line(format!("not a pass: {reason}"));
+    }
+    line(format!("verdict: {}", verdict_word(results.verdict())));
+    text
+}
+
+/// What each checker says.
+pub fn of_findings(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    let mut line = |words: std::fmt::Arguments<'_>| {
+        text.write_fmt(words).expect("a string takes everything");
+        text.push('\n');
+    };
+    for finding in findings {
+        line(format_args!(
+            "{:<16} {:<8} {}",
+            finding.checker,
+            verdict_word(finding.verdict),
+            finding.summary
+        ));
+        for anomaly in finding.anomalies.iter().take(ANOMALIES_SHOWN) {
+            line(format_args!("    {}: {}", anomaly.name, anomaly.explanation));
+        }
+        let more = finding.anomalies_found.saturating_sub(ANOMALIES_SHOWN as u64);
+        if more > 0 {
+            line(format_args!("    and {more} more"));
+        }
+    }
+    text
+}
