@@ -155,7 +155,9 @@ fn interruption() -> anyhow::Result<watch::Receiver<bool>> {
                 // The nodes die with this process.
                 std::process::exit(i32::from(EXIT_ERROR));
             }
-            eprintln!("\nstopping: healing, then shutting the cluster down; once more to end at once");
+            eprintln!(
+                "\nstopping: healing, then shutting the cluster down; once more to end at once"
+            );
         }
     });
     Ok(rx)
@@ -198,7 +200,11 @@ async fn run_suite(args: SuiteArgs) -> anyhow::Result<ExitCode> {
     if !args.only.is_empty() {
         entries.retain(|entry| args.only.iter().any(|word| entry.name.contains(word)));
         if entries.is_empty() {
-            bail!("no scenario of {} has {:?} in its name; see --list", args.suite.name(), args.only);
+            bail!(
+                "no scenario of {} has {:?} in its name; see --list",
+                args.suite.name(),
+                args.only
+            );
         }
     }
     for entry in &mut entries {
@@ -213,7 +219,9 @@ async fn run_suite(args: SuiteArgs) -> anyhow::Result<ExitCode> {
     // Rather now than after the first scenario.
     args.target.find(args.bin.as_deref())?;
     let seed = drawn(args.seed);
-    let out = args.out.unwrap_or_else(|| suite::default_dir(args.suite.name()));
+    let out = args
+        .out
+        .unwrap_or_else(|| suite::default_dir(args.suite.name()));
     eprintln!(
         "suite {}: {} scenarios, seed {seed}, evidence in {}",
         args.suite.name(),
@@ -263,7 +271,9 @@ fn check(
         .with_context(|| format!("{} is no history of a run", file.display()))?;
     let states = dir.map(read_states).transpose()?.flatten();
     let findings = judge(&history, states.as_deref(), limit);
-    let known = dir.map(|dir| dir.join("results.json")).filter(|file| file.exists());
+    let known = dir
+        .map(|dir| dir.join("results.json"))
+        .filter(|file| file.exists());
     let Some(known) = known else {
         print!("{}", summary::of_findings(&findings));
         let worst = findings.iter().map(|finding| finding.verdict).max();

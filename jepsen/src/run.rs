@@ -171,9 +171,7 @@ pub async fn run(
     let (stop_nemeses, nemeses_stopped) = watch::channel(false);
     let mut load = JoinSet::new();
     let every = match options.rate {
-        rate if rate > 0.0 => {
-            Duration::from_secs_f64(options.settings.concurrency as f64 / rate)
-        }
+        rate if rate > 0.0 => Duration::from_secs_f64(options.settings.concurrency as f64 / rate),
         _ => Duration::ZERO,
     };
     for number in 0..options.settings.concurrency {

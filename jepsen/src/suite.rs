@@ -63,8 +63,16 @@ pub async fn run_all(
         if *interrupted.borrow() {
             break;
         }
-        let seed = entry.scenario.seed.unwrap_or(seed_of(suite_seed, &entry.name));
-        eprintln!("[{}/{}] {} (seed {seed})", number + 1, entries.len(), entry.name);
+        let seed = entry
+            .scenario
+            .seed
+            .unwrap_or(seed_of(suite_seed, &entry.name));
+        eprintln!(
+            "[{}/{}] {} (seed {seed})",
+            number + 1,
+            entries.len(),
+            entry.name
+        );
         let dir = out.join(&entry.name);
         let begun = std::time::Instant::now();
         let concluded = conclude(&entry.scenario, seed, &dir, interrupted.clone()).await;

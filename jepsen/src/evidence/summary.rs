@@ -42,9 +42,14 @@ pub fn of_findings(findings: &[Finding]) -> String {
             finding.summary
         ));
         for anomaly in finding.anomalies.iter().take(ANOMALIES_SHOWN) {
-            line(format_args!("    {}: {}", anomaly.name, anomaly.explanation));
+            line(format_args!(
+                "    {}: {}",
+                anomaly.name, anomaly.explanation
+            ));
         }
-        let more = finding.anomalies_found.saturating_sub(ANOMALIES_SHOWN as u64);
+        let more = finding
+            .anomalies_found
+            .saturating_sub(ANOMALIES_SHOWN as u64);
         if more > 0 {
             line(format_args!("    and {more} more"));
         }

@@ -32,14 +32,14 @@ pub(super) async fn slow_fsync(
     for node in &nodes {
         ground.cluster().set_syncs(*node, fault).await?;
     }
-    let detail = format!("fsync of {nodes:?} takes {} ms more", fault.delay.as_millis());
+    let detail = format!(
+        "fsync of {nodes:?} takes {} ms more",
+        fault.delay.as_millis()
+    );
     Ok(Injected::new(nodes.clone(), detail, Healing::Syncs(nodes)))
 }
 
-pub(super) async fn fail_fsync(
-    ground: &Ground,
-    rng: &mut StdRng,
-) -> Result<Injected, FaultError> {
+pub(super) async fn fail_fsync(ground: &Ground, rng: &mut StdRng) -> Result<Injected, FaultError> {
     let nodes = ground.choose(Target::One, rng).await?;
     let fault = SyncFault {
         delay: Duration::ZERO,

@@ -24,7 +24,10 @@ pub enum Target {
 
 /// Something that can be broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "the table below describes each where users read it")]
+#[allow(
+    missing_docs,
+    reason = "the table below describes each where users read it"
+)]
 pub enum Fault {
     Kill(Target),
     Pause(Target),
@@ -55,48 +58,193 @@ pub enum Fault {
 
 /// Names, faults, and what they do.
 pub const FAULTS: &[(&str, Fault, &str)] = &[
-    ("kill-one", Fault::Kill(Target::One), "SIGKILL to one node; started again"),
-    ("kill-leader", Fault::Kill(Target::Leader), "SIGKILL to the leader"),
-    ("kill-minority", Fault::Kill(Target::Minority), "SIGKILL to as many nodes as the cluster survives"),
-    ("kill-majority", Fault::Kill(Target::Majority), "SIGKILL to a majority"),
-    ("kill-all", Fault::Kill(Target::All), "SIGKILL to all nodes at once"),
-    ("zone-loss", Fault::Kill(Target::Zone), "SIGKILL to all nodes of a zone"),
-    ("pause-one", Fault::Pause(Target::One), "SIGSTOP to one node"),
-    ("pause-leader", Fault::Pause(Target::Leader), "SIGSTOP to the leader"),
-    ("pause-majority", Fault::Pause(Target::Majority), "SIGSTOP to a majority"),
-    ("restart-one", Fault::Restart(Target::One), "SIGTERM to one node; started again"),
-    ("restart-leader", Fault::Restart(Target::Leader), "SIGTERM to the leader"),
-    ("restart-all", Fault::Restart(Target::All), "SIGTERM to one node after the other"),
-    ("power-one", Fault::Power(Target::One), "power cut of one node: unsynced writes are lost"),
-    ("power-leader", Fault::Power(Target::Leader), "power cut of the leader"),
-    ("power-all", Fault::Power(Target::All), "power cut of all nodes at once"),
-    ("isolate-one", Fault::IsolateOne, "one node cut off from nodes and clients"),
-    ("partition-one", Fault::PartitionOne, "the peer links of one node cut, its clients reach it"),
-    ("partition-leader", Fault::PartitionLeader, "the peer links of the leader cut, its clients reach it"),
-    ("partition-halves", Fault::PartitionHalves, "the nodes cut into a majority and a minority"),
-    ("partition-ring", Fault::PartitionRing, "every node sees a majority, no two the same (three nodes: one pair is cut)"),
-    ("partition-one-way", Fault::PartitionOneWay, "one node hears and is not heard, or the reverse"),
-    ("partition-clients", Fault::PartitionClients, "the client links of one node cut"),
-    ("slow-link", Fault::SlowLink, "latency with jitter on the links of one node"),
-    ("slow-bandwidth", Fault::SlowBandwidth, "little bandwidth on the peer links of one node"),
+    (
+        "kill-one",
+        Fault::Kill(Target::One),
+        "SIGKILL to one node; started again",
+    ),
+    (
+        "kill-leader",
+        Fault::Kill(Target::Leader),
+        "SIGKILL to the leader",
+    ),
+    (
+        "kill-minority",
+        Fault::Kill(Target::Minority),
+        "SIGKILL to as many nodes as the cluster survives",
+    ),
+    (
+        "kill-majority",
+        Fault::Kill(Target::Majority),
+        "SIGKILL to a majority",
+    ),
+    (
+        "kill-all",
+        Fault::Kill(Target::All),
+        "SIGKILL to all nodes at once",
+    ),
+    (
+        "zone-loss",
+        Fault::Kill(Target::Zone),
+        "SIGKILL to all nodes of a zone",
+    ),
+    (
+        "pause-one",
+        Fault::Pause(Target::One),
+        "SIGSTOP to one node",
+    ),
+    (
+        "pause-leader",
+        Fault::Pause(Target::Leader),
+        "SIGSTOP to the leader",
+    ),
+    (
+        "pause-majority",
+        Fault::Pause(Target::Majority),
+        "SIGSTOP to a majority",
+    ),
+    (
+        "restart-one",
+        Fault::Restart(Target::One),
+        "SIGTERM to one node; started again",
+    ),
+    (
+        "restart-leader",
+        Fault::Restart(Target::Leader),
+        "SIGTERM to the leader",
+    ),
+    (
+        "restart-all",
+        Fault::Restart(Target::All),
+        "SIGTERM to one node after the other",
+    ),
+    (
+        "power-one",
+        Fault::Power(Target::One),
+        "power cut of one node: unsynced writes are lost",
+    ),
+    (
+        "power-leader",
+        Fault::Power(Target::Leader),
+        "power cut of the leader",
+    ),
+    (
+        "power-all",
+        Fault::Power(Target::All),
+        "power cut of all nodes at once",
+    ),
+    (
+        "isolate-one",
+        Fault::IsolateOne,
+        "one node cut off from nodes and clients",
+    ),
+    (
+        "partition-one",
+        Fault::PartitionOne,
+        "the peer links of one node cut, its clients reach it",
+    ),
+    (
+        "partition-leader",
+        Fault::PartitionLeader,
+        "the peer links of the leader cut, its clients reach it",
+    ),
+    (
+        "partition-halves",
+        Fault::PartitionHalves,
+        "the nodes cut into a majority and a minority",
+    ),
+    (
+        "partition-ring",
+        Fault::PartitionRing,
+        "every node sees a majority, no two the same (three nodes: one pair is cut)",
+    ),
+    (
+        "partition-one-way",
+        Fault::PartitionOneWay,
+        "one node hears and is not heard, or the reverse",
+    ),
+    (
+        "partition-clients",
+        Fault::PartitionClients,
+        "the client links of one node cut",
+    ),
+    (
+        "slow-link",
+        Fault::SlowLink,
+        "latency with jitter on the links of one node",
+    ),
+    (
+        "slow-bandwidth",
+        Fault::SlowBandwidth,
+        "little bandwidth on the peer links of one node",
+    ),
     ("loss", Fault::Loss, "packet loss on the links of one node"),
-    ("reset", Fault::Reset, "connections of one node reset, again and again"),
-    ("clock-jump", Fault::ClockJump, "the wall clock of one node jumps"),
-    ("clock-skew", Fault::ClockSkew, "the wall clock of one node runs too fast or too slow"),
-    ("full-disk", Fault::FullDisk, "one node has no room to write"),
-    ("slow-fsync", Fault::SlowFsync(Target::One), "fsync of one node is slow"),
-    ("slow-fsync-all", Fault::SlowFsync(Target::All), "fsync of all nodes is slow"),
+    (
+        "reset",
+        Fault::Reset,
+        "connections of one node reset, again and again",
+    ),
+    (
+        "clock-jump",
+        Fault::ClockJump,
+        "the wall clock of one node jumps",
+    ),
+    (
+        "clock-skew",
+        Fault::ClockSkew,
+        "the wall clock of one node runs too fast or too slow",
+    ),
+    (
+        "full-disk",
+        Fault::FullDisk,
+        "one node has no room to write",
+    ),
+    (
+        "slow-fsync",
+        Fault::SlowFsync(Target::One),
+        "fsync of one node is slow",
+    ),
+    (
+        "slow-fsync-all",
+        Fault::SlowFsync(Target::All),
+        "fsync of all nodes is slow",
+    ),
     ("fail-fsync", Fault::FailFsync, "fsync of one node fails"),
-    ("truncate-log", Fault::TruncateLog, "the last record of one node's log is torn while it is down"),
-    ("flip-bit", Fault::FlipBit, "a bit in one node's log flips while it is down; it may refuse to come back"),
-    ("wipe", Fault::Wipe, "one node loses its disk: it must stay out and say so"),
+    (
+        "truncate-log",
+        Fault::TruncateLog,
+        "the last record of one node's log is torn while it is down",
+    ),
+    (
+        "flip-bit",
+        Fault::FlipBit,
+        "a bit in one node's log flips while it is down; it may refuse to come back",
+    ),
+    (
+        "wipe",
+        Fault::Wipe,
+        "one node loses its disk: it must stay out and say so",
+    ),
     ("compact", Fault::Compact, "old versions are compacted away"),
-    ("move-leader", Fault::MoveLeader, "the leadership is handed to another node"),
+    (
+        "move-leader",
+        Fault::MoveLeader,
+        "the leadership is handed to another node",
+    ),
 ];
 
 /// Names that stand for several faults, of which each run draws all in a random order.
 pub const GROUPS: &[(&str, &[&str])] = &[
-    ("kill", &["kill-one", "kill-leader", "kill-minority", "kill-majority", "kill-all"]),
+    (
+        "kill",
+        &[
+            "kill-one",
+            "kill-leader",
+            "kill-minority",
+            "kill-majority",
+            "kill-all",
+        ],
+    ),
     ("pause", &["pause-one", "pause-leader", "pause-majority"]),
     ("restart", &["restart-one", "restart-leader", "restart-all"]),
     ("power", &["power-one", "power-leader", "power-all"]),
@@ -114,7 +262,10 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ),
     ("slow", &["slow-link", "slow-bandwidth", "loss", "reset"]),
     ("clock", &["clock-jump", "clock-skew"]),
-    ("disk", &["slow-fsync", "slow-fsync-all", "fail-fsync", "full-disk"]),
+    (
+        "disk",
+        &["slow-fsync", "slow-fsync-all", "fail-fsync", "full-disk"],
+    ),
     ("damage", &["truncate-log", "flip-bit", "wipe"]),
 ];
 
@@ -211,7 +362,10 @@ pub fn parse(name: &str) -> Result<Vec<Fault>, String> {
         return Ok(vec![fault]);
     }
     if let Some((_, members)) = GROUPS.iter().find(|(known, _)| *known == name) {
-        return Ok(members.iter().filter_map(|member| by_name(member)).collect());
+        return Ok(members
+            .iter()
+            .filter_map(|member| by_name(member))
+            .collect());
     }
     let groups: Vec<_> = GROUPS.iter().map(|(name, _)| *name).collect();
     let faults: Vec<_> = FAULTS.iter().map(|(name, _, _)| *name).collect();
@@ -241,6 +395,9 @@ mod tests {
     #[test]
     fn an_unknown_name_lists_the_known_ones() {
         let error = parse("kil").unwrap_err();
-        assert!(error.contains("kill-leader") && error.contains("partition"), "{error}");
+        assert!(
+            error.contains("kill-leader") && error.contains("partition"),
+            "{error}"
+        );
     }
 }

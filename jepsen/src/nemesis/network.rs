@@ -133,7 +133,12 @@ pub(super) async fn inject(
                 format!("connections of node {node} reset"),
             )
         }
-        _ => return Err(FaultError::Failed(format!("{} is no fault of links", fault.name()))),
+        _ => {
+            return Err(FaultError::Failed(format!(
+                "{} is no fault of links",
+                fault.name()
+            )));
+        }
     };
     ground.break_links(id, links).await?;
     Ok(Injected::new(nodes, detail, Healing::Links))
@@ -149,10 +154,22 @@ fn links(
     let mut links = Vec::new();
     for end in ends {
         if direction != Direction::In {
-            links.push((Link { from: node, to: *end }, fault));
+            links.push((
+                Link {
+                    from: node,
+                    to: *end,
+                },
+                fault,
+            ));
         }
         if direction != Direction::Out {
-            links.push((Link { from: *end, to: node }, fault));
+            links.push((
+                Link {
+                    from: *end,
+                    to: node,
+                },
+                fault,
+            ));
         }
     }
     links
@@ -207,7 +224,10 @@ mod tests {
 
     fn reachable(all: &[NodeId], links: &[(Link, LinkFault)], node: NodeId) -> BTreeSet<NodeId> {
         let cut = |from, to| {
-            let link = Link { from: End::Node(from), to: End::Node(to) };
+            let link = Link {
+                from: End::Node(from),
+                to: End::Node(to),
+            };
             links.iter().any(|(cut, fault)| *cut == link && fault.cut)
         };
         let sees = all.iter().filter(|other| !cut(node, **other));
@@ -219,7 +239,10 @@ mod tests {
         for count in [3_u64, 5, 7] {
             let all: Vec<NodeId> = (1..=count).collect();
             let (_, links, _) = ring(all.clone(), &mut StdRng::seed_from_u64(count));
-            let views: Vec<_> = all.iter().map(|node| reachable(&all, &links, *node)).collect();
+            let views: Vec<_> = all
+                .iter()
+                .map(|node| reachable(&all, &links, *node))
+                .collect();
             for view in &views {
                 assert!(view.len() as u64 > count / 2, "{view:?}");
             }

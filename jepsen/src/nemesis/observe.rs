@@ -8,11 +8,7 @@ use std::time::Duration;
 use holdfast_client::{Client, ServerKind};
 use tokio::time::{Instant, sleep};
 
-use crate::{
-    cluster::Node,
-    history::NodeId,
-    checker::convergence::NodeState,
-};
+use crate::{checker::convergence::NodeState, cluster::Node, history::NodeId};
 
 /// Longest wait for the answer of one node.
 const ANSWER_WITHIN: Duration = Duration::from_millis(800);
@@ -154,7 +150,9 @@ impl Observer {
         let deadline = Instant::now() + patience;
         loop {
             let states = self.states_now(nodes).await;
-            let first = states.first().map(|s| (s.revision, s.hash, s.compact_revision));
+            let first = states
+                .first()
+                .map(|s| (s.revision, s.hash, s.compact_revision));
             let agreed = states.iter().all(|state| {
                 state.error.is_none()
                     && Some((state.revision, state.hash, state.compact_revision)) == first

@@ -100,6 +100,8 @@ pub(super) async fn move_leader(ground: &Ground) -> Result<Injected, FaultError>
             let detail = format!("node {leader} leads now");
             Ok(Injected::new(vec![leader], detail, Healing::None))
         }
-        Err(e) => Err(FaultError::Skipped(format!("the leader was not moved: {e}"))),
+        Err(e) => Err(FaultError::Skipped(format!(
+            "the leader was not moved: {e}"
+        ))),
     }
 }

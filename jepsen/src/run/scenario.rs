@@ -195,8 +195,12 @@ fn quote(word: &str) -> String {
 pub fn parse_time(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(time) if !time.is_zero() && time <= TIME_MAX => Ok(time),
-        Ok(_) => Err(format!("`{text}` must be more than zero and a week at most")),
-        Err(e) => Err(format!("`{text}` must be a time such as 500ms, 60s or 5m: {e}")),
+        Ok(_) => Err(format!(
+            "`{text}` must be more than zero and a week at most"
+        )),
+        Err(e) => Err(format!(
+            "`{text}` must be a time such as 500ms, 60s or 5m: {e}"
+        )),
     }
 }
 
@@ -208,7 +212,9 @@ fn spell_time(time: Duration) -> String {
 fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(rate) if (0.0..=1e6).contains(&rate) => Ok(rate),
-        _ => Err(format!("`{text}` must be operations per second, 0 to 1000000")),
+        _ => Err(format!(
+            "`{text}` must be operations per second, 0 to 1000000"
+        )),
     }
 }
 
@@ -253,7 +259,9 @@ mod tests {
             zones: Some(3),
             ..Default::default()
         };
-        let again = Line::try_parse_from(scenario.arguments(42)).unwrap().scenario;
+        let again = Line::try_parse_from(scenario.arguments(42))
+            .unwrap()
+            .scenario;
         assert_eq!(again.seed, Some(42));
         assert_eq!(again.arguments(42), scenario.arguments(42));
         let command = scenario.command(42);

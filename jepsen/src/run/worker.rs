@@ -105,7 +105,9 @@ impl Worker {
             let op = generator.draw();
             let (completion, unavailable) = self.asked(&op, false).await;
             match (&completion.kind, &completion.reply) {
-                (Kind::Ok | Kind::Fail, Some(reply)) => generator.observe(&op, completion.kind, reply),
+                (Kind::Ok | Kind::Fail, Some(reply)) => {
+                    generator.observe(&op, completion.kind, reply)
+                }
                 _ if unavailable => sleep(UNAVAILABLE_PAUSE).await,
                 _ => {}
             }

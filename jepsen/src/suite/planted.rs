@@ -135,7 +135,11 @@ fn caught(results: &Results, dir: &Path) -> anyhow::Result<Catch> {
     let history = jsonl::read(&dir.join(HISTORY))?;
     let shown = |event: &u64| history.events.get(*event as usize).map(|event| event.time);
     let mut first: Option<Caught> = None;
-    for finding in results.findings.iter().filter(|f| f.verdict == Verdict::Invalid) {
+    for finding in results
+        .findings
+        .iter()
+        .filter(|f| f.verdict == Verdict::Invalid)
+    {
         for anomaly in &finding.anomalies {
             let at = anomaly.events.iter().filter_map(shown).max();
             let seconds = at.unwrap_or_else(|| history.duration()) as f64 / 1e9;
@@ -166,7 +170,10 @@ async fn build(source: &Path) -> anyhow::Result<PathBuf> {
             )
         })?;
     let target = source.join("target").join("planted");
-    eprintln!("building the server with planted bugs into {}", target.display());
+    eprintln!(
+        "building the server with planted bugs into {}",
+        target.display()
+    );
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .current_dir(&source)

@@ -53,7 +53,14 @@ fn memory_gib() -> Option<f64> {
 
 fn commit() -> Option<String> {
     let described = Command::new("git")
-        .args(["-C", SOURCE, "describe", "--always", "--dirty", "--exclude=*"])
+        .args([
+            "-C",
+            SOURCE,
+            "describe",
+            "--always",
+            "--dirty",
+            "--exclude=*",
+        ])
         .output()
         .ok()?;
     let text = String::from_utf8(described.stdout).ok()?;
