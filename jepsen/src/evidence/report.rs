@@ -12,7 +12,7 @@ use super::{
     Results,
     availability::FaultReport,
     page::{at, badge, count, duration, duration_or_dash, page, verdict_word},
-    span::{node_words, spans},
+    span::{Span, node_words, spans},
 };
 use crate::{
     checker::{Anomaly, Finding, Verdict},
@@ -40,23 +40,7 @@ pub fn render(history: &History, results: &Results) -> String {
         (what_was_run(results))
         h2 { "Checkers" }
         (checkers(&results.findings))
-        @if results.findings.iter().any(|finding| !finding.anomalies.is_empty()) {
-            h2 { "Anomalies" }
-            @for finding in &results.findings {
-                @for (number, anomaly) in finding.anomalies.iter().enumerate() {
-                    h3 { (number + 1) ". " (anomaly.name) " " span class="faint" { "(" (finding.checker) ")" } }
-                    p { (anomaly.explanation) }
-                    (anomaly::draw(anomaly, history, &spans))
-                    (events(anomaly, history))
-                }
-                @if finding.anomalies_found > finding.anomalies.len() as u64 {
-                    p class="faint" {
-                        (finding.checker) " found " (count(finding.anomalies_found - finding.anomalies.len() as u64))
-                        " more that are not shown."
-                    }
-                }
-            }
-        }
+        (anomalies(history, results, &spans))
         h2 { "Over time" }
         @if faults.is_empty() {
             p { "Nothing was broken." }
@@ -73,6 +57,34 @@ pub fn render(history: &History, results: &Results) -> String {
         (operations(results))
     };
     page(&title, &body)
+}
+
+fn anomalies(history: &History, results: &Results, spans: &[Span<'_>]) -> Markup {
+    let all: Vec<(&Finding, &Anomaly)> = results
+        .findings
+        .iter()
+        .flat_map(|finding| {
+            finding
+                .anomalies
+                .iter()
+                .map(move |anomaly| (finding, anomaly))
+        })
+        .collect();
+    html! {
+        @if !all.is_empty() { h2 { "Anomalies" } }
+        @for (number, (finding, anomaly)) in all.iter().enumerate() {
+            h3 { (number + 1) ". " (anomaly.name) " " span class="faint" { "(" (finding.checker) ")" } }
+            p { (anomaly.explanation) }
+            (anomaly::draw(anomaly, history, spans))
+            (events(anomaly, history))
+        }
+        @for finding in &results.findings {
+            @let unseen = finding.anomalies_found.saturating_sub(finding.anomalies.len() as u64);
+            @if unseen > 0 {
+                p class="faint" { "Anomalies of " (finding.checker) " that are not shown: " (count(unseen)) }
+            }
+        }
+    }
 }
 
 fn nemeses(names: &[String]) -> String {
@@ -188,7 +200,7 @@ fn events(anomaly: &Anomaly, history: &History) -> Markup {
                 }
             } }
             @if anomaly.events.len() > rows.len() {
-                p class="faint" { (anomaly.events.len() - rows.len()) " more events are not shown." }
+                p class="faint" { "Events that are not shown: " (anomaly.events.len() - rows.len()) }
             }
         }
     }

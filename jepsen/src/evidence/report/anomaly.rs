@@ -26,7 +26,7 @@ use crate::{
         page::{at, px},
         span::{Span, answered, asked, drawn, kind_word},
     },
-    history::{FaultEvent, History, Kind, What},
+    history::{FaultEvent, History, Kind, Op, What},
 };
 
 /// Operations that are drawn.
@@ -41,6 +41,8 @@ const LEFT: f64 = 90.0;
 const GAP: f64 = 16.0;
 /// Narrowest drawing; wider ones scroll.
 const WIDTH_MIN: f64 = 700.0;
+/// Room for a point in time below the lanes.
+const TIME_LABEL: f64 = 74.0;
 /// Height of a bar.
 const BAR: f64 = 26.0;
 /// From a lane to the next; the edges live between.
@@ -93,10 +95,10 @@ pub fn draw(anomaly: &Anomaly, history: &History, spans: &[Span<'_>]) -> Markup 
                     line class="fault-line" x1=(px(*x)) x2=(px(*x)) y1=(14.0 + 13.0 * *row as f64) y2=(bottom) {}
                     text class="fault" x=(px(x + 4.0)) y=(11.0 + 13.0 * *row as f64) { (words) }
                 }
-                @for bar in &bars { (draw_bar(bar)) }
                 @for edge in &edges {
                     path class={ "edge " (edge.class) } d=(edge.path) marker-end={ "url(#head-" (edge.class) ")" } {}
                 }
+                @for bar in &bars { (draw_bar(bar)) }
                 @for edge in &edges {
                     text class={ "edge-label middle " (edge.class) } x=(px(edge.label_at.0)) y=(px(edge.label_at.1 + 4.0)) { (edge.label) }
                 }
@@ -104,7 +106,7 @@ pub fn draw(anomaly: &Anomaly, history: &History, spans: &[Span<'_>]) -> Markup 
             }
         }
         @if left_out > 0 {
-            p class="faint" { (left_out) " more operations are not drawn." }
+            p class="faint" { "Operations that are not drawn: " (left_out) }
         }
     }
 }
@@ -222,9 +224,9 @@ fn lay_out(
         bar.right = x;
     }
     // A small drawing is pulled apart a little, to give the edges room.
-    let pull = ((WIDTH_MIN - 20.0 - LEFT) / (x - LEFT)).clamp(1.0, 1.6);
+    let pull = ((WIDTH_MIN - TIME_LABEL - LEFT) / (x - LEFT)).clamp(1.0, 1.6);
     let pulled = |x: f64| LEFT + (x - LEFT) * pull;
-    let mut width = (pulled(x) + 20.0).max(WIDTH_MIN);
+    let mut width = (pulled(x) + TIME_LABEL).max(WIDTH_MIN);
     for bar in bars.iter_mut() {
         (bar.left, bar.right) = (pulled(bar.left), pulled(bar.right));
     }
@@ -283,7 +285,7 @@ fn times(bars: &[Bar<'_>], bottom: f64) -> Markup {
     marks.retain(|(x, _)| {
         let fits = *x >= taken;
         if fits {
-            taken = x + 74.0;
+            taken = x + TIME_LABEL;
         }
         fits
     });
@@ -302,10 +304,21 @@ struct DrawnEdge {
     label_at: (f64, f64),
 }
 
-/// A rectangle: left, top, right, bottom.
-type Box = (f64, f64, f64, f64);
+/// Left, top, right, bottom.
+type Rectangle = (f64, f64, f64, f64);
 
-fn overlap(a: &Box, b: &Box) -> bool {
+/// The lower or the upper side of a bar.
+type Side = (usize, bool);
+
+/// Where an edge touches a side.
+struct Port {
+    /// Where the edge goes to or comes from, across.
+    other: f64,
+    edge: usize,
+    leaves: bool,
+}
+
+fn overlap(a: &Rectangle, b: &Rectangle) -> bool {
     a.0 < b.2 && b.0 < a.2 && a.1 < b.3 && b.1 < a.3
 }
 
@@ -338,26 +351,30 @@ fn edges(edges: &[Edge], bars: &[Bar<'_>]) -> Vec<DrawnEdge> {
     let faces_down = |from: usize, to: usize| bars[to].lane > bars[from].lane;
     let middle = |bar: usize| f64::midpoint(bars[bar].left, bars[bar].right);
     // Ports on a side, in the order of where their edges go, so that edges do not cross at a bar.
-    let mut ports: HashMap<(usize, bool), Vec<(f64, usize, bool)>> = HashMap::new();
+    let mut ports: HashMap<Side, Vec<Port>> = HashMap::new();
     for (number, &(_, from, to)) in ends.iter().enumerate() {
-        let out = ports.entry((from, faces_down(from, to))).or_default();
-        out.push((middle(to), number, true));
-        let into = ports.entry((to, faces_down(to, from))).or_default();
-        into.push((middle(from), number, false));
+        for (bar, other, leaves) in [(from, to, true), (to, from, false)] {
+            let side = ports.entry((bar, faces_down(bar, other))).or_default();
+            side.push(Port {
+                other: middle(other),
+                edge: number,
+                leaves,
+            });
+        }
     }
     let mut places: HashMap<(usize, bool), (f64, f64)> = HashMap::new();
     for ((bar, down), side) in &mut ports {
-        side.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        side.sort_by(|a, b| a.other.total_cmp(&b.other).then(a.edge.cmp(&b.edge)));
         let count = side.len() as f64;
-        for (position, (_, number, leaves)) in side.iter().enumerate() {
+        let bar = &bars[*bar];
+        let y = if *down { bar.top() + BAR } else { bar.top() };
+        for (position, port) in side.iter().enumerate() {
             let share = (position as f64 + 1.0) / (count + 1.0);
-            let bar = &bars[*bar];
             let x = bar.left + (bar.right - bar.left) * share;
-            let y = if *down { bar.top() + BAR } else { bar.top() };
-            places.insert((*number, *leaves), (x, y));
+            places.insert((port.edge, port.leaves), (x, y));
         }
     }
-    let mut taken: Vec<Box> = bars
+    let mut taken: Vec<Rectangle> = bars
         .iter()
         .map(|bar| (bar.left, bar.top(), bar.right, bar.top() + BAR))
         .collect();
@@ -446,6 +463,10 @@ pub fn event_rows(anomaly: &Anomaly, history: &History, rows_max: usize) -> Vec<
                 kind: kind_word(client.kind).to_owned(),
                 words: match answered(client) {
                     answer if answer.is_empty() => asked(&client.op),
+                    // The answer repeats the steps.
+                    answer if matches!(client.op, Op::Txn { .. }) && client.reply.is_some() => {
+                        answer
+                    }
                     answer => format!("{}: {answer}", asked(&client.op)),
                 },
             },

@@ -175,7 +175,7 @@ pub fn timeline(axis: &TimeAxis, faults: &[FaultReport]) -> Markup {
             @for (number, (nemesis, _, faults)) in rows.iter().enumerate() {
                 @let y = top + ROW * number as f64;
                 text x="0" y=(y + 15.0) {
-                    (shortened(nemesis, 22))
+                    (shortened(nemesis, 24))
                     title { (nemesis) }
                 }
                 @for (position, fault) in faults.iter().enumerate() {
@@ -298,8 +298,13 @@ pub fn latency(axis: &TimeAxis, spans: &[Span<'_>], faults: &[FaultReport]) -> M
                 continue;
             };
             let x = axis.x(bucket * number as u64 + bucket / 2);
-            write!(path, "{pen}{} {}", px(x), px(y(ns as f64)))
-                .expect("a string takes every write");
+            let y = px(y(ns as f64));
+            match pen {
+                // A point without neighbours is a dot.
+                'M' => write!(path, "M{} {y}h0", px(x)),
+                _ => write!(path, "L{} {y}", px(x)),
+            }
+            .expect("a string takes every write");
             pen = 'L';
         }
         path
