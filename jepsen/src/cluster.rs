@@ -5,6 +5,7 @@
 //! fault refuses it with [`FaultError::Skipped`] and does nothing.
 
 pub mod attribution;
+pub mod damage;
 pub mod preload;
 pub mod process;
 pub mod proxy;

@@ -126,15 +126,14 @@ pub(super) async fn damage(
     let done = ground
         .while_down(node, async || {
             let damaged = match fault {
+                Fault::TearLog => damage::tear_last_record(&dir, rng),
                 Fault::TruncateLog => damage::truncate_log_tail(&dir, rng),
                 Fault::FlipBit => damage::flip_bit_in_log_tail(&dir, rng),
                 _ => damage::wipe(&dir),
             };
-            if fault != Fault::TruncateLog {
-                // It may refuse to come back, which is right.
-                ground.may_end(node).await;
-            }
-            damaged.map_err(|e| FaultError::Failed(e.to_string()))
+            // It may refuse to come back, which is right.
+            ground.may_end(node).await;
+            damaged
         })
         .await?;
     let mut detail = format!("node {node}: {done}");

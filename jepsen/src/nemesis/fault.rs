@@ -49,6 +49,7 @@ pub enum Fault {
     FullDisk,
     SlowFsync(Target),
     FailFsync,
+    TearLog,
     TruncateLog,
     FlipBit,
     Wipe,
@@ -211,9 +212,14 @@ pub const FAULTS: &[(&str, Fault, &str)] = &[
     ),
     ("fail-fsync", Fault::FailFsync, "fsync of one node fails"),
     (
+        "tear-log",
+        Fault::TearLog,
+        "the last record of one node's log is torn while it is down",
+    ),
+    (
         "truncate-log",
         Fault::TruncateLog,
-        "the last record of one node's log is torn while it is down",
+        "one node's log is cut short while it is down; it may refuse to come back",
     ),
     (
         "flip-bit",
@@ -266,7 +272,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
         "disk",
         &["slow-fsync", "slow-fsync-all", "fail-fsync", "full-disk"],
     ),
-    ("damage", &["truncate-log", "flip-bit", "wipe"]),
+    ("damage", &["tear-log", "truncate-log", "flip-bit", "wipe"]),
 ];
 
 /// How a fault is undone.
@@ -339,7 +345,7 @@ impl Fault {
             Fault::FullDisk => disk::full(ground, rng).await,
             Fault::SlowFsync(target) => disk::slow_fsync(ground, target, rng).await,
             Fault::FailFsync => disk::fail_fsync(ground, rng).await,
-            Fault::TruncateLog | Fault::FlipBit | Fault::Wipe => {
+            Fault::TearLog | Fault::TruncateLog | Fault::FlipBit | Fault::Wipe => {
                 disk::damage(self, ground, rng).await
             }
             Fault::Compact => process::compact(ground).await,
