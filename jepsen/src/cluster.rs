@@ -5,6 +5,8 @@
 //! fault refuses it with [`FaultError::Skipped`] and does nothing.
 
 pub mod attribution;
+pub mod local;
+pub mod ports;
 pub mod preload;
 pub mod process;
 pub mod proxy;
