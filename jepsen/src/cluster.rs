@@ -6,6 +6,8 @@
 
 pub mod attribution;
 pub mod damage;
+pub mod local;
+pub mod ports;
 pub mod preload;
 pub mod process;
 pub mod proxy;

@@ -69,14 +69,14 @@ pub enum Openers {
     Nodes(Owners),
 }
 
-/// What the proxies of a cluster have to tell, appended to a file.
+/// What was done to a cluster, and what its proxies have to tell, appended to a file.
 #[derive(Debug)]
-pub struct ProxyLog {
+pub struct ClusterLog {
     file: Mutex<File>,
     begun: Instant,
 }
 
-impl ProxyLog {
+impl ClusterLog {
     /// Appends to this file.
     pub fn open(file: &Path) -> io::Result<Self> {
         Ok(Self {
@@ -85,7 +85,8 @@ impl ProxyLog {
         })
     }
 
-    fn tell(&self, text: &str) {
+    /// Appends a line, with the seconds since the log was opened.
+    pub fn tell(&self, text: &str) {
         let at = self.begun.elapsed().as_secs_f64();
         // A full disk is a fault of its own; the proxies go on.
         let _ = writeln!(self.file.lock(), "{at:.3} s: {text}");
@@ -104,7 +105,7 @@ pub struct Front {
     /// The links of the cluster.
     pub links: Arc<Links>,
     /// Where refusals are told.
-    pub log: Arc<ProxyLog>,
+    pub log: Arc<ClusterLog>,
     /// Seed of what is random in the faults.
     pub seed: u64,
 }

@@ -33,14 +33,14 @@ impl Rig {
     async fn new(openers: Openers) -> Self {
         let behind = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let log = dir.path().join("proxies.log");
+        let log = dir.path().join("cluster.log");
         let links = Arc::new(Links::new(&[1, 2, 3]));
         let front = Front {
             node: 2,
             addr: behind.local_addr().unwrap(),
             openers,
             links: links.clone(),
-            log: Arc::new(ProxyLog::open(&log).unwrap()),
+            log: Arc::new(ClusterLog::open(&log).unwrap()),
             seed: SEED,
         };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
