@@ -64,6 +64,7 @@ fn options(target: Target, bin: PathBuf, dir: &Path) -> LocalOptions {
         extra_args: Vec::new(),
         env: Vec::new(),
         preload: false,
+        power_cuts: false,
         seed: 1,
     }
 }

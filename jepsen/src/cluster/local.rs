@@ -75,6 +75,8 @@ pub struct LocalOptions {
     pub env: Vec<(String, String)>,
     /// Load the libraries that faults of syncs, clocks and power need.
     pub preload: bool,
+    /// Record what is written and not synced, so that the power can be cut. Slows writes down.
+    pub power_cuts: bool,
     /// Seed of what is random in the faults of links.
     pub seed: u64,
 }
@@ -196,6 +198,12 @@ impl LocalCluster {
             }
             false => None,
         };
+        if let (Some(preload), true) = (&preload, options.power_cuts) {
+            for id in &ids {
+                // Where it cannot be, the power cuts themselves are skipped and say why.
+                let _ = preload.record_unsynced(*id, true);
+            }
+        }
         let (mut nodes, mut plans, mut proxies) = (Vec::new(), Vec::new(), Vec::new());
         let zones = options.zones.unwrap_or(options.nodes);
         let mut held = held.into_iter();

@@ -166,6 +166,54 @@ async fn observe(
     .await?
 }
 
+/// Starts the cluster of a scenario, or reaches the one that is there.
+async fn start(
+    scenario: &Scenario,
+    seed: u64,
+    dir: &Path,
+) -> Result<Arc<dyn Cluster>, SessionError> {
+    let fault = |error: &dyn std::fmt::Display| SessionError::Cluster(error.to_string());
+    Ok(match scenario.cluster {
+        ClusterKind::Local => {
+            let options = LocalOptions {
+                target: scenario.target,
+                bin: scenario.bin.clone(),
+                nodes: scenario.nodes as usize,
+                zones: scenario.zones.map(|zones| zones as usize),
+                dir: dir.to_owned(),
+                extra_args: scenario.server_arg.clone(),
+                env: scenario.server_env.clone(),
+                preload: true,
+                power_cuts: scenario.cuts_power(),
+                seed,
+            };
+            let cluster = LocalCluster::start(options).await;
+            Arc::new(cluster.map_err(|e| fault(&e))?)
+        }
+        ClusterKind::Netns => {
+            let options = NetnsOptions {
+                target: scenario.target,
+                bin: scenario.bin.clone(),
+                nodes: scenario.nodes as usize,
+                zones: scenario.zones.map(|zones| zones as usize),
+                dir: dir.to_owned(),
+                extra_args: scenario.server_arg.clone(),
+                env: scenario.server_env.clone(),
+                tmpfs_bytes: scenario.disk_mib.map(|mib| mib << 20),
+                preload: true,
+            };
+            let cluster = NetnsCluster::attach(options).await;
+            Arc::new(cluster.map_err(|e| fault(&e))?)
+        }
+        ClusterKind::Existing => {
+            let file = scenario.cluster_file.as_deref();
+            let file = file.expect("the command line asks for the file");
+            let cluster = ExistingCluster::open(file).await;
+            Arc::new(cluster.map_err(|e| fault(&e))?)
+        }
+    })
+}
+
 fn unix_millis(time: SystemTime) -> u128 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     since.unwrap_or(Duration::ZERO).as_millis()

@@ -10,6 +10,7 @@ fn options(dir: &Path) -> LocalOptions {
         extra_args: Vec::new(),
         env: Vec::new(),
         preload: false,
+        power_cuts: false,
         seed: 1,
     }
 }
