@@ -167,6 +167,9 @@ fn what_was_run(results: &Results) -> Markup {
 }
 
 fn checkers(findings: &[Finding]) -> Markup {
+    if findings.is_empty() {
+        return html! { p { "No checker looked at the history." } };
+    }
     html! {
         div class="scroll" { table {
             tr { th { "Checker" } th { "Verdict" } th class="n" { "Checked" } th class="n" { "Anomalies" } th { "Summary" } }

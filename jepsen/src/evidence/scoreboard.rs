@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, CellAlignment, LineStyle, Table, presets};
 use maud::html;
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +100,15 @@ impl Row {
         }
     }
 
+    /// The last part of the directory: where it lies on the machine that ran the suite is of no
+    /// use to readers elsewhere.
+    fn dir_name(&self) -> String {
+        self.dir.file_name().map_or_else(
+            || self.dir.display().to_string(),
+            |name| name.to_string_lossy().into_owned(),
+        )
+    }
+
     fn duration_words(&self) -> String {
         duration((self.duration_seconds.max(0.0) * 1e9) as u64)
     }
@@ -122,7 +131,7 @@ impl Row {
             count(self.lost),
             self.duration_words(),
             self.seed.to_string(),
-            self.dir.display().to_string(),
+            self.dir_name(),
         ]
     }
 }
@@ -172,7 +181,7 @@ impl Scoreboard {
         let seconds: f64 = self.rows.iter().map(|row| row.duration_seconds).sum();
         let longest = self.rows.iter().filter_map(|row| row.rto_max_ns).max();
         format!(
-            "{passed} of {} runs as expected; {} operations checked, {} faults made, longest time without writes {}, {} writes lost; {} in all",
+            "{passed} of {} runs as expected; {} operations checked, {} faults made, longest time without writes {}, writes lost: {}; {} in all",
             self.rows.len(),
             count(checked),
             count(faults),
@@ -196,9 +205,10 @@ impl Scoreboard {
     /// A table as wide as the terminal, with the notes below it.
     pub fn terminal(&self) -> String {
         let mut table = Table::new();
-        table.load_style(presets::UTF8_NO_BORDERS);
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.style_mut().row_separator = LineStyle::none();
         table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
-        // The directories are told by the notes, if they matter.
+        // The directories are told in the notes, where they matter.
         let shown = HEADS.len() - 1;
         table.set_header(HEADS[..shown].iter().map(|(head, _)| *head));
         for row in &self.rows {
@@ -281,7 +291,7 @@ impl Scoreboard {
     /// A page in the style of the reports. Each run links to its report, relative to `base`, the
     /// directory of the page, where it can.
     pub fn html(&self, base: &Path) -> String {
-        let figures = |figure: bool| if figure { "n" } else { "" };
+        let figures = |figure: bool| if figure { "n" } else { "any" };
         let body = html! {
             div class={ "banner " (if self.passed() { "valid" } else { "invalid" }) } {
                 h1 { "Suite " (self.suite) }
@@ -299,6 +309,9 @@ impl Scoreboard {
                                     "Verdict" => {
                                         (badge(row.verdict))
                                         @if !row.passed() { " expected " (verdict_word(row.expected)) }
+                                    }
+                                    "Nemesis" => {
+                                        @for name in cell.split(' ') { span class="w" { (name) } " " }
                                     }
                                     "Directory" => {
                                         @let report = row.dir.strip_prefix(base).unwrap_or(&row.dir).join("report.html");

@@ -15,7 +15,7 @@ const SEED: u64 = 7;
 /// The page of a history is kept in cargo's directory for such files, to be looked at.
 fn keep(name: &str, page: &str) {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    fs::write(dir.join(name), page).unwrap();
+    fs::write(dir.join(name), page).expect("cargo made its directory");
 }
 
 /// A page loads nothing: no script, no address in an attribute but places on the page itself.
@@ -138,6 +138,38 @@ fn the_page_of_a_long_history_stays_small() {
     println!("{operations} operations, {} bytes", page.len());
     assert!(page.len() < 2_000_000, "{} bytes", page.len());
     assert_self_contained(&page);
+}
+
+/// An hour with a fault every ten seconds: labels that would lie on others are left out.
+#[test]
+fn labels_of_many_faults_do_not_overlap() {
+    println!("seed {SEED}");
+    let sample = sample::long_history(360);
+    let results = Results::new(sample::run(SEED), &sample, vec![]);
+    assert_eq!(results.faults.total.applied, 360);
+    let page = report::render(&sample, &results);
+    keep("report-hour.html", &page);
+    assert!(page.len() < 2_000_000, "{} bytes", page.len());
+    let mut labels = 0;
+    for svg in page.split("<svg class=\"plot\"").skip(1) {
+        let mut ends: BTreeMap<&str, f64> = BTreeMap::new();
+        for label in svg.split("<text class=\"fault\" x=\"").skip(1) {
+            let (x, rest) = label.split_once("\" y=\"").unwrap();
+            let (row, rest) = rest.split_once("\">").unwrap();
+            let (words, _) = rest.split_once('<').unwrap();
+            let x: f64 = x.parse().unwrap();
+            let end = ends.entry(row).or_insert(0.0);
+            assert!(
+                x >= *end,
+                "{words} at {x} lies on the label before, which ends at {end}"
+            );
+            *end = x + 6.0 * words.len() as f64;
+            assert!(*end <= 1060.0, "{words} leaves the drawing");
+            labels += 1;
+        }
+    }
+    // Two plots with two rows of numbers.
+    assert!(labels > 2 * 2 * 20, "{labels}");
 }
 
 #[test]

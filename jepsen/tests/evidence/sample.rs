@@ -110,16 +110,62 @@ pub fn history(seed: u64, operations: usize) -> History {
         ));
     }
     transactions(&mut events);
+    in_order(events)
+}
+
+/// A write a second, and so many faults, one every ten seconds, of six nemeses in turn.
+pub fn long_history(faults: u64) -> History {
+    let nemeses = [
+        "kill-leader",
+        "kill-minority",
+        "partition-majority-ring",
+        "pause-one",
+        "slow-link",
+        "clock-jump",
+    ];
+    let mut events = Vec::new();
+    for second in 0..faults * 10 {
+        for (later, kind) in [(0, Kind::Invoke), (2_000_000, Kind::Ok)] {
+            let event = ClientEvent {
+                process: 1,
+                node: 1,
+                kind,
+                op: Op::Write {
+                    key: 1,
+                    value: second as i64,
+                },
+                reply: (kind == Kind::Ok).then(Reply::default),
+                error: None,
+                last: false,
+            };
+            events.push((second * SECOND + later, What::Client(event)));
+        }
+    }
+    for (number, nemesis) in (0..faults).zip(nemeses.into_iter().cycle()) {
+        let phases = [
+            (1, Phase::Begin),
+            (2, Phase::Broken),
+            (7, Phase::Heal),
+            (8, Phase::Healed),
+        ];
+        for (second, phase) in phases {
+            let at = (number * 10 + second) * SECOND + 500_000_000;
+            events.push((
+                at,
+                fault(nemesis, number + 1, phase, vec![number % 3 + 1], ""),
+            ));
+        }
+    }
+    in_order(events)
+}
+
+/// Gives events their order and their indices.
+fn in_order(mut events: Vec<(u64, What)>) -> History {
     events.sort_by_key(|event| event.0);
+    let events = events.into_iter().zip(0..);
     History {
         events: events
-            .into_iter()
-            .enumerate()
-            .map(|(index, (time, what))| Event {
-                index: index as u64,
-                time,
-                what,
-            })
+            .map(|((time, what), index)| Event { index, time, what })
             .collect(),
     }
 }

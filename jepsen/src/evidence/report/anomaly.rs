@@ -36,7 +36,7 @@ const LETTERS_MAX: usize = 56;
 /// Width of a letter in a bar, at most, on average.
 const LETTER: f64 = 6.6;
 /// Where the lanes begin.
-const LEFT: f64 = 90.0;
+const LEFT: f64 = 100.0;
 /// Between an event and the next.
 const GAP: f64 = 16.0;
 /// Narrowest drawing; wider ones scroll.

@@ -76,43 +76,55 @@ impl TimeAxis {
 
     /// Shades the intervals in which something was broken, with labels above that do not overlap.
     fn shade(&self, faults: &[FaultReport], bottom: f64) -> Markup {
-        let mut taken = [f64::MIN; 2];
+        let applied: Vec<&FaultReport> = faults.iter().filter(|fault| fault.applied()).collect();
+        let labels = self.labels(&applied, |fault| {
+            format!("{} {}", fault.fault, fault.nemesis)
+        });
+        // Where not all names find room, numbers say more.
+        let labels = if labels.len() == applied.len() {
+            labels
+        } else {
+            self.labels(&applied, |fault| fault.fault.to_string())
+        };
         html! {
-            @for fault in faults.iter().filter(|fault| fault.applied()) {
+            @for fault in &applied {
                 @let left = self.x(fault.begin_ns);
                 @let right = self.x(fault.healed_ns.unwrap_or(self.end_ns));
                 rect class="shade" x=(px(left)) y=(TOP) width=(px((right - left).max(1.0))) height=(px(bottom - TOP)) {
                     title { (fault_words(fault)) }
                 }
-                @if let Some((row, label)) = place(&mut taken, left, fault) {
-                    text class="fault" x=(px(left)) y=(TOP - 18.0 + 13.0 * row as f64) { (label) }
-                }
+            }
+            @for (x, row, label) in &labels {
+                text class="fault" x=(px(*x)) y=(TOP - 18.0 + 13.0 * *row as f64) { (label) }
             }
         }
+    }
+
+    /// Labels of faults that find room in one of two rows: left end, row, words.
+    fn labels(
+        &self,
+        faults: &[&FaultReport],
+        words: impl Fn(&FaultReport) -> String,
+    ) -> Vec<(f64, usize, String)> {
+        let mut taken = [f64::MIN; 2];
+        let mut labels = Vec::new();
+        for fault in faults {
+            let label = words(fault);
+            let width = LETTER * label.chars().count() as f64;
+            // At the right end a label ends where the axis does.
+            let left = self.x(fault.begin_ns).min(WIDTH - width);
+            if let Some(row) = taken.iter().position(|taken| left >= *taken) {
+                taken[row] = left + width + 6.0;
+                labels.push((left, row, label));
+            }
+        }
+        labels
     }
 
     /// Buckets of equal length that cover the axis, no shorter than `shortest_ns`.
     fn bucket_ns(&self, shortest_ns: u64) -> u64 {
         self.end_ns.div_ceil(BUCKETS_MAX).max(shortest_ns)
     }
-}
-
-/// The longest label of a fault that finds room in a row, and the row.
-fn place(taken: &mut [f64; 2], left: f64, fault: &FaultReport) -> Option<(usize, String)> {
-    let labels = [
-        format!("{} {}", fault.fault, fault.nemesis),
-        fault.fault.to_string(),
-    ];
-    for label in labels {
-        let width = LETTER * label.chars().count() as f64;
-        for (row, taken) in taken.iter_mut().enumerate() {
-            if left >= *taken && left + width <= WIDTH {
-                *taken = left + width + 6.0;
-                return Some((row, label));
-            }
-        }
-    }
-    None
 }
 
 fn tick_words(ns: u64) -> String {

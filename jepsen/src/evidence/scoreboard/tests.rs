@@ -49,11 +49,11 @@ fn markdown() {
             "# Suite `quick`\n\n\
              2026-03-01T12:00:00Z · commit 0123abcd · 2 cores, 24 GiB\n\n\
              1 of 2 runs as expected; 24{thin}690 operations checked, 14 faults made, \
-             longest time without writes 1.24 s, 3 writes lost; 2 min 3 s in all.\n\n\
+             longest time without writes 1.24 s, writes lost: 3; 2 min 3 s in all.\n\n\
              | Scenario | Workload | Nemesis | Verdict | Checked | Faults | RTO p50 | RTO max | Lost | Took | Seed | Directory |\n\
              | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n\
-             | register-kill | register | kill, partition | valid | 12{thin}345 | 7 | 310 ms | 1.24 s | 0 | 61.5 s | 42 | /runs/a |\n\
-             | set\\|\\<b> | register | – | invalid, expected valid | 12{thin}345 | 7 (+2 skipped) | – | – | 3 | 61.5 s | 42 | /runs/a |\n\
+             | register-kill | register | kill, partition | valid | 12{thin}345 | 7 | 310 ms | 1.24 s | 0 | 61.5 s | 42 | a |\n\
+             | set\\|\\<b> | register | – | invalid, expected valid | 12{thin}345 | 7 (+2 skipped) | – | – | 3 | 61.5 s | 42 | a |\n\
              \n\
              - set\\|\\<b>: set: 3 anomalies \\*found\\*\n"
         )
