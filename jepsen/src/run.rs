@@ -12,6 +12,7 @@
 
 pub mod judge;
 pub mod scenario;
+pub mod session;
 pub mod worker;
 
 use std::{

@@ -88,6 +88,7 @@ pub fn name(op: &Op) -> &'static str {
         Op::Add { .. } => "add",
         Op::ReadSet { .. } => "read-set",
         Op::Txn { .. } => "txn",
+        Op::OpenAccounts { .. } => "open-accounts",
         Op::Transfer { .. } => "transfer",
         Op::ReadAccounts => "read-accounts",
         Op::Increment { .. } => "increment",
@@ -103,6 +104,7 @@ pub fn is_write(op: &Op) -> bool {
         | Op::Delete { .. }
         | Op::Cas { .. }
         | Op::Add { .. }
+        | Op::OpenAccounts { .. }
         | Op::Transfer { .. }
         | Op::Increment { .. } => true,
         Op::Txn { steps } => steps.iter().any(|step| matches!(step, Step::Append { .. })),
@@ -145,6 +147,9 @@ pub fn asked(op: &Op) -> String {
         Op::ReadSet { set } => format!("read set {set}"),
         Op::Txn { steps } => txn(steps, None),
         Op::Transfer { from, to, amount } => format!("transfer {amount}: {from} → {to}"),
+        Op::OpenAccounts { accounts, balance } => {
+            format!("open {accounts} accounts with {balance} each")
+        }
         Op::ReadAccounts => "read accounts".to_owned(),
         Op::Increment { key, id } => format!("increment {key} (id {id})"),
         Op::ReadCounter { key } => format!("read counter {key}"),

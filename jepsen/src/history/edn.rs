@@ -120,6 +120,7 @@ impl Tuples {
             Op::Cas { .. } => "cas",
             Op::Add { .. } | Op::Increment { .. } => "add",
             Op::Txn { .. } => "txn",
+            Op::OpenAccounts { .. } => "open",
             Op::Transfer { .. } => "transfer",
         };
         let value = answered.unwrap_or(asked);
@@ -221,7 +222,7 @@ impl Tuples {
                 };
                 tuple(self.counters, *key, value)
             }
-            Op::ReadChain { .. } => return None,
+            Op::OpenAccounts { .. } | Op::ReadChain { .. } => return None,
         })
     }
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
-use tokio::{sync::watch, time::sleep};
+use tokio::sync::watch;
 
 use super::{
     Fault, Ground, fault,
@@ -172,11 +172,9 @@ async fn restarted(ground: &Ground, nodes: &[NodeId]) -> Result<String, FaultErr
 
 /// Waits; whether the time of the nemeses is up.
 async fn wait(time: Duration, stop: &mut watch::Receiver<bool>) -> bool {
-    tokio::select! {
-        () = sleep(time) => *stop.borrow(),
-        // A sender that is gone is an order to stop, too.
-        _ = stop.wait_for(|stopped| *stopped) => true,
-    }
+    // A sender that is gone is an order to stop, too.
+    let stopped = tokio::time::timeout(time, stop.wait_for(|stopped| *stopped));
+    stopped.await.is_ok()
 }
 
 /// Between half and one and a half times as long.

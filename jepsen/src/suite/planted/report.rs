@@ -166,7 +166,7 @@ impl Report {
     /// For a terminal.
     pub fn table(&self) -> Table {
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_FULL_CONDENSED);
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
         table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
         table.set_header(COLUMNS);
         for bug in &self.bugs {
