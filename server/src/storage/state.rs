@@ -54,7 +54,7 @@ use super::engine::{EngineError, OpenEngine};
 use super::sled_engine::Sled;
 
 pub use self::generations::MovedAside;
-pub use self::loader::Loader;
+pub use self::loader::{Committed, Loader, Replacement};
 pub use self::view::View;
 
 /// Key of the applied mark: index as u64 be, then the caller's record. Nobody else may write it.
@@ -189,7 +189,7 @@ struct Shared {
 
 /// The state of one group. Clones share it.
 ///
-/// There is one writer: `write`, `mark_applied` and `replace` are called by one task, in the order of
+/// There is one writer: `write`, `mark_applied`, `load` and `replace` are called by one task, in the order of
 /// the log. Everything else may be called from anywhere. When the last clone goes, the flusher is
 /// stopped after the batch under way; what is not flushed by then is in the log.
 #[derive(Clone)]
