@@ -52,6 +52,7 @@ use self::table::Table;
 use self::view::Layers;
 use super::engine::{EngineError, OpenEngine};
 use super::sled_engine::Sled;
+use crate::limits;
 
 pub use self::generations::MovedAside;
 pub use self::loader::{Committed, Loader, Replacement};
@@ -78,7 +79,7 @@ impl Default for StateOptions {
         StateOptions {
             table_bytes_max: 16 * 1024 * 1024,
             flush_interval: Duration::from_secs(5),
-            load_bytes_max: 4 * 1024 * 1024,
+            load_bytes_max: limits::LOAD_BYTES_MAX,
             engine: Arc::new(Sled::default()),
         }
     }
