@@ -129,6 +129,24 @@ pub const LOG_SEGMENT_BYTES_MIN: u64 = MIB;
 /// Largest value that `storage.log_segment_bytes` accepts: allocation of a segment must stay short.
 pub const LOG_SEGMENT_BYTES_CEILING: u64 = GIB;
 
+/// Bytes of commands of all groups that wait to be written to the log. At the bound: wait. One command
+/// that is larger waits for an empty queue.
+pub const LOG_QUEUE_BYTES_MAX: u32 = 32 * MIB as u32;
+/// Commands of all groups that wait to be written to the log. At the bound: wait.
+pub const LOG_QUEUE_COMMANDS_MAX: usize = 16 * 1024;
+/// Bytes of one write to the log and its sync, unless a single command is larger. At the bound: cut.
+pub const LOG_BATCH_BYTES_MAX: u32 = 4 * MIB as u32;
+/// Bytes of recent entries of all groups that stay in memory for replication and applying. At the
+/// bound the oldest leave, and are read from disk. Entries that are not written yet come on top; the
+/// bound of the queue is theirs.
+pub const LOG_CACHE_BYTES_MAX: u64 = 64 * MIB;
+/// Appends whose entries stay in memory, however small they are. At the bound the oldest leave.
+pub const LOG_CACHED_APPENDS_MAX: usize = 256 * 1024;
+/// Files of purged segments that are kept to be used again. More are deleted.
+pub const LOG_FREE_SEGMENTS_MAX: usize = 4;
+/// Longest time that a committed mark waits for another write to the log to ride with.
+pub const LOG_MARK_DELAY_MAX: Duration = Duration::from_millis(100);
+
 /// Entries of a group that stay in the log behind its checkpoint, for followers that were away. At
 /// the bound: purged, and a follower that needs them gets a snapshot.
 pub const LOG_ENTRIES_DEFAULT: u64 = 200_000;
@@ -142,6 +160,9 @@ pub const LOG_BYTES_DEFAULT: u64 = 256 * MIB;
 pub const TABLE_BYTES_DEFAULT: u64 = 32 * MIB;
 /// Smallest value that `storage.table_bytes_max` accepts.
 pub const TABLE_BYTES_MIN: u64 = 4 * MIB;
+/// Bytes of a received snapshot that are collected before they go to the engine, unless one chunk is
+/// larger. At the bound: cut.
+pub const LOAD_BYTES_MAX: u64 = 4 * MIB;
 /// Bytes of pages that the engine of one group keeps in memory. At the bound: the least used go.
 pub const CACHE_BYTES_DEFAULT: u64 = 64 * MIB;
 /// Smallest value that `storage.cache_bytes` accepts.
@@ -184,7 +205,14 @@ const _: () = {
     // A request of the default size fits the smallest structures that hold it whole.
     assert!(2 * REQUEST_BYTES_DEFAULT <= LOG_SEGMENT_BYTES_DEFAULT);
     assert!(2 * REQUEST_BYTES_DEFAULT <= TABLE_BYTES_MIN);
+    assert!(2 * REQUEST_BYTES_DEFAULT <= LOG_BATCH_BYTES_MAX as u64);
     assert!(REQUEST_BYTES_DEFAULT <= PROPOSALS_IN_FLIGHT_BYTES_DEFAULT);
+
+    // An append message of the largest size finds room in the log's queue beside another, and what
+    // was written last is still in memory when it is applied.
+    assert!(APPEND_BYTES_MAX + request <= LOG_QUEUE_BYTES_MAX as u64);
+    assert!(LOG_BATCH_BYTES_MAX <= LOG_QUEUE_BYTES_MAX);
+    assert!(LOG_QUEUE_BYTES_MAX as u64 <= LOG_CACHE_BYTES_MAX);
 
     // The log is purged in whole segments, so it cannot keep to less than two.
     assert!(2 * LOG_SEGMENT_BYTES_DEFAULT <= LOG_BYTES_DEFAULT);

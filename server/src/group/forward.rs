@@ -18,6 +18,7 @@ impl Group {
                 Err(e @ ReadIndexError::NoQuorum) => {
                     error(Kind::UnknownOutcome, None, &e.to_string())
                 }
+                Err(ReadIndexError::Overloaded) => error(Kind::Overloaded, None, ""),
                 Err(ReadIndexError::Stopped(why)) => error(Kind::Stopped, None, &why),
             },
             None => error(Kind::Stopped, None, "the request names no operation"),

@@ -23,12 +23,16 @@ mod propose;
 mod read;
 mod rounds;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use holdfast_proto::command::Answer;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub(crate) use self::forward::error as forward_error;
@@ -99,7 +103,9 @@ pub struct Group {
     /// Leader side: confirms the leadership with a quorum, for local and forwarded reads together.
     index_rounds: Rounds<Result<u64, ReadIndexError>>,
     /// Reader side: gets an index from the leader and waits until it is applied here.
-    read_rounds: Rounds<()>,
+    read_rounds: Rounds<Result<(), GroupError>>,
+    /// When the newest read index that a leader gave was asked for.
+    confirmed: Mutex<Option<Instant>>,
     /// Revision up to which superseded versions have been removed from this node's storage.
     scrubbed: watch::Sender<i64>,
 }
@@ -145,6 +151,7 @@ impl Group {
                         }
                     }
                 }),
+                confirmed: Mutex::default(),
                 scrubbed: watch::channel(-1).0,
             }
         });
@@ -175,6 +182,12 @@ impl Group {
     /// Follows who leads.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.raft.leadership()
+    }
+
+    /// Whether a leader showed not longer than `age_max` ago that a quorum follows it.
+    pub fn led_within(&self, age_max: Duration) -> bool {
+        let confirmed = *self.confirmed.lock();
+        confirmed.is_some_and(|at| at.elapsed() <= age_max)
     }
 
     /// State of the group as this node sees it.

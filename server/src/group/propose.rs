@@ -45,8 +45,10 @@ impl Group {
                 let now = leadership.borrow_and_update();
                 (now.leader, now.stopped.clone())
             };
-            if let Some(why) = stopped {
-                return Err(GroupError::Stopped(why));
+            match stopped {
+                Some(_) if in_doubt => return Err(GroupError::LeaderLost),
+                Some(why) => return Err(GroupError::Stopped(why)),
+                None => {}
             }
             let attempt = match hint.take().or(known) {
                 Some(leader) => tokio::select! {
@@ -58,6 +60,8 @@ impl Group {
             };
             match attempt {
                 Attempt::Done(proposed) => return Ok(proposed),
+                // The earlier attempt may yet take effect, whatever became of this one.
+                Attempt::Failed(_) if in_doubt => return Err(GroupError::LeaderLost),
                 Attempt::Failed(error) => return Err(error),
                 Attempt::NotAppended(other) => hint = other,
                 Attempt::Unknown if command.client_id.is_empty() => {
@@ -148,6 +152,7 @@ impl Group {
             Err(TransportError::Unreachable { .. } | TransportError::Refused { .. }) => {
                 Attempt::NotAppended(None)
             }
+            Err(TransportError::Overloaded { .. }) => Attempt::Failed(GroupError::Overloaded),
             Err(TransportError::Lost { .. }) => Attempt::Unknown,
         }
     }

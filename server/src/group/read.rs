@@ -2,10 +2,18 @@
 
 use std::time::Instant;
 
-use holdfast_proto::peer::{self, forward, forward_reply};
+use holdfast_proto::peer::{self, forward, forward_error::Kind, forward_reply};
 
-use super::{Group, GroupError, left};
-use crate::raft::{NodeId, ReadIndexError};
+use super::{Group, GroupError, left, rounds::JoinError};
+use crate::raft::{NodeId, ReadIndexError, TransportError};
+
+/// Why a leader gave no read index.
+enum NoIndex {
+    /// Ask again, the node named if one is.
+    Ask(Option<NodeId>),
+    /// A queue on the way is full.
+    Overloaded,
+}
 
 impl Group {
     /// Waits until local state holds everything that was acknowledged before this call.
@@ -14,46 +22,55 @@ impl Group {
             return Err(GroupError::Stopped(why));
         }
         match tokio::time::timeout(left(deadline), self.read_rounds.join()).await {
-            Ok(Some(())) => Ok(()),
-            Ok(None) => Err(GroupError::Overloaded),
+            Ok(Ok(done)) => done,
+            Ok(Err(JoinError::Full)) => Err(GroupError::Overloaded),
+            Ok(Err(JoinError::Ended)) => Err(GroupError::Stopped("its reads have ended".into())),
             Err(_) => Err(GroupError::TimedOut),
         }
     }
 
     /// One round of reads: an index from the leader, then that index applied here. It goes on
-    /// until it succeeds; callers give up by themselves.
-    pub(super) async fn read_round(&self) {
+    /// until it succeeds, or finds a queue on its way full; callers give up by themselves.
+    pub(super) async fn read_round(&self) -> Result<(), GroupError> {
         let mut leadership = self.leadership();
         let mut hint = None;
         loop {
             let known = leadership.borrow_and_update().leader;
+            let asked = Instant::now();
             let index = match hint.take().or(known) {
                 Some(leader) => tokio::select! {
                     index = self.ask_index(leader) => index,
-                    () = self.deposed(leadership.clone(), leader) => Err(None),
+                    () = self.deposed(leadership.clone(), leader) => Err(NoIndex::Ask(None)),
                 },
-                None => Err(None),
+                None => Err(NoIndex::Ask(None)),
             };
             match index {
                 Ok(index) => {
+                    *self.confirmed.lock() = Some(asked);
                     let mut published = self.raft.shared().watch();
                     // The sender lives as long as the group's state.
                     let _ = published.wait_for(|p| p.index >= Some(index)).await;
-                    return;
+                    return Ok(());
                 }
-                Err(Some(other)) => hint = Some(other),
-                Err(None) => Self::leadership_may_have_changed(&mut leadership).await,
+                Err(NoIndex::Overloaded) => return Err(GroupError::Overloaded),
+                Err(NoIndex::Ask(Some(other))) => hint = Some(other),
+                Err(NoIndex::Ask(None)) => Self::leadership_may_have_changed(&mut leadership).await,
             }
         }
     }
 
-    /// The read index of the leader, or who else might lead.
-    async fn ask_index(&self, leader: NodeId) -> Result<u64, Option<NodeId>> {
+    /// The read index of the leader.
+    async fn ask_index(&self, leader: NodeId) -> Result<u64, NoIndex> {
         if self.leads(leader) {
             return match self.leader_index().await {
                 Ok(index) => Ok(index),
-                Err(ReadIndexError::NotLeader(other)) => Err(other.filter(|n| !self.leads(*n))),
-                Err(_) => Err(None),
+                Err(ReadIndexError::NotLeader(other)) => {
+                    Err(NoIndex::Ask(other.filter(|n| !self.leads(*n))))
+                }
+                Err(ReadIndexError::Overloaded) => Err(NoIndex::Overloaded),
+                Err(ReadIndexError::NoQuorum | ReadIndexError::Stopped(_)) => {
+                    Err(NoIndex::Ask(None))
+                }
             };
         }
         let question = peer::Forward {
@@ -69,16 +86,24 @@ impl Group {
             Ok(peer::ForwardReply {
                 reply: Some(forward_reply::Reply::Error(error)),
                 ..
-            }) => Err(Some(error.leader).filter(|node| *node != 0 && *node != leader)),
-            Ok(_) | Err(_) => Err(None),
+            }) => Err(match error.kind() {
+                Kind::Overloaded => NoIndex::Overloaded,
+                _ => {
+                    let other = Some(error.leader);
+                    NoIndex::Ask(other.filter(|node| *node != 0 && *node != leader))
+                }
+            }),
+            Err(TransportError::Overloaded { .. }) => Err(NoIndex::Overloaded),
+            Ok(_) | Err(_) => Err(NoIndex::Ask(None)),
         }
     }
 
     /// The read index, if this node leads; shared with all who ask at the same time.
     pub(super) async fn leader_index(&self) -> Result<u64, ReadIndexError> {
-        self.index_rounds
-            .join()
-            .await
-            .unwrap_or(Err(ReadIndexError::NoQuorum))
+        match self.index_rounds.join().await {
+            Ok(index) => index,
+            Err(JoinError::Full) => Err(ReadIndexError::Overloaded),
+            Err(JoinError::Ended) => Err(ReadIndexError::NoQuorum),
+        }
     }
 }

@@ -11,6 +11,15 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 /// Rounds under way at the same time.
 const OVERLAP: usize = 2;
 
+/// Why a caller got no result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum JoinError {
+    /// Too many wait for a round to begin.
+    Full,
+    /// The rounds have ended.
+    Ended,
+}
+
 /// A shared piece of work with a result for all who joined.
 pub(super) struct Rounds<T> {
     waiting: mpsc::Sender<oneshot::Sender<T>>,
@@ -51,11 +60,14 @@ impl<T: Clone + Send + 'static> Rounds<T> {
         Self { waiting }
     }
 
-    /// Joins the next round; `None` when too many are waiting.
-    pub(super) async fn join(&self) -> Option<T> {
+    /// Joins the next round. When too many are waiting, that is said at once.
+    pub(super) async fn join(&self) -> Result<T, JoinError> {
         let (tx, rx) = oneshot::channel();
-        self.waiting.try_send(tx).ok()?;
-        rx.await.ok()
+        self.waiting.try_send(tx).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => JoinError::Full,
+            mpsc::error::TrySendError::Closed(_) => JoinError::Ended,
+        })?;
+        rx.await.map_err(|_| JoinError::Ended)
     }
 }
 
@@ -108,5 +120,40 @@ mod tests {
             let round = caller.await.expect("no panic").expect("answered");
             assert_eq!(round, OVERLAP + 1, "all late callers share one round");
         }
+    }
+
+    #[tokio::test]
+    async fn a_caller_too_many_is_told_at_once() {
+        let begun = Arc::new(AtomicUsize::new(0));
+        let gate = Arc::new(Semaphore::new(0));
+        let rounds = Arc::new(Rounds::new(1, {
+            let (begun, gate) = (begun.clone(), gate.clone());
+            move || {
+                begun.fetch_add(1, Ordering::SeqCst);
+                let gate = gate.clone();
+                async move { gate.acquire().await.expect("the gate stays").forget() }
+            }
+        }));
+        let join = || {
+            let rounds = rounds.clone();
+            tokio::spawn(async move { rounds.join().await })
+        };
+        let mut placed = Vec::new();
+        for expected in 1..=OVERLAP {
+            placed.push(join());
+            while begun.load(Ordering::SeqCst) < expected {
+                tokio::task::yield_now().await;
+            }
+        }
+        placed.push(join());
+        while rounds.waiting.capacity() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(rounds.join().await, Err(JoinError::Full));
+        gate.add_permits(10);
+        for caller in placed {
+            assert_eq!(caller.await.expect("no panic"), Ok(()));
+        }
+        assert_eq!(rounds.join().await, Ok(()), "there is room again");
     }
 }

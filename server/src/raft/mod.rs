@@ -111,6 +111,9 @@ pub enum ReadIndexError {
     /// No quorum answered in time.
     #[error("no quorum confirmed the leadership in time")]
     NoQuorum,
+    /// Too many wait to be vouched for.
+    #[error("too many reads are waiting")]
+    Overloaded,
     /// The group does not run on this node.
     #[error("the group has stopped on this node: {0}")]
     Stopped(String),

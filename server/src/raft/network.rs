@@ -107,9 +107,9 @@ pub struct Network {
 impl Network {
     fn rpc_error(e: TransportError) -> RpcError {
         match e {
-            TransportError::Unreachable { .. } | TransportError::Refused { .. } => {
-                RPCError::Unreachable(Unreachable::new(&e))
-            }
+            TransportError::Unreachable { .. }
+            | TransportError::Overloaded { .. }
+            | TransportError::Refused { .. } => RPCError::Unreachable(Unreachable::new(&e)),
             TransportError::Lost { .. } => RPCError::Network(NetworkError::new(&e)),
         }
     }

@@ -117,8 +117,13 @@ pub async fn restore_state(
         spool,
         applied_record: header.applied_record,
     };
-    let loaded = tokio::task::spawn_blocking(move || data.load_into(&store, index)).await;
-    match loaded {
+    let loaded = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
+        let replacement = data.load(&store, index)?;
+        replacement.commit().map_err(std::io::Error::other)?.show();
+        data.installed();
+        Ok(())
+    });
+    match loaded.await {
         Ok(loaded) => loaded.map_err(ReceiveError::Load)?,
         Err(e) => std::panic::resume_unwind(e.into_panic()),
     };

@@ -5,7 +5,7 @@
 //!  LiveSnapshot ── reader thread ─▶ chunks ─▶ ┐
 //!     unversioned records (copied)            │ gRPC stream, own channel
 //!     versions at the pinned revision         │
-//!                    window of unacknowledged ◀─ acks ── SpoolFile (fsynced) ── replace() the store
+//!                    window of unacknowledged ◀─ acks ── SpoolFile (fsynced) ── replaces the state
 //! ```
 //!
 //! The sender keeps every chunk until the receiver says that it is on disk. When the connection
@@ -34,7 +34,7 @@ use crate::{
     limits,
     storage::{
         snapshot_file::{SnapshotFile, SnapshotFileError},
-        state::{StateError, StateStore, View},
+        state::{Replacement, StateError, StateStore, View},
     },
 };
 
@@ -52,41 +52,50 @@ pub enum SnapshotData {
 }
 
 impl SnapshotData {
-    /// Replaces the state of a group by this snapshot. Blocks on the disk.
-    pub(super) fn load_into(self, store: &StateStore, index: u64) -> io::Result<Origin> {
-        match self {
+    /// Loads this snapshot beside the state of a group. Blocks on the disk.
+    pub(super) fn load<'a>(
+        &self,
+        store: &'a StateStore,
+        index: u64,
+    ) -> io::Result<Replacement<'a>> {
+        let loaded = store.load(|loader| match self {
             Self::Live(live) => {
-                store.replace(|loader| {
-                    live.for_each_record(|key, value| {
-                        let value = Some(value);
-                        loader.write([mvcc::Write { key, value }])?;
-                        Ok(())
-                    })?;
-                    loader.mark_applied(index, live.applied_record.clone());
-                    Ok::<(), LoadError>(())
+                live.for_each_record(|key, value| {
+                    let value = Some(value);
+                    loader.write([mvcc::Write { key, value }])?;
+                    Ok(())
                 })?;
-                Ok(Origin::Local)
+                loader.mark_applied(index, live.applied_record.clone());
+                Ok::<(), LoadError>(())
             }
             Self::Spooled {
                 spool,
                 applied_record,
             } => {
-                store.replace(|loader| {
-                    for chunk in spool.chunks()? {
-                        let chunk = wire::Chunk::decode(chunk?)
-                            .map_err(|e| DecodeError::new("snapshot chunk", e))?;
-                        loader.write(chunk.records.into_iter().map(|record| mvcc::Write {
-                            key: record.key,
-                            value: Some(record.value),
-                        }))?;
-                    }
-                    loader.mark_applied(index, applied_record);
-                    Ok::<(), LoadError>(())
-                })?;
+                for chunk in spool.chunks()? {
+                    let chunk = wire::Chunk::decode(chunk?)
+                        .map_err(|e| DecodeError::new("snapshot chunk", e))?;
+                    loader.write(chunk.records.into_iter().map(|record| mvcc::Write {
+                        key: record.key,
+                        value: Some(record.value),
+                    }))?;
+                }
+                loader.mark_applied(index, applied_record.clone());
+                Ok(())
+            }
+        });
+        Ok(loaded?)
+    }
+
+    /// Removes what is not needed any more once the state is installed.
+    pub(super) fn installed(self) -> Origin {
+        match self {
+            Self::Live(_) => Origin::Local,
+            Self::Spooled { spool, .. } => {
                 if let Err(e) = spool.remove() {
                     tracing::warn!(error = %e, "the spool of an installed snapshot stays behind");
                 }
-                Ok(Origin::Peer)
+                Origin::Peer
             }
         }
     }

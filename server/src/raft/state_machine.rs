@@ -56,9 +56,20 @@ pub struct Published {
     pub revisions: mvcc::Revisions,
 }
 
+impl Published {
+    fn at(applied: Option<LogId>, machine: &mvcc::StateMachine) -> Self {
+        Self {
+            index: applied.map(|id| id.index),
+            term: applied.map_or(0, |id| id.leader_id.term),
+            revisions: machine.revisions(),
+        }
+    }
+}
+
 /// What readers share with the state machine of a group.
 pub struct SharedState {
     store: Arc<StateStore>,
+    /// Its lock is taken before those of the store.
     published: watch::Sender<Published>,
     /// Revisions at which snapshots are being read, with the number of them. Versions that a
     /// snapshot may still need are not removed.
@@ -67,10 +78,37 @@ pub struct SharedState {
 }
 
 impl SharedState {
-    /// The present state: revisions first, then a view that holds at least that much.
+    /// The present state: what is published, and a view that holds at least that much.
+    ///
+    /// The two are of one state: while the lock of `published` is held here, no snapshot takes the
+    /// place of the state in [`Self::install`].
     pub fn read(&self) -> (Published, View) {
-        let published = *self.published.borrow();
-        (published, self.store.view())
+        let published = self.published.borrow();
+        (*published, self.store.view())
+    }
+
+    /// Replaces the state by a snapshot that ends at `expected`. Blocks on the disk: everything is
+    /// loaded and checked before the first reader sees any of it.
+    fn install(
+        &self,
+        snapshot: SnapshotData,
+        expected: Option<LogId>,
+    ) -> io::Result<(Loaded, super::snapshot::Origin)> {
+        let index = expected.map_or(0, |id| id.index);
+        let replacement = snapshot.load(&self.store, index)?;
+        let loaded = Loaded::read(&replacement.view(), Some(replacement.applied_record()))?;
+        if loaded.record.applied != expected {
+            return Err(io::Error::other(format!(
+                "a snapshot at {expected:?} holds the state at {:?}",
+                loaded.record.applied
+            )));
+        }
+        let mut committed = replacement.commit().map_err(io::Error::other)?;
+        self.published.send_modify(|published| {
+            committed.show();
+            *published = loaded.published();
+        });
+        Ok((loaded, snapshot.installed()))
     }
 
     /// Follows the progress of applying.
@@ -140,30 +178,24 @@ pub struct GroupStateMachine {
 impl GroupStateMachine {
     /// Loads the counters of a group from its store.
     pub fn open(group_id: GroupId, store: Arc<StateStore>) -> io::Result<Self> {
-        let (published, _) = watch::channel(Published {
-            index: None,
-            term: 0,
-            revisions: mvcc::Revisions::default(),
-        });
+        let loaded = Loaded::read(&store.view(), store.applied_record())?;
+        let (published, _) = watch::channel(loaded.published());
         let shared = Arc::new(SharedState {
-            store: store.clone(),
+            store,
             published,
             pins: Mutex::default(),
             snapshots_installed: AtomicU64::new(0),
         });
-        let mut this = Self {
+        Ok(Self {
             group_id,
-            machine: mvcc::StateMachine::load(&store.view(), mvcc::Limits::default())
-                .map_err(io::Error::other)?,
             shared,
-            applied: None,
-            membership: StoredMembership::default(),
-            membership_bytes: Bytes::new(),
+            membership_bytes: membership_to_bytes(loaded.record.membership.membership()),
+            machine: loaded.machine,
+            applied: loaded.record.applied,
+            membership: loaded.record.membership,
             scrub: None,
             scrubbed_to: -1,
-        };
-        this.load_applied()?;
-        Ok(this)
+        })
     }
 
     /// What readers share.
@@ -171,30 +203,19 @@ impl GroupStateMachine {
         self.shared.clone()
     }
 
-    /// Takes over the applied mark and the counters that stand in the store.
-    fn load_applied(&mut self) -> io::Result<()> {
-        let store = &self.shared.store;
-        self.machine = mvcc::StateMachine::load(&store.view(), mvcc::Limits::default())
-            .map_err(io::Error::other)?;
-        let record = match store.applied_record() {
-            Some(bytes) => decode_applied(&bytes)?,
-            None => AppliedRecord::default(),
-        };
-        self.membership_bytes = membership_to_bytes(record.membership.membership());
-        self.applied = record.applied;
-        self.membership = record.membership;
+    /// Goes on from a state that has taken the place of the one before.
+    fn take_over(&mut self, loaded: Loaded) {
+        self.membership_bytes = membership_to_bytes(loaded.record.membership.membership());
+        self.machine = loaded.machine;
+        self.applied = loaded.record.applied;
+        self.membership = loaded.record.membership;
         self.scrub = None;
         self.scrubbed_to = -1;
-        self.publish();
-        Ok(())
     }
 
     fn publish(&self) {
-        self.shared.published.send_replace(Published {
-            index: self.applied.map(|id| id.index),
-            term: self.applied.map_or(0, |id| id.leader_id.term),
-            revisions: self.machine.revisions(),
-        });
+        let published = Published::at(self.applied, &self.machine);
+        self.shared.published.send_replace(published);
     }
 
     fn applied_record(&self) -> Bytes {
@@ -369,17 +390,14 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
     ) -> Result<(), io::Error> {
         let index = meta.last_log_id.map_or(0, |id| id.index);
         tracing::info!(group = self.group_id, index, "installing a snapshot");
-        let store = self.shared.store.clone();
+        let shared = self.shared.clone();
+        let expected = meta.last_log_id;
         // Loading is disk work of seconds; it must not hold a thread that serves requests.
-        let origin = tokio::task::spawn_blocking(move || snapshot.load_into(&store, index))
-            .await
-            .map_err(io::Error::other)??;
-        self.load_applied()?;
-        assert_eq!(
-            self.applied, meta.last_log_id,
-            "group {}: the installed state must be at the snapshot's log id",
-            self.group_id
-        );
+        let (loaded, origin) =
+            tokio::task::spawn_blocking(move || shared.install(snapshot, expected))
+                .await
+                .map_err(io::Error::other)??;
+        self.take_over(loaded);
         if origin == super::snapshot::Origin::Peer {
             self.shared
                 .snapshots_installed
@@ -423,6 +441,29 @@ impl RaftSnapshotBuilder<TypeConfig> for Checkpoint {
     }
 }
 
+/// What the records of a state say of it.
+struct Loaded {
+    machine: mvcc::StateMachine,
+    record: AppliedRecord,
+}
+
+impl Loaded {
+    fn read(view: &View, applied_record: Option<Bytes>) -> io::Result<Self> {
+        Ok(Self {
+            machine: mvcc::StateMachine::load(view, mvcc::Limits::default())
+                .map_err(io::Error::other)?,
+            record: match applied_record {
+                Some(bytes) => decode_applied(&bytes)?,
+                None => AppliedRecord::default(),
+            },
+        })
+    }
+
+    fn published(&self) -> Published {
+        Published::at(self.record.applied, &self.machine)
+    }
+}
+
 /// The applied mark, decoded.
 #[derive(Default)]
 pub(super) struct AppliedRecord {
@@ -457,3 +498,6 @@ fn malformed(e: &prost::DecodeError) -> command::Answer {
         })),
     }
 }
+
+#[cfg(test)]
+mod tests;

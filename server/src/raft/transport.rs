@@ -28,6 +28,12 @@ pub enum TransportError {
         /// What the connection said.
         why: String,
     },
+    /// Too much waits for the other node already. It never left this node.
+    #[error("too many requests wait for node {to}")]
+    Overloaded {
+        /// Target of the message.
+        to: NodeId,
+    },
     /// It may have arrived; its fate is unknown.
     #[error("the connection to node {to} was lost: {why}")]
     Lost {

@@ -52,9 +52,10 @@ use self::table::Table;
 use self::view::Layers;
 use super::engine::{EngineError, OpenEngine};
 use super::sled_engine::Sled;
+use crate::limits;
 
 pub use self::generations::MovedAside;
-pub use self::loader::Loader;
+pub use self::loader::{Committed, Loader, Replacement};
 pub use self::view::View;
 
 /// Key of the applied mark: index as u64 be, then the caller's record. Nobody else may write it.
@@ -78,7 +79,7 @@ impl Default for StateOptions {
         StateOptions {
             table_bytes_max: 16 * 1024 * 1024,
             flush_interval: Duration::from_secs(5),
-            load_bytes_max: 4 * 1024 * 1024,
+            load_bytes_max: limits::LOAD_BYTES_MAX,
             engine: Arc::new(Sled::default()),
         }
     }
@@ -189,7 +190,7 @@ struct Shared {
 
 /// The state of one group. Clones share it.
 ///
-/// There is one writer: `write`, `mark_applied` and `replace` are called by one task, in the order of
+/// There is one writer: `write`, `mark_applied`, `load` and `replace` are called by one task, in the order of
 /// the log. Everything else may be called from anywhere. When the last clone goes, the flusher is
 /// stopped after the batch under way; what is not flushed by then is in the log.
 #[derive(Clone)]

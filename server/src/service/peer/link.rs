@@ -82,11 +82,11 @@ impl<C: Carried> Link<C> {
         let queued = self
             .queue
             .try_send(Waiting { request, reply })
-            .map_err(|e| TransportError::Unreachable {
-                to,
-                why: match e {
-                    mpsc::error::TrySendError::Full(_) => "its queue is full".into(),
-                    mpsc::error::TrySendError::Closed(_) => "the link is closed".into(),
+            .map_err(|e| match e {
+                mpsc::error::TrySendError::Full(_) => TransportError::Overloaded { to },
+                mpsc::error::TrySendError::Closed(_) => TransportError::Unreachable {
+                    to,
+                    why: "the link is closed".into(),
                 },
             });
         async move {
@@ -223,5 +223,63 @@ fn refuse<C: Carried>(
             why: why.to_string(),
         }));
         next = arrivals.try_recv().ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_proto::peer;
+
+    use super::*;
+
+    /// Forwards to a peer that never answers the opening of the stream.
+    struct Silent;
+
+    impl Carried for Silent {
+        type Request = peer::Forward;
+        type Reply = peer::ForwardReply;
+        type RequestBatch = peer::ForwardBatch;
+        type ReplyBatch = peer::ForwardReplyBatch;
+
+        const BATCH_MAX: usize = 1;
+
+        fn number(request: &mut peer::Forward, id: u64) {
+            request.id = id;
+        }
+
+        fn bytes(_: &peer::Forward) -> usize {
+            0
+        }
+
+        fn pack(requests: Vec<peer::Forward>) -> peer::ForwardBatch {
+            peer::ForwardBatch { requests }
+        }
+
+        fn unpack(batch: peer::ForwardReplyBatch) -> Vec<(u64, peer::ForwardReply)> {
+            batch.replies.into_iter().map(|r| (r.id, r)).collect()
+        }
+
+        fn open(
+            &self,
+            _: Pin<Box<dyn Stream<Item = peer::ForwardBatch> + Send>>,
+        ) -> BoxFuture<Result<Streaming<peer::ForwardReplyBatch>, Status>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_at_once_and_as_what_it_is() {
+        let link = Link::new(2, Silent, 1, 1, Duration::from_secs(3600));
+        // One that the writer has taken, and one that waits.
+        let _taken = link.send(peer::Forward::default());
+        while link.queue.capacity() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let _waiting = link.send(peer::Forward::default());
+        let refused = link.send(peer::Forward::default()).await;
+        assert!(
+            matches!(refused, Err(TransportError::Overloaded { to: 2 })),
+            "{refused:?}"
+        );
     }
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::OpenError;
+use crate::limits;
 
-/// Sizes and bounds of a log.
+/// Sizes and bounds of a log; the defaults are those of [`crate::limits`].
 #[derive(Clone, Debug)]
 pub struct LogOptions {
     /// Length of a segment file in bytes: 4 KiB to 1 GiB. A larger record makes a longer segment.
@@ -28,13 +29,13 @@ pub struct LogOptions {
 impl Default for LogOptions {
     fn default() -> Self {
         LogOptions {
-            segment_bytes: 16 << 20,
-            queue_bytes: 32 << 20,
-            queue_items: 16 << 10,
-            batch_bytes: 4 << 20,
-            cache_bytes: 64 << 20,
-            free_segments: 4,
-            lazy_delay: Duration::from_millis(100),
+            segment_bytes: limits::LOG_SEGMENT_BYTES_DEFAULT as u32,
+            queue_bytes: limits::LOG_QUEUE_BYTES_MAX,
+            queue_items: limits::LOG_QUEUE_COMMANDS_MAX,
+            batch_bytes: limits::LOG_BATCH_BYTES_MAX,
+            cache_bytes: limits::LOG_CACHE_BYTES_MAX,
+            free_segments: limits::LOG_FREE_SEGMENTS_MAX,
+            lazy_delay: limits::LOG_MARK_DELAY_MAX,
         }
     }
 }

@@ -25,9 +25,7 @@ use super::queue::{Command, Completion, Op};
 use super::segment::Segment;
 use super::tracked::{Pins, Tracked};
 use super::{Entry, Failure, Shared};
-
-/// Appends that the cache remembers at most, whatever their size: bounds the list below.
-const CACHED_APPENDS_MAX: usize = 1 << 18;
+use crate::limits;
 
 /// Where the log ends, as recovery left it.
 pub(super) struct Tail {
@@ -378,7 +376,7 @@ impl Writer {
         self.cache.extend(self.written.drain(..));
         let cached = &self.shared.cached_bytes;
         let full = |cache: &VecDeque<_>| {
-            cache.len() > CACHED_APPENDS_MAX
+            cache.len() > limits::LOG_CACHED_APPENDS_MAX
                 || cached.load(Ordering::Relaxed) > self.shared.options.cache_bytes
         };
         while full(&self.cache)

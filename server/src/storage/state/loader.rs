@@ -3,8 +3,9 @@
 //! ```text
 //!   new generation ◀─ batches of records ─ build()          readers still see the old one
 //!                  ◀─ sync, mark, sync
-//!   CURRENT names it                                         from here on a restart finds it
-//!   layers: empty table + new generation                     from here on readers see it
+//!   Replacement: the caller looks at it
+//!   commit(): CURRENT names it                               from here on a restart finds it
+//!   show(): layers: empty table + new generation             from here on readers see it
 //!   the old generation's files go with its last reader
 //! ```
 
@@ -12,11 +13,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_mvcc::Write;
+use parking_lot::MutexGuard;
 
-use super::generations::Generation;
+use super::generations::{Generation, Generations};
 use super::table::Table;
-use super::view::Layers;
-use super::{MARK_KEY, Mark, StateError, StateStore};
+use super::view::{Layers, View};
+use super::{MARK_KEY, Mark, Shared, StateError, StateStore};
 use crate::storage::engine::Batch;
 
 /// Fills a fresh generation.
@@ -86,16 +88,104 @@ impl Loader<'_> {
     }
 }
 
+/// A whole state beside the one in use, loaded and not yet seen by anybody.
+///
+/// - Dropped, it is gone and the store is as it was.
+/// - While it lives no other replacement is begun.
+pub struct Replacement<'a> {
+    shared: &'a Shared,
+    generations: MutexGuard<'a, Generations>,
+    /// What readers get in place of the layers in use.
+    layers: Option<Arc<Layers>>,
+    mark: Mark,
+}
+
+impl<'a> Replacement<'a> {
+    /// A look at the loaded state.
+    pub fn view(&self) -> View {
+        let layers = self.layers.as_ref();
+        View(layers.expect("taken by commit only").clone())
+    }
+
+    /// The record of the applied position that was loaded.
+    pub fn applied_record(&self) -> Bytes {
+        self.mark.record.clone()
+    }
+
+    /// Makes the loaded state the one that a restart finds. Blocks on I/O. The store is of no more
+    /// use when it fails: which of the two a restart finds is not known.
+    pub fn commit(mut self) -> Result<Committed<'a>, StateError> {
+        let layers = self.layers.take().expect("taken by commit only");
+        if let Err(error) = self.generations.commit(&layers.base) {
+            self.shared.health.poison(&error);
+            self.shared.tick();
+            return Err(error);
+        }
+        Ok(Committed {
+            shared: self.shared,
+            next: Some((layers, self.mark.clone())),
+            previous: None,
+        })
+    }
+}
+
+impl Drop for Replacement<'_> {
+    fn drop(&mut self) {
+        if let Some(layers) = &self.layers {
+            layers.base.retire();
+        }
+    }
+}
+
+/// A state that a restart finds and that readers do not see yet: at the latest when this is dropped.
+pub struct Committed<'a> {
+    shared: &'a Shared,
+    next: Option<(Arc<Layers>, Mark)>,
+    /// The layers before; closing their files is left to the drop of this.
+    previous: Option<Arc<Layers>>,
+}
+
+impl Committed<'_> {
+    /// From the return of this on, views are of the new state. Fast, without I/O, and without waiting
+    /// for readers: a caller may hold a lock that keeps what it knows of the state together with it.
+    pub fn show(&mut self) {
+        let Some((layers, mark)) = self.next.take() else {
+            return;
+        };
+        let shared = self.shared;
+        let mut writer = shared.writer.lock();
+        let sequence = writer.mark.as_ref().map_or(0, |mark| mark.sequence) + 1;
+        let index = mark.index;
+        writer.active = layers.active.clone();
+        writer.active_since = None;
+        writer.clean = true;
+        writer.frozen = None;
+        writer.flushed = sequence;
+        writer.mark = Some(Mark { sequence, ..mark });
+        let old = std::mem::replace(&mut *shared.layers.write(), layers);
+        old.base.retire();
+        self.previous = Some(old);
+        shared.durable.send_replace(index);
+        drop(writer);
+        shared.tick();
+    }
+}
+
+impl Drop for Committed<'_> {
+    fn drop(&mut self) {
+        self.show();
+    }
+}
+
 impl StateStore {
-    /// Replaces the state by what `build` loads. Blocks on I/O throughout.
+    /// Loads a whole state beside the one in use. Blocks on I/O throughout.
     ///
-    /// Nothing may be written to the store meanwhile; what was written before is given up with the old
-    /// state. If `build` fails, the store is as it was. Views taken before keep showing the old state.
-    pub fn replace<E: From<StateError>>(
+    /// If `build` fails, the store is as it was.
+    pub fn load<E: From<StateError>>(
         &self,
         build: impl FnOnce(&mut Loader<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let shared = &self.inner.shared;
+    ) -> Result<Replacement<'_>, E> {
+        let shared = &*self.inner.shared;
         shared.health.check()?;
         let mut generations = shared.generations.lock();
         let generation = generations.begin(&*shared.options.engine)?;
@@ -116,33 +206,29 @@ impl StateStore {
                 return Err(error);
             }
         };
-        if let Err(error) = generations.commit(&generation) {
-            // Whether CURRENT names the new generation after a crash is not known.
-            shared.health.poison(&error);
-            shared.tick();
-            return Err(error.into());
-        }
-
-        let mut writer = shared.writer.lock();
-        let sequence = writer.mark.as_ref().map_or(0, |mark| mark.sequence) + 1;
-        let index = mark.index;
-        writer.active = Arc::new(Table::default());
-        writer.active_since = None;
-        writer.clean = true;
-        writer.frozen = None;
-        writer.flushed = sequence;
-        writer.mark = Some(Mark { sequence, ..mark });
         let layers = Layers {
-            active: writer.active.clone(),
+            active: Arc::new(Table::default()),
             frozen: None,
             base: Arc::new(generation),
             health: shared.health.clone(),
         };
-        let old = std::mem::replace(&mut *shared.layers.write(), Arc::new(layers));
-        old.base.retire();
-        shared.durable.send_replace(index);
-        drop(writer);
-        shared.tick();
+        Ok(Replacement {
+            shared,
+            generations,
+            layers: Some(Arc::new(layers)),
+            mark,
+        })
+    }
+
+    /// Replaces the state by what `build` loads. Blocks on I/O throughout.
+    ///
+    /// Nothing may be written to the store meanwhile; what was written before is given up with the old
+    /// state. If `build` fails, the store is as it was. Views taken before keep showing the old state.
+    pub fn replace<E: From<StateError>>(
+        &self,
+        build: impl FnOnce(&mut Loader<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.load(build)?.commit()?.show();
         Ok(())
     }
 }

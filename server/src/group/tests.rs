@@ -1,0 +1,349 @@
+//! A group between a scripted network and real consensus: what callers are told.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::Bytes;
+use holdfast_proto::{
+    command::{Command, command::Op},
+    etcdserverpb::PutRequest,
+    peer::{self, forward_error::Kind, forward_reply::Reply},
+};
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    raft::{
+        Parts, TransportError, Tuning, Voter,
+        transport::{BoxFuture, BoxStream},
+    },
+    storage::{
+        log::{LogOptions, files::DiskFiles},
+        memory_engine::MemoryDisk,
+        state::{StateOptions, StateStore},
+    },
+};
+
+/// Longer than any test runs.
+const NEVER: Duration = Duration::from_secs(3600);
+const OTHER: NodeId = 2;
+
+/// A network that answers forwarded requests as written down, then no more; that grants every
+/// vote; and that brings nothing else to an end.
+#[derive(Default)]
+struct Scripted {
+    answers: Mutex<VecDeque<Result<Reply, TransportError>>>,
+    forwarded: AtomicUsize,
+}
+
+impl PeerTransport for Scripted {
+    fn vote(
+        &self,
+        _: NodeId,
+        request: peer::VoteRequest,
+        _: Duration,
+    ) -> BoxFuture<Result<peer::VoteResponse, TransportError>> {
+        Box::pin(std::future::ready(Ok(peer::VoteResponse {
+            vote: request.vote,
+            granted: true,
+            last_log_id: None,
+        })))
+    }
+
+    fn transfer_leader(
+        &self,
+        _: NodeId,
+        _: peer::TransferLeaderRequest,
+        _: Duration,
+    ) -> BoxFuture<Result<peer::TransferLeaderResponse, TransportError>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn append(
+        &self,
+        _: NodeId,
+        _: BoxStream<peer::AppendRequest>,
+    ) -> BoxFuture<Result<BoxStream<Result<peer::AppendResponse, TransportError>>, TransportError>>
+    {
+        Box::pin(std::future::pending())
+    }
+
+    fn heartbeat(
+        &self,
+        _: NodeId,
+        _: peer::AppendRequest,
+    ) -> BoxFuture<Result<peer::AppendResponse, TransportError>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn snapshot(
+        &self,
+        _: NodeId,
+        _: BoxStream<peer::SnapshotChunk>,
+    ) -> BoxFuture<Result<BoxStream<Result<peer::SnapshotAck, TransportError>>, TransportError>>
+    {
+        Box::pin(std::future::pending())
+    }
+
+    fn forward(
+        &self,
+        _: NodeId,
+        _: peer::Forward,
+    ) -> BoxFuture<Result<peer::ForwardReply, TransportError>> {
+        self.forwarded.fetch_add(1, Ordering::Relaxed);
+        match self.answers.lock().pop_front() {
+            Some(answer) => Box::pin(std::future::ready(answer.map(|reply| peer::ForwardReply {
+                id: 0,
+                reply: Some(reply),
+            }))),
+            None => Box::pin(std::future::pending()),
+        }
+    }
+}
+
+struct Node {
+    group: Arc<Group>,
+    network: Arc<Scripted>,
+    _dir: TempDir,
+}
+
+/// Node 1 of a group in which nothing happens by itself.
+async fn node(answers: impl IntoIterator<Item = Result<Reply, TransportError>>) -> Node {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = Log::open(
+        &dir.path().join("log"),
+        LogOptions {
+            segment_bytes: 64 * 1024,
+            ..LogOptions::default()
+        },
+        Arc::new(DiskFiles),
+    )
+    .unwrap();
+    let options = StateOptions {
+        engine: Arc::new(MemoryDisk::default()),
+        ..StateOptions::default()
+    };
+    let store = StateStore::open(&dir.path().join("state"), options)
+        .unwrap()
+        .store;
+    let network = Arc::new(Scripted {
+        answers: Mutex::new(answers.into_iter().collect()),
+        forwarded: AtomicUsize::new(0),
+    });
+    let raft = RaftGroup::start(Parts {
+        group_id: 1,
+        node_id: 1,
+        log: log.group(1),
+        store: Arc::new(store),
+        transport: network.clone(),
+        tuning: Tuning {
+            heartbeat_interval: NEVER,
+            election_timeout_min: 2 * NEVER,
+            election_timeout_max: 3 * NEVER,
+            quorum_loss_probe_interval: 10 * NEVER,
+            max_payload_entries: 100,
+            snapshot_bytes_per_second_max: 1 << 20,
+        },
+        incoming_dir: dir.path().to_path_buf(),
+    })
+    .await
+    .unwrap();
+    let limits = GroupLimits {
+        proposals_in_flight_max: 16,
+        proposals_in_flight_bytes_max: 1 << 20,
+        reads_waiting_max: 1,
+    };
+    let retention = Retention {
+        log_entries_max: 1_000,
+        log_bytes_max: 1 << 20,
+    };
+    let group = Group::new(
+        "test".into(),
+        1,
+        raft,
+        log,
+        network.clone(),
+        &limits,
+        retention,
+    );
+    Node {
+        group,
+        network,
+        _dir: dir,
+    }
+}
+
+impl Node {
+    async fn until_led_by(&self, leader: NodeId) {
+        let mut leadership = self.group.leadership();
+        let known = leadership.wait_for(|now| now.leader == Some(leader));
+        tokio::time::timeout(Duration::from_secs(60), known)
+            .await
+            .expect("a leader within a minute")
+            .unwrap();
+    }
+
+    /// The other node leads, and says so once.
+    async fn follow(&self) {
+        let heartbeat = peer::AppendRequest {
+            group_id: 1,
+            vote: Some(peer::Vote {
+                term: 1,
+                voted_for: OTHER,
+                committed: true,
+            }),
+            ..Default::default()
+        };
+        self.group.raft().handle_heartbeat(heartbeat).await.unwrap();
+        self.until_led_by(OTHER).await;
+    }
+
+    /// This node leads, and hears of nobody any more.
+    async fn lead(&self) {
+        let voter = |id: NodeId| {
+            let voter = Voter {
+                zone: format!("zone-{id}"),
+                ..Default::default()
+            };
+            (id, voter)
+        };
+        let voters: BTreeMap<_, _> = [1, OTHER, 3].map(voter).into();
+        self.group.raft().initialize(voters).await.unwrap();
+        self.until_led_by(1).await;
+    }
+}
+
+fn put(client_id: &'static str) -> Command {
+    Command {
+        client_id: Bytes::from_static(client_id.as_bytes()),
+        request_seq: 1,
+        op: Some(Op::Put(PutRequest {
+            key: "k".into(),
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}
+
+fn full() -> Result<Reply, TransportError> {
+    Err(TransportError::Overloaded { to: OTHER })
+}
+
+fn lost() -> Result<Reply, TransportError> {
+    Err(TransportError::Lost {
+        to: OTHER,
+        why: "cut".into(),
+    })
+}
+
+fn refused(kind: Kind) -> Result<Reply, TransportError> {
+    Ok(forward_error(kind, None, ""))
+}
+
+fn late() -> Instant {
+    Instant::now() + NEVER
+}
+
+/// What must come now comes within a minute, whatever the machine does besides.
+async fn now<T>(answer: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), answer)
+        .await
+        .expect("answered long before the deadline of the request")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proposal_that_finds_a_queue_full_is_refused_at_once() {
+    for answer in [full(), refused(Kind::Overloaded)] {
+        let node = node([answer]).await;
+        node.follow().await;
+        for client_id in ["", "client"] {
+            let error = now(node.group.propose(put(client_id), late())).await;
+            assert!(matches!(error, Err(GroupError::Overloaded)), "{error:?}");
+            assert!(!GroupError::Overloaded.effect_unknown());
+            node.network.answers.lock().push_back(full());
+        }
+        assert_eq!(
+            node.network.forwarded.load(Ordering::Relaxed),
+            2,
+            "each was offered once"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proposal_whose_fate_is_unknown_is_never_refused_as_not_done() {
+    for second in [full(), refused(Kind::Overloaded)] {
+        let node = node([lost(), second]).await;
+        node.follow().await;
+        let error = now(node.group.propose(put("client"), late())).await;
+        let error = error.unwrap_err();
+        assert!(error.effect_unknown(), "{error}");
+        assert_eq!(node.network.forwarded.load(Ordering::Relaxed), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_finds_a_queue_full_is_refused_at_once() {
+    for answer in [full(), refused(Kind::Overloaded)] {
+        let node = node([answer]).await;
+        node.follow().await;
+        let error = now(node.group.linearizable(late())).await;
+        assert!(matches!(error, Err(GroupError::Overloaded)), "{error:?}");
+        assert!(!node.group.led_within(NEVER), "nobody gave an index");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_with_too_many_rounds_refuses_the_next_question() {
+    let node = node([]).await;
+    node.lead().await;
+    // No quorum answers, so these never end: as many as run at a time, and one that waits.
+    let ask = || {
+        let group = node.group.clone();
+        let question = peer::Forward {
+            id: 7,
+            group_id: 1,
+            request: Some(peer::forward::Request::ReadIndex(peer::ReadIndex {})),
+        };
+        async move { group.handle_forward(question).await }
+    };
+    let mut asked = tokio::task::JoinSet::new();
+    let refused = now(async {
+        loop {
+            asked.spawn(ask());
+            let first = tokio::time::timeout(Duration::from_millis(20), asked.join_next()).await;
+            if let Ok(Some(answered)) = first {
+                break answered.unwrap();
+            }
+        }
+    })
+    .await;
+    match refused.reply {
+        Some(Reply::Error(error)) => assert_eq!(error.kind(), Kind::Overloaded, "{error:?}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_is_known_for_as_long_as_its_last_read_index_is_young() {
+    let index = Reply::ReadIndex(peer::ReadIndexReply { index: 0 });
+    let node = node([Ok(index)]).await;
+    node.follow().await;
+    assert!(!node.group.led_within(NEVER), "not asked yet");
+    // Nothing is applied here, so the read itself goes on waiting.
+    let waiting = {
+        let group = node.group.clone();
+        tokio::spawn(async move { group.linearizable(late()).await })
+    };
+    now(async {
+        while !node.group.led_within(NEVER) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(!waiting.is_finished());
+    assert!(!node.group.led_within(Duration::ZERO), "older than that");
+    waiting.abort();
+}

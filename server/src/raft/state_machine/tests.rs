@@ -1,0 +1,277 @@
+//! Readers beside an installation of a snapshot.
+
+use std::{path::Path, sync::atomic::AtomicBool, thread};
+
+use futures_util::stream;
+use holdfast_mvcc::range;
+use holdfast_proto::{
+    command::{Command, command::Op},
+    etcdserverpb::{CompactionRequest, PutRequest, RangeRequest},
+};
+use openraft::entry::RaftEntry;
+use parking_lot::Condvar;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    raft::types::{Entry, Proposal},
+    storage::{
+        engine::{Batch, Engine, EngineError, OpenEngine, Scan},
+        memory_engine::MemoryDisk,
+        state::StateOptions,
+    },
+};
+
+/// A memory engine whose reads stop while the gate is shut.
+#[derive(Clone, Default)]
+struct Gated {
+    disk: MemoryDisk,
+    gate: Arc<Gate>,
+}
+
+#[derive(Default)]
+struct Gate {
+    state: Mutex<GateState>,
+    moved: Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    /// The next read of an engine that is opened from now on stops.
+    armed: bool,
+    /// A read stands at the gate.
+    held: bool,
+}
+
+impl Gate {
+    fn arm(&self) {
+        self.state.lock().armed = true;
+    }
+
+    fn pass(&self) {
+        let mut state = self.state.lock();
+        if std::mem::take(&mut state.armed) {
+            state.held = true;
+            self.moved.notify_all();
+            while state.held {
+                self.moved.wait(&mut state);
+            }
+        }
+    }
+}
+
+/// A read that stands at the gate goes on when this is dropped, also by a failing test.
+struct Held(Arc<Gate>);
+
+impl Held {
+    async fn wait_for(gate: Arc<Gate>) -> Self {
+        let wait = move || {
+            let mut state = gate.state.lock();
+            while !state.held {
+                gate.moved.wait(&mut state);
+            }
+            drop(state);
+            Held(gate)
+        };
+        tokio::task::spawn_blocking(wait).await.unwrap()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.state.lock().held = false;
+        self.0.moved.notify_all();
+    }
+}
+
+/// `gate` is that of engines which were opened after it was armed.
+struct GatedEngine {
+    engine: Box<dyn Engine>,
+    gate: Option<Arc<Gate>>,
+}
+
+impl OpenEngine for Gated {
+    fn open(&self, dir: &Path) -> Result<Box<dyn Engine>, EngineError> {
+        let armed = self.gate.state.lock().armed;
+        Ok(Box::new(GatedEngine {
+            engine: self.disk.open(dir)?,
+            gate: armed.then(|| self.gate.clone()),
+        }))
+    }
+}
+
+impl Engine for GatedEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        if let Some(gate) = &self.gate {
+            gate.pass();
+        }
+        self.engine.get(key)
+    }
+
+    fn scan<'a>(&'a self, start: &[u8], end: &[u8]) -> Scan<'a> {
+        if let Some(gate) = &self.gate {
+            gate.pass();
+        }
+        self.engine.scan(start, end)
+    }
+
+    fn apply_batch(&self, batch: Batch) -> Result<(), EngineError> {
+        self.engine.apply_batch(batch)
+    }
+
+    fn sync(&self) -> Result<(), EngineError> {
+        self.engine.sync()
+    }
+
+    fn disk_bytes(&self) -> Result<u64, EngineError> {
+        self.engine.disk_bytes()
+    }
+}
+
+/// A machine on a store of its own.
+fn machine(engine: impl OpenEngine + 'static) -> (TempDir, GroupStateMachine) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StateOptions {
+        engine: Arc::new(engine),
+        ..StateOptions::default()
+    };
+    let store = StateStore::open(dir.path(), options).unwrap().store;
+    (dir, GroupStateMachine::open(1, Arc::new(store)).unwrap())
+}
+
+fn put(value: &str) -> Op {
+    Op::Put(PutRequest {
+        key: "k".into(),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+        ..Default::default()
+    })
+}
+
+fn compact(revision: i64) -> Op {
+    Op::Compact(CompactionRequest {
+        revision,
+        physical: false,
+    })
+}
+
+/// Applies operations at the indexes that follow.
+async fn apply(machine: &mut GroupStateMachine, ops: impl IntoIterator<Item = Op>) {
+    let first = machine.applied.map_or(1, |id| id.index + 1);
+    let entries: Vec<_> = ops
+        .into_iter()
+        .zip(first..)
+        .map(|(op, index)| {
+            let command = Command {
+                op: Some(op),
+                ..Default::default()
+            };
+            let proposal = Proposal(command.encode_to_vec().into());
+            Ok((Entry::new_normal(super::log_id(1, index), proposal), None))
+        })
+        .collect();
+    machine.apply(stream::iter(entries)).await.unwrap();
+}
+
+/// Revision of the state and value of the key, of one read.
+fn read(shared: &SharedState) -> (i64, String) {
+    let (published, view) = shared.read();
+    let request = RangeRequest {
+        key: "k".into(),
+        ..Default::default()
+    };
+    let answer = range(&view, published.revisions, &request).unwrap();
+    assert_eq!(
+        answer.kvs.len(),
+        1,
+        "the key exists in every state; read at {:?}",
+        published.revisions
+    );
+    let value = String::from_utf8(answer.kvs[0].value.to_vec()).unwrap();
+    (published.revisions.current, value)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_an_install_is_held_readers_see_the_state_before_it_whole() {
+    let engine = Gated::default();
+    let gate = engine.gate.clone();
+    let (_behind_dir, mut behind) = machine(engine);
+    apply(&mut behind, [put("old")]).await;
+
+    // Compacted past the revision at which the other machine stands: its version of the key is gone.
+    let (_ahead_dir, mut ahead) = machine(MemoryDisk::default());
+    apply(&mut ahead, [put("old"), put("new"), compact(3)]).await;
+    let snapshot = ahead.snapshot().unwrap();
+
+    let shared = behind.shared();
+    assert_eq!(read(&shared), (2, "old".into()));
+    gate.arm();
+    let install = tokio::spawn(async move {
+        let done = behind.install_snapshot(&snapshot.meta, snapshot.snapshot);
+        done.await.unwrap();
+        behind
+    });
+    // The data is loaded; the counters are being read from it.
+    let held = Held::wait_for(gate).await;
+    assert_eq!(read(&shared), (2, "old".into()));
+    drop(held);
+
+    let behind = install.await.unwrap();
+    assert_eq!(read(&shared), (3, "new".into()));
+    assert_eq!(shared.read().0, ahead.shared().read().0);
+    assert_eq!(behind.machine, ahead.machine);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_read_beside_many_installs_is_of_one_state() {
+    let (_behind_dir, mut behind) = machine(MemoryDisk::default());
+    apply(&mut behind, [put("2")]).await;
+    let (_ahead_dir, mut ahead) = machine(MemoryDisk::default());
+    apply(&mut ahead, [put("2")]).await;
+
+    let shared = behind.shared();
+    let done = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..2)
+        .map(|_| {
+            let (shared, done) = (shared.clone(), done.clone());
+            thread::spawn(move || {
+                let mut revision_last = 0;
+                while !done.load(Ordering::Relaxed) {
+                    // Each value names the revision at which it was written.
+                    let (revision, value) = read(&shared);
+                    assert_eq!(value, revision.to_string());
+                    assert!(revision >= revision_last);
+                    revision_last = revision;
+                }
+            })
+        })
+        .collect();
+    for revision in 3..53 {
+        apply(&mut ahead, [put(&revision.to_string()), compact(revision)]).await;
+        let snapshot = ahead.snapshot().unwrap();
+        let installed = behind.install_snapshot(&snapshot.meta, snapshot.snapshot);
+        installed.await.unwrap();
+    }
+    done.store(true, Ordering::Relaxed);
+    for reader in readers {
+        reader.join().unwrap();
+    }
+    assert_eq!(read(&shared), (52, "52".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_another_position_than_it_says_is_refused_whole() {
+    let (_behind_dir, mut behind) = machine(MemoryDisk::default());
+    apply(&mut behind, [put("old")]).await;
+    let (_ahead_dir, mut ahead) = machine(MemoryDisk::default());
+    apply(&mut ahead, [put("old"), put("new")]).await;
+    let snapshot = ahead.snapshot().unwrap();
+    let meta = SnapshotMeta {
+        last_log_id: Some(super::log_id(1, 9)),
+        ..snapshot.meta
+    };
+    let refused = behind.install_snapshot(&meta, snapshot.snapshot).await;
+    assert!(refused.is_err());
+    assert_eq!(read(&behind.shared()), (2, "old".into()));
+    apply(&mut behind, [put("newer")]).await;
+    assert_eq!(read(&behind.shared()), (3, "newer".into()));
+}
