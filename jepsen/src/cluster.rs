@@ -5,6 +5,7 @@
 //! fault refuses it with [`FaultError::Skipped`] and does nothing.
 
 pub mod attribution;
+pub mod existing;
 pub mod local;
 pub mod ports;
 pub mod preload;
