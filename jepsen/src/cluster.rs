@@ -6,6 +6,7 @@
 
 pub mod attribution;
 pub mod damage;
+pub mod existing;
 pub mod local;
 pub mod ports;
 pub mod preload;

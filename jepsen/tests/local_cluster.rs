@@ -1,6 +1,8 @@
 //! Real clusters of processes behind proxies: what the harness breaks is broken, what it heals is
 //! healed, and nothing is left behind.
 
+#![allow(clippy::unwrap_used)] // a test that fails panics
+
 use std::{
     path::{Path, PathBuf},
     process::Command,
@@ -11,6 +13,7 @@ use holdfast_client::Client;
 use holdfast_jepsen::{
     cluster::{
         ClockFault, Cluster, End, FaultError, Link, LinkFault, Node, SyncFault,
+        existing::ExistingCluster,
         local::{LocalCluster, LocalOptions},
         target::Target,
     },
@@ -319,4 +322,55 @@ async fn five_nodes_in_three_zones_die_with_their_cluster() {
     })
     .await;
     expect_nothing_left(&logs, &nodes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_with_commands_drives_nodes_that_run_already() {
+    let dir = tempfile::tempdir().unwrap();
+    let owner = LocalCluster::start(options(Target::Holdfast, holdfast(), dir.path()));
+    let owner = owner.await.unwrap();
+    let log = std::fs::read_to_string(dir.path().join("cluster.log")).unwrap();
+    let mut text = String::new();
+    for node in owner.nodes() {
+        let (_, rest) = log
+            .split_once(&format!("node {} is process ", node.id))
+            .unwrap();
+        let pid = rest.lines().next().unwrap();
+        text += &format!(
+            "[[nodes]]\nid = {}\nzone = {:?}\nendpoint = {:?}\ndirect = {:?}\n\
+             pause = 'kill -STOP {pid}'\nresume = 'kill -CONT {pid}'\n\
+             stop = 'kill {pid}; while kill -0 {pid} && ! grep -q \") Z\" /proc/{pid}/stat; do \
+             sleep 0.05; done'\nstart = 'false'\n",
+            node.id, node.zone, node.endpoint, node.direct
+        );
+    }
+    let file = dir.path().join("existing.toml");
+    std::fs::write(&file, text).unwrap();
+    let cluster = ExistingCluster::connect(&file).await.unwrap();
+    println!("{:?}", cluster.describe());
+    assert_eq!(cluster.nodes(), owner.nodes());
+    assert!(!cluster.describe().version.is_empty());
+    let node = &cluster.nodes()[1];
+    put(node, "before").await;
+    cluster.pause(2).await.unwrap();
+    assert!(cluster.is_running(2).await);
+    expect_refusals(node).await;
+    // Whoever gives the cluster back resumes the node.
+    cluster.shut_down().await;
+    expect_value(node, "before").await;
+    cluster.stop(2).await.unwrap();
+    assert!(!cluster.is_running(2).await);
+    let (id, status) = owner.ended_by_themselves()[0];
+    assert!(id == 2 && status.success(), "node {id}: {status}");
+    let failure = cluster.start(2).await.unwrap_err().to_string();
+    assert!(failure.contains("`start` of node 2"), "{failure}");
+    owner.start(2).await.unwrap();
+    expect_value(node, "before").await;
+    let logs: Vec<PathBuf> = owner
+        .nodes()
+        .iter()
+        .filter_map(|n| owner.log_file(n.id))
+        .collect();
+    owner.shut_down().await;
+    expect_nothing_left(&logs, owner.nodes());
 }

@@ -273,7 +273,7 @@ impl LocalCluster {
                 .connect_lazy()
                 .map_err(|error| error.to_string())?;
             while let Err(error) = client.get("holdfast-jepsen").first().await {
-                for (id, status) in self.ended_by_themselves() {
+                if let Some((id, status)) = self.ended_by_themselves().first() {
                     return Err(format!("node {id} ended by itself: {status}"));
                 }
                 if begun.elapsed() > SERVING_WITHIN {
