@@ -208,7 +208,7 @@ async fn start(
         ClusterKind::Existing => {
             let file = scenario.cluster_file.as_deref();
             let file = file.expect("the command line asks for the file");
-            let cluster = ExistingCluster::open(file).await;
+            let cluster = ExistingCluster::connect(file).await;
             Arc::new(cluster.map_err(|e| fault(&e))?)
         }
     })

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Pause after a request that reached nobody, so that a dead node is not asked in a busy loop.
-const UNAVAILABLE_PAUSE: Duration = Duration::from_millis(40);
+const UNAVAILABLE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Numbers of processes. One that does not know its outcome is done, and its worker goes on as
 /// another.
