@@ -2,6 +2,8 @@
 //! `cargo test -p holdfast-jepsen --test power_cut -- --ignored`. `HOLDFAST_BIN` names another binary,
 //! `POWER_CUT_SEEDS` how many seeds are tried.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::{
     collections::BTreeMap,
     fs::{self, File},
