@@ -1,6 +1,8 @@
 //! The shim in a real process: this program starts itself again with the shim loaded, changes files
 //! and dies by SIGKILL, and the files must come back as they were last synced.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
