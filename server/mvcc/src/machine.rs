@@ -19,11 +19,17 @@ use crate::{
 pub struct Limits {
     /// Clients in the retry table; the one idle for longest gives way. At least 1.
     pub clients_max: usize,
+    /// Bytes of the retry table's records; the clients idle for longest give way, but never the one
+    /// whose answer is being kept. A full table of short answers needs about 40 MiB.
+    pub retry_bytes_max: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { clients_max: 4096 }
+        Limits {
+            clients_max: 4096,
+            retry_bytes_max: 64 * 1024 * 1024,
+        }
     }
 }
 
@@ -89,13 +95,12 @@ impl StateMachine {
         }
         if let Some((client_id, seq)) = remembered {
             self.retries.remember(
-                reader,
                 index,
                 (&client_id, seq),
                 &applied.answer,
                 revisions.current,
                 &mut applied.writes,
-            )?;
+            );
         }
         self.revisions = revisions;
         Ok(applied)

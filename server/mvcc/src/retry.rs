@@ -24,8 +24,9 @@
 //! - a new client has the answer to its request 1 before it sends request 2. One that does not is
 //!   still safe, but its first 128 requests may be answered *forgotten* when they are repeated.
 //!
-//! The table holds a bounded number of clients; the one whose last request was applied first gives
-//! way. An evicted client that comes back begins a new life whose first 128 requests may have been
+//! The table holds a bounded number of clients and of bytes; the client whose last request was applied
+//! first gives way, whole. Only one whose answer is being kept never does, so the bytes are bounded
+//! by the limit or by what one client can fill, whichever is more. An evicted client that comes back begins a new life whose first 128 requests may have been
 //! applied in the life before: `uncertain_through` remembers that.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,22 +59,39 @@ const NOT_KEPT: u8 = 1;
 ///
 /// - It follows from the records alone, so a replica that loads a snapshot has the same one.
 /// - `oldest` holds one entry for every client in `clients`.
+/// - `bytes` is the sum of the lengths of all records, keys included.
+/// - After [`RetryTable::remember`] it is within both bounds, or holds one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RetryTable {
     clients: BTreeMap<Bytes, Client>,
     /// Clients by the index of their last applied request.
     oldest: BTreeSet<(u64, Bytes)>,
+    bytes: u64,
     evictions: u64,
     clients_max: usize,
+    bytes_max: u64,
 }
 
 /// - `seq_highest` always stands in its slot: only a higher seq may take the slot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Client {
     last_index: u64,
     seq_highest: u64,
     /// Requests up to this one may have been applied in a life that is forgotten.
     uncertain_through: u64,
+    /// Length of the record in each slot, with its key; 0 where there is none.
+    record_bytes: Box<[u32; SLOTS_PER_CLIENT as usize]>,
+}
+
+impl Client {
+    fn new(uncertain_through: u64) -> Self {
+        Client {
+            last_index: 0,
+            seq_highest: 0,
+            uncertain_through,
+            record_bytes: Box::new([0; SLOTS_PER_CLIENT as usize]),
+        }
+    }
 }
 
 /// What the table says of a command.
@@ -107,9 +125,14 @@ impl RetryTable {
         let (start, end) = key::family(key::RETRIES);
         for item in reader.scan(start, end) {
             let (key, value) = item.map_err(StateError::Read)?;
-            let (client_id, _) = key::split_slot(&key)?;
+            let (client_id, number) = key::split_slot(&key)?;
             let slot = Slot::decode(&key, &value)?;
-            let client = clients.entry(client_id).or_default();
+            let client = clients.entry(client_id).or_insert_with(|| Client::new(0));
+            *client
+                .record_bytes
+                .get_mut(usize::from(number))
+                .ok_or_else(|| Corrupt::new(&key, "no client has this retry slot"))? =
+                record_bytes(&key, &value);
             client.last_index = client.last_index.max(slot.index);
             client.seq_highest = client.seq_highest.max(slot.seq);
             client.uncertain_through = slot.uncertain_through;
@@ -118,12 +141,19 @@ impl RetryTable {
             .iter()
             .map(|(id, client)| (client.last_index, id.clone()))
             .collect();
+        let bytes = clients
+            .values()
+            .flat_map(|client| client.record_bytes.iter())
+            .map(|&bytes| u64::from(bytes))
+            .sum();
         let evictions = meta::load_evictions(reader)?;
         Ok(RetryTable {
             clients,
             oldest,
+            bytes,
             evictions,
             clients_max: limits.clients_max.max(1),
+            bytes_max: limits.retry_bytes_max,
         })
     }
 
@@ -193,34 +223,36 @@ impl RetryTable {
     }
 
     /// Keeps the answer to a fresh command. `revision` is the one after the command.
-    pub fn remember<R: Reader>(
+    pub fn remember(
         &mut self,
-        reader: &R,
         index: u64,
         (client_id, seq): (&Bytes, u64),
         answer: &Answer,
         revision: i64,
         writes: &mut Vec<Write>,
-    ) -> Result<(), StateError<R::Error>> {
-        let known = self.clients.get(client_id).copied();
-        if known.is_none() {
-            self.make_room(reader, writes)?;
-        }
-        // A life that begins with request 1 has no life before it; see the module's contract.
-        let beginning = || Client {
-            uncertain_through: match self.evictions {
-                0 => 0,
-                _ if seq == 1 => 0,
-                _ => seq.saturating_add(SLOTS_PER_CLIENT - 1),
-            },
-            ..Client::default()
+    ) {
+        let evictions_before = self.evictions;
+        let mut client = match self.clients.remove(client_id) {
+            Some(client) => {
+                let place = (client.last_index, client_id.clone());
+                let removed = self.oldest.remove(&place);
+                assert!(removed, "one place in the order for each client");
+                client
+            }
+            None => {
+                while self.clients.len() >= self.clients_max {
+                    self.evict_oldest(writes);
+                }
+                // A life that begins with request 1 has no life before it; see the module's contract.
+                Client::new(match self.evictions {
+                    0 => 0,
+                    _ if seq == 1 => 0,
+                    _ => seq.saturating_add(SLOTS_PER_CLIENT - 1),
+                })
+            }
         };
-        let client = known.unwrap_or_else(beginning);
-        let next = Client {
-            last_index: index,
-            seq_highest: client.seq_highest.max(seq),
-            uncertain_through: client.uncertain_through,
-        };
+        client.last_index = index;
+        client.seq_highest = client.seq_highest.max(seq);
         let outcome = if answer.encoded_len() <= ANSWER_BYTES_MAX {
             Outcome::Answered(answer.encode_to_vec().into())
         } else {
@@ -229,56 +261,51 @@ impl RetryTable {
         let slot = Slot {
             seq,
             index,
-            uncertain_through: next.uncertain_through,
+            uncertain_through: client.uncertain_through,
             outcome,
         };
-        writes.push(Write::put(
-            key::slot(client_id, slot_of(seq)),
-            slot.encode(),
-        ));
+        let record = (key::slot(client_id, slot_of(seq)), slot.encode());
+        let held = &mut client.record_bytes[usize::from(slot_of(seq))];
+        self.bytes -= u64::from(*held);
+        *held = record_bytes(&record.0, &record.1);
+        self.bytes += u64::from(*held);
+        // The client itself is not in the order now, so it stays.
+        while self.bytes > self.bytes_max && !self.oldest.is_empty() {
+            self.evict_oldest(writes);
+        }
+        if self.evictions > evictions_before {
+            writes.push(meta::write_evictions(self.evictions));
+        }
+        writes.push(Write::put(record.0, record.1));
         // The id is copied so that the index does not hold on to the buffer of the command.
         let id = Bytes::copy_from_slice(client_id);
-        if known.is_some() {
-            self.oldest.remove(&(client.last_index, id.clone()));
-        }
         self.oldest.insert((index, id.clone()));
-        self.clients.insert(id, next);
+        self.clients.insert(id, client);
         assert_eq!(
             self.clients.len(),
             self.oldest.len(),
             "one place in the order for each client"
         );
-        Ok(())
     }
 
-    /// Evicts until one more client fits. Changes itself only after the last read.
-    fn make_room<R: Reader>(
-        &mut self,
-        reader: &R,
-        writes: &mut Vec<Write>,
-    ) -> Result<(), StateError<R::Error>> {
-        let excess = (self.clients.len() + 1).saturating_sub(self.clients_max);
-        if excess == 0 {
-            return Ok(());
-        }
-        let evicted: Vec<_> = self.oldest.iter().take(excess).cloned().collect();
-        let mut deletions = Vec::new();
-        for (_, client_id) in &evicted {
-            let start = key::client(client_id);
-            for item in reader.scan(&start, &key::prefix_end(&start)) {
-                let (key, _) = item.map_err(StateError::Read)?;
-                deletions.push(Write::delete(key));
+    /// Forgets the client that has been idle for longest.
+    fn evict_oldest(&mut self, writes: &mut Vec<Write>) {
+        let (_, id) = self.oldest.pop_first().expect("a client to evict");
+        let client = self.clients.remove(&id).expect("it is in the order");
+        for (slot, &bytes) in (0..).zip(client.record_bytes.iter()) {
+            if bytes > 0 {
+                writes.push(Write::delete(key::slot(&id, slot)));
+                self.bytes -= u64::from(bytes);
             }
         }
-        writes.append(&mut deletions);
-        for place in evicted {
-            self.clients.remove(&place.1);
-            self.oldest.remove(&place);
-            self.evictions += 1;
-        }
-        writes.push(meta::write_evictions(self.evictions));
-        Ok(())
+        self.evictions += 1;
     }
+}
+
+/// What a record counts against the bound. An answer that is kept is not longer than
+/// [`ANSWER_BYTES_MAX`].
+fn record_bytes(key: &[u8], value: &[u8]) -> u32 {
+    u32::try_from(key.len() + value.len()).expect("records of the retry table are short")
 }
 
 fn forgotten(message: String) -> Admission {

@@ -18,7 +18,14 @@ use holdfast_proto::{
     },
 };
 
-const LIMITS: Limits = Limits { clients_max: 1 };
+const LIMITS: Limits = clients(1);
+
+const fn clients(clients_max: usize) -> Limits {
+    Limits {
+        clients_max,
+        retry_bytes_max: 1 << 20,
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
 #[error("the disk is on fire")]
@@ -248,12 +255,12 @@ fn garbage_is_named() {
 #[test]
 fn a_lowered_bound_evicts_with_the_next_new_client() {
     let mut state = MemoryState::new();
-    let mut machine = StateMachine::load(&state, Limits { clients_max: 3 }).unwrap();
+    let mut machine = StateMachine::load(&state, clients(3)).unwrap();
     for (index, client) in (1..).zip(["a", "b", "c"]) {
         let applied = machine.apply(&state, index, command(client, 1, Op::Put(put("k", "v"))));
         state.write(applied.unwrap().writes);
     }
-    let mut machine = StateMachine::load(&state, Limits { clients_max: 2 }).unwrap();
+    let mut machine = StateMachine::load(&state, clients(2)).unwrap();
     let applied = machine
         .apply(&state, 4, command("d", 1, Op::Put(put("k", "v"))))
         .unwrap();
@@ -264,8 +271,5 @@ fn a_lowered_bound_evicts_with_the_next_new_client() {
         .map(|(key, _)| key[1])
         .collect();
     assert_eq!(slots, b"cd");
-    assert_eq!(
-        StateMachine::load(&state, Limits { clients_max: 2 }).unwrap(),
-        machine
-    );
+    assert_eq!(StateMachine::load(&state, clients(2)).unwrap(), machine);
 }

@@ -27,8 +27,19 @@ use proptest::{
     prelude::*,
     test_runner::{RngSeed, TestRunner},
 };
+use prost::Message;
 
-const LIMITS: Limits = Limits { clients_max: 2 };
+/// Four clients send: either bound makes them give way to each other.
+const LIMITS: [Limits; 2] = [
+    Limits {
+        clients_max: 2,
+        retry_bytes_max: 1 << 20,
+    },
+    Limits {
+        clients_max: 4,
+        retry_bytes_max: 160,
+    },
+];
 
 /// How a command is sent.
 #[derive(Clone, Debug)]
@@ -84,14 +95,21 @@ struct Replica {
 }
 
 impl Replica {
-    fn new() -> Self {
+    fn new(limits: Limits) -> Self {
         let state = MemoryState::new();
-        let machine = StateMachine::load(&state, LIMITS).unwrap();
+        let machine = StateMachine::load(&state, limits).unwrap();
         Replica {
             state,
             machine,
             cursor: None,
         }
+    }
+
+    /// Bytes of the records of the retry table.
+    fn retry_bytes(&self) -> u64 {
+        let records = self.state.records();
+        let retries = records.filter(|(key, _)| key[0] == 0x40);
+        retries.map(|(k, v)| (k.len() + v.len()) as u64).sum()
     }
 
     fn hash(&self, at: i64) -> Result<(u32, i64), Kind> {
@@ -168,9 +186,9 @@ impl Clients {
     }
 }
 
-fn run(steps: &[Step]) {
-    let mut model = Model::new(LIMITS.clients_max);
-    let (mut plain, mut busy) = (Replica::new(), Replica::new());
+fn run(steps: &[Step], limits: Limits) {
+    let mut model = Model::new(limits);
+    let (mut plain, mut busy) = (Replica::new(limits), Replica::new(limits));
     let mut clients = Clients::default();
     for (index, step) in (1..).zip(steps) {
         match step {
@@ -193,17 +211,18 @@ fn run(steps: &[Step]) {
                         .map(|response| Some(Outcome::Txn(response)))
                         .map_err(kind);
                     let read = read.map(|result| Answer { result });
-                    let (expected, _) = model.clone().apply(index, &command);
+                    let (expected, _) = model.clone().apply(index, &command, 0);
                     match read {
                         Ok(answer) => assert_eq!(answer, expected),
                         Err(kind) => assert!(is_error(&expected, kind), "{kind:?} {expected:?}"),
                     }
                 }
-                let (answer, events) = model.apply(index, &command);
                 let applied = plain
                     .machine
                     .apply(&plain.state, index, command.clone())
                     .unwrap();
+                let answer_bytes = applied.answer.encoded_len();
+                let (answer, events) = model.apply(index, &command, answer_bytes);
                 let again = busy.machine.apply(&busy.state, index, command).unwrap();
                 assert_eq!(applied, again, "replicas differ");
                 assert_eq!(without_words(applied.answer), answer);
@@ -231,17 +250,18 @@ fn run(steps: &[Step]) {
             Step::Hash(at) => assert_eq!(plain.hash(*at), busy.hash(*at)),
             Step::Scrub(records_max) => busy.scrub(*records_max),
             Step::Reload => {
-                busy.machine = StateMachine::load(&busy.state, LIMITS).unwrap();
+                busy.machine = StateMachine::load(&busy.state, limits).unwrap();
                 busy.cursor = None;
             }
             Step::Snapshot => {
                 assert_eq!(plain.snapshot(), busy.snapshot());
                 busy.state = busy.snapshot();
-                busy.machine = StateMachine::load(&busy.state, LIMITS).unwrap();
+                busy.machine = StateMachine::load(&busy.state, limits).unwrap();
                 busy.cursor = None;
             }
         }
         assert_eq!(plain.machine, busy.machine);
+        assert_eq!(plain.retry_bytes(), model.retry_bytes());
         let revisions = plain.machine.revisions();
         assert_eq!(
             (revisions.current, revisions.compact),
@@ -280,7 +300,9 @@ fn every_history_is_that_of_the_model() {
     };
     TestRunner::new(config)
         .run(&prop::collection::vec(step(), 1..80), |steps| {
-            run(&steps);
+            for limits in LIMITS {
+                run(&steps, limits);
+            }
             Ok(())
         })
         .unwrap();

@@ -4,6 +4,7 @@
 use std::{cmp::Ordering, collections::BTreeMap};
 
 use bytes::Bytes;
+use holdfast_mvcc::Limits;
 use holdfast_proto::{
     command::{Answer, Command, Error, answer::Result as Outcome, command::Op, error::Kind},
     etcdserverpb::{
@@ -22,8 +23,8 @@ type Map = BTreeMap<Bytes, KeyValue>;
 
 #[derive(Clone, Debug)]
 struct Life {
-    /// slot → (seq, answer)
-    slots: BTreeMap<u64, (u64, Answer)>,
+    /// slot → (seq, answer, bytes of the record)
+    slots: BTreeMap<u64, (u64, Answer, usize)>,
     last_index: u64,
     uncertain_through: u64,
 }
@@ -34,8 +35,12 @@ pub struct Model {
     history: Vec<Map>,
     pub compact: i64,
     clients: BTreeMap<Bytes, Life>,
-    clients_max: usize,
+    limits: Limits,
     evicted: bool,
+}
+
+fn varint(number: u64) -> usize {
+    (64 - number.max(1).leading_zeros() as usize).div_ceil(7)
 }
 
 /// A command at work on a copy of the newest map.
@@ -289,12 +294,12 @@ impl Work<'_> {
 }
 
 impl Model {
-    pub fn new(clients_max: usize) -> Self {
+    pub fn new(limits: Limits) -> Self {
         Model {
             history: vec![Map::new(), Map::new()],
             compact: -1,
             clients: BTreeMap::new(),
-            clients_max,
+            limits,
             evicted: false,
         }
     }
@@ -319,7 +324,27 @@ impl Model {
         Ok(range_of(&self.history[at as usize], request, now))
     }
 
-    pub fn apply(&mut self, index: u64, command: &Command) -> (Answer, Vec<Event>) {
+    fn evict_oldest_but(&mut self, spared: &Bytes) {
+        let others = self.clients.iter().filter(|(id, _)| *id != spared);
+        let oldest = others.min_by_key(|(_, life)| life.last_index);
+        let oldest = oldest.unwrap().0.clone();
+        self.clients.remove(&oldest);
+        self.evicted = true;
+    }
+
+    pub fn retry_bytes(&self) -> u64 {
+        let lives = self.clients.values();
+        let records = lives.flat_map(|life| life.slots.values());
+        records.map(|(_, _, bytes)| *bytes as u64).sum()
+    }
+
+    /// `answer_bytes` is the length of the encoded answer: the words of an error are the machine's.
+    pub fn apply(
+        &mut self,
+        index: u64,
+        command: &Command,
+        answer_bytes: usize,
+    ) -> (Answer, Vec<Event>) {
         let (id, seq) = (&command.client_id, command.request_seq);
         let slot = seq % 128;
         if !id.is_empty() {
@@ -329,8 +354,8 @@ impl Model {
                 }
                 None => {}
                 Some(life) => match life.slots.get(&slot) {
-                    Some((held, answer)) if *held == seq => return (answer.clone(), vec![]),
-                    Some((held, _)) if *held > seq => {
+                    Some((held, answer, _)) if *held == seq => return (answer.clone(), vec![]),
+                    Some((held, ..)) if *held > seq => {
                         return (error(Kind::RetryForgotten), vec![]);
                     }
                     _ if command.retried && seq <= life.uncertain_through => {
@@ -343,11 +368,8 @@ impl Model {
         let (answer, events) = self.execute(command.op.as_ref());
         if !id.is_empty() {
             if !self.clients.contains_key(id) {
-                while self.clients.len() >= self.clients_max {
-                    let oldest = self.clients.iter().min_by_key(|(_, life)| life.last_index);
-                    let oldest = oldest.unwrap().0.clone();
-                    self.clients.remove(&oldest);
-                    self.evicted = true;
+                while self.clients.len() >= self.limits.clients_max {
+                    self.evict_oldest_but(id);
                 }
                 let uncertain_through = if self.evicted && seq != 1 {
                     seq + 127
@@ -363,7 +385,15 @@ impl Model {
             }
             let life = self.clients.get_mut(id).unwrap();
             life.last_index = index;
-            life.slots.insert(slot, (seq, answer.clone()));
+            // The first byte, the id with its end, the slot; three numbers, the kind, the answer.
+            let zeros = id.iter().filter(|byte| **byte == 0).count();
+            let key_bytes = 1 + id.len() + zeros + 2 + 1;
+            let numbers = [seq, index, life.uncertain_through].map(varint);
+            let bytes = key_bytes + numbers.iter().sum::<usize>() + 1 + answer_bytes;
+            life.slots.insert(slot, (seq, answer.clone(), bytes));
+            while self.retry_bytes() > self.limits.retry_bytes_max && self.clients.len() > 1 {
+                self.evict_oldest_but(id);
+            }
         }
         (answer, events)
     }

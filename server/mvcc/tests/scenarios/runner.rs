@@ -11,7 +11,7 @@
 //! | `scrub [max=N]` | one step; without `max` all of them |
 //! | `reload` | loads the machine again and demands an equal one |
 //! | `snapshot` | goes on from a copy made of a snapshot |
-//! | `limits clients=N` | loads the machine with another bound |
+//! | `limits [clients=N] [bytes=N]` | loads the machine with other bounds of the retry table |
 //! | `hash`, `revisions`, `records` | shows the state |
 //!
 //! Tags `events` and `writes` show what a command gives besides its answer.
@@ -256,7 +256,12 @@ impl goldenscript::Runner for Runner {
                 String::new()
             }
             "limits" => {
-                self.limits.clients_max = requests::number(args, "clients")?.try_into()?;
+                if let clients @ 1.. = requests::number(args, "clients")? {
+                    self.limits.clients_max = clients.try_into()?;
+                }
+                if let bytes @ 1.. = requests::number(args, "bytes")? {
+                    self.limits.retry_bytes_max = bytes.try_into()?;
+                }
                 self.machine = StateMachine::load(&self.state, self.limits)?;
                 String::new()
             }
