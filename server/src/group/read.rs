@@ -5,7 +5,10 @@ use std::time::Instant;
 use holdfast_proto::peer::{self, forward, forward_reply};
 
 use super::{Group, GroupError, left};
-use crate::raft::{NodeId, ReadIndexError};
+use crate::{
+    planted::{self, Bug},
+    raft::{NodeId, ReadIndexError},
+};
 
 impl Group {
     /// Waits until local state holds everything that was acknowledged before this call.
@@ -35,6 +38,7 @@ impl Group {
                 None => Err(None),
             };
             match index {
+                Ok(_) if planted::is(Bug::ReadIndexNotAwaited) => return,
                 Ok(index) => {
                     let mut published = self.raft.shared().watch();
                     // The sender lives as long as the group's state.
