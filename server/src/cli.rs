@@ -38,7 +38,7 @@ pub enum Invocation {
 /// The whole command line.
 pub fn command() -> Command {
     Command::new("holdfast")
-        .version(env!("CARGO_PKG_VERSION"))
+        .version(crate::planted::version())
         .about("Holdfast: an active-active replicated key-value store that speaks the etcd v3 API")
         .after_help(
             "Exit codes: 0 done or stopped as asked, 1 failed, 2 the command line or the configuration is refused.",

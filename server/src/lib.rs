@@ -9,6 +9,7 @@ pub mod keyspace;
 pub mod limits;
 pub mod logging;
 pub mod node;
+pub mod planted;
 pub mod raft;
 pub mod service;
 pub mod storage;

@@ -30,6 +30,11 @@ fn main() -> ExitCode {
 }
 
 fn start(given: &Given, check: bool) -> ExitCode {
+    #[cfg(feature = "planted-bugs")]
+    let planted = match holdfast_server::planted::plant(&given.environment) {
+        Ok(planted) => planted,
+        Err(error) => return fail(EXIT_REFUSED, error),
+    };
     let config = match config::load(given) {
         Ok(config) => config,
         Err(error) => return fail(EXIT_REFUSED, error),
@@ -42,6 +47,10 @@ fn start(given: &Given, check: bool) -> ExitCode {
     }
     if let Err(error) = logging::init(&config.log) {
         return fail(EXIT_REFUSED, error);
+    }
+    #[cfg(feature = "planted-bugs")]
+    if let Some(planted) = planted {
+        tracing::warn!("{planted}");
     }
     for warning in config.warnings() {
         tracing::warn!("{warning}");

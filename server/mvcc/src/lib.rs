@@ -43,6 +43,8 @@ mod live;
 mod machine;
 pub mod memory;
 mod meta;
+#[doc(hidden)]
+pub mod planted;
 mod range;
 mod reader;
 mod record;

@@ -6,7 +6,11 @@
 
 use bytes::Bytes;
 
-use crate::{Reader, Revisions, StateError, key, record};
+use crate::{
+    Reader, Revisions, StateError, key,
+    planted::{self, Bug},
+    record,
+};
 
 /// Drops the records of a scan of versions that do not count.
 ///
@@ -76,7 +80,14 @@ pub fn snapshot_versions<R: Reader>(
         },
         Err(error) => Some(Err(StateError::Read(error))),
     });
-    versions(reader, current, compact).chain(index)
+    let versions = versions(reader, current, compact).filter(|item| {
+        let without = planted::is(Bug::SnapshotWithoutTombstones);
+        !without
+            || !item
+                .as_ref()
+                .is_ok_and(|(key, value)| record::is_tombstone(key, value).unwrap_or(false))
+    });
+    versions.chain(index)
 }
 
 /// The part of a snapshot that has no versions: counters and retry table, in key order.
@@ -86,6 +97,9 @@ pub fn snapshot_versions<R: Reader>(
 pub fn unversioned<R: Reader>(reader: &R) -> Result<Vec<(Bytes, Bytes)>, StateError<R::Error>> {
     let mut records = Vec::new();
     for family in [key::META, key::RETRIES] {
+        if planted::is(Bug::RetryTableLostOnSnapshot) && family == key::RETRIES {
+            continue;
+        }
         let (start, end) = key::family(family);
         for item in reader.scan(start, end) {
             records.push(item.map_err(StateError::Read)?);

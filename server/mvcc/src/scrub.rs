@@ -19,6 +19,7 @@ use bytes::Bytes;
 use crate::{
     Reader, StateError, Write,
     key::{self, Revision},
+    planted::{self, Bug},
     record,
 };
 
@@ -85,7 +86,9 @@ pub fn scrub<R: Reader>(
                 budget -= 1;
                 writes.push(Write::delete(older));
             }
-            if record::is_tombstone(&newest, &value)? {
+            if record::is_tombstone(&newest, &value)?
+                || (planted::is(Bug::TxnNotAtomic) && revision.sub > 0)
+            {
                 writes.push(Write::delete(newest));
             }
         }

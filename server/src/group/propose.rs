@@ -10,7 +10,10 @@ use holdfast_proto::{
 use prost::Message;
 
 use super::{Group, GroupError, Proposed, left};
-use crate::raft::{NodeId, ProposeError, TransportError};
+use crate::{
+    planted::{self, Bug},
+    raft::{NodeId, ProposeError, TransportError},
+};
 
 /// How one attempt ended.
 pub(super) enum Attempt {
@@ -64,7 +67,10 @@ impl Group {
                 Attempt::Failed(_) if in_doubt => return Err(GroupError::LeaderLost),
                 Attempt::Failed(error) => return Err(error),
                 Attempt::NotAppended(other) => hint = other,
-                Attempt::Unknown if command.client_id.is_empty() => {
+                Attempt::Unknown
+                    if command.client_id.is_empty()
+                        && !planted::is(Bug::DuplicateOnForwardTimeout) =>
+                {
                     return Err(GroupError::LeaderLost);
                 }
                 Attempt::Unknown => {

@@ -22,10 +22,11 @@ use super::{
         entry_from_log, entry_to_log, log_id, log_id_from_bytes, log_id_to_bytes, vote_from_bytes,
         vote_to_bytes,
     },
-    types::{Entry, LogId, TypeConfig, Vote},
+    types::{Entry, LeaderId, LogId, TypeConfig, Vote},
 };
 use crate::{
     limits,
+    planted::{self, Bug},
     storage::log::{Done, GroupLog, LogPos},
 };
 
@@ -129,6 +130,16 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        if planted::is(Bug::VoteNotPersisted) {
+            return Ok(self.log.state().last.map(|last| Vote {
+                // The next campaign raises it to the term of the last entry.
+                leader_id: LeaderId {
+                    term: last.term.saturating_sub(1),
+                    voted_for: 0,
+                },
+                committed: false,
+            }));
+        }
         let vote = self.log.state().vote;
         Ok(vote.map(|bytes| vote_from_bytes(&bytes)).transpose()?)
     }
@@ -168,6 +179,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        if planted::is(Bug::VoteNotPersisted) {
+            return Ok(());
+        }
         let (done, flushed) = completion();
         self.log.save_vote(vote_to_bytes(vote), done).await?;
         flushed.await
@@ -203,7 +217,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries: Vec<_> = entries.into_iter().map(entry_to_log).collect();
+        let mut entries: Vec<_> = entries.into_iter().map(entry_to_log).collect();
+        if planted::is(Bug::TruncateIgnored) {
+            // Sent again by the leader: they are here already.
+            let last = self.log.state().last.map(|last| last.index);
+            entries.retain(|entry| last.is_none_or(|last| entry.index > last));
+        }
         self.log
             .append(
                 entries,
@@ -213,6 +232,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        if planted::is(Bug::TruncateIgnored) {
+            return Ok(());
+        }
         let (done, flushed) = completion();
         self.log
             .truncate_after(last.map(|id| id.index), done)

@@ -55,6 +55,7 @@ use self::{
 };
 use crate::{
     limits,
+    planted::{self, Bug},
     storage::{log::GroupLog, state::StateStore},
 };
 
@@ -216,7 +217,10 @@ impl RaftGroup {
             tuning.election_timeout_max,
             tuning.snapshot_bytes_per_second_max,
         );
-        let machine = GroupStateMachine::open(group_id, store)?;
+        #[cfg_attr(not(feature = "planted-bugs"), allow(unused_mut))]
+        let mut machine = GroupStateMachine::open(group_id, store)?;
+        #[cfg(feature = "planted-bugs")]
+        machine.take_unapplied_for_applied(&log);
         let shared = machine.shared();
         let raft = Raft::new(node_id, config, network, LogStore::new(log), machine)
             .await
@@ -286,6 +290,12 @@ impl RaftGroup {
     /// The index that a linearizable read must have applied (Raft thesis, section 6.4), confirmed
     /// by a quorum after this call began. Only the leader can tell.
     pub async fn read_index(&self) -> Result<u64, ReadIndexError> {
+        if planted::is(Bug::DeposedLeaderReads) {
+            let metrics = self.raft.metrics().borrow_watched().clone();
+            if metrics.state.is_leader() {
+                return Ok(metrics.last_applied.map_or(0, |id| id.index));
+            }
+        }
         match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => Ok(linearizer.read_log_id().index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {

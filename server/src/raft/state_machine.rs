@@ -40,6 +40,7 @@ use super::{
 };
 use crate::{
     limits,
+    planted::{self, Bug},
     storage::state::{StateStore, View},
 };
 
@@ -211,6 +212,27 @@ impl GroupStateMachine {
         self.membership = loaded.record.membership;
         self.scrub = None;
         self.scrubbed_to = -1;
+    }
+
+    /// Moves the applied position without applying: to the next entry of the log, or to where the
+    /// log begins.
+    #[cfg(feature = "planted-bugs")]
+    pub(super) fn take_unapplied_for_applied(&mut self, log: &crate::storage::log::GroupLog) {
+        let Some(applied) = self.applied else {
+            return;
+        };
+        if planted::is(Bug::ApplySkippedOnRestart)
+            && let Some(term) = log.term_of(applied.index + 1)
+        {
+            self.applied = Some(log_id(term, applied.index + 1));
+        }
+        if planted::is(Bug::LogPurgedPastDurable)
+            && let Some(purged) = log.state().purged
+            && purged.index > applied.index
+        {
+            self.applied = Some(log_id(purged.term, purged.index));
+        }
+        self.publish();
     }
 
     fn publish(&self) {
@@ -431,6 +453,9 @@ impl RaftSnapshotBuilder<TypeConfig> for Checkpoint {
             .snapshot
             .take()
             .ok_or_else(|| io::Error::other("a checkpoint is built once"))??;
+        if planted::is(Bug::LogPurgedPastDurable) {
+            return Ok(snapshot);
+        }
         let durable = self.shared.store.flush().await.map_err(io::Error::other)?;
         let index = snapshot.meta.last_log_id.map_or(0, |id| id.index);
         assert!(

@@ -18,6 +18,8 @@ use super::{
     context::{self, ServiceContext},
     status,
 };
+#[cfg(feature = "planted-bugs")]
+use crate::planted::{self, Bug};
 use crate::{
     group::Group,
     storage::state::{StateError, View},
@@ -93,6 +95,12 @@ impl KvService {
         }
         let request = request.into_inner();
         let term = group.leadership().borrow().term;
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Bug::SerializableGoesBack) && shape.serializable {
+            let (revisions, view) = kept_by_this_thread(&group);
+            let answer = read(&view, revisions, &request).map_err(|e| status::unreadable(&e))?;
+            return Ok((answer, term));
+        }
         let answer = if shape.small {
             read_consistently(&group, &request, &read)
         } else {
@@ -102,6 +110,48 @@ impl KvService {
         };
         Ok((answer?, term))
     }
+}
+
+#[cfg(feature = "planted-bugs")]
+impl KvService {
+    /// Spares the leader the comparisons of a transaction that hold on this node.
+    async fn without_what_holds_here(
+        &self,
+        mut request: Request<TxnRequest>,
+    ) -> Result<Request<TxnRequest>, Status> {
+        if !planted::is(Bug::CompareOnStaleState) {
+            return Ok(request);
+        }
+        let group = self.context.group(&request).await?;
+        let (published, view) = group.read();
+        let comparisons = TxnRequest {
+            compare: std::mem::take(&mut request.get_mut().compare),
+            ..Default::default()
+        };
+        let compared = mvcc::read_txn(&view, published.revisions, &comparisons);
+        if !compared.map_err(|e| status::unreadable(&e))?.succeeded {
+            request.get_mut().compare = comparisons.compare;
+        }
+        Ok(request)
+    }
+}
+
+/// The state of a group as this thread saw it a short while ago: spares the shared lock.
+#[cfg(feature = "planted-bugs")]
+fn kept_by_this_thread(group: &Group) -> (Revisions, View) {
+    use std::{cell::RefCell, collections::BTreeMap, time::Duration};
+    const KEPT: Duration = Duration::from_millis(100);
+    thread_local! {
+        static STATES: RefCell<BTreeMap<u64, (Instant, Revisions, View)>> = RefCell::default();
+    }
+    STATES.with_borrow_mut(|states| {
+        states.retain(|_, (since, ..)| since.elapsed() < KEPT);
+        let (_, revisions, view) = states.entry(group.id()).or_insert_with(|| {
+            let (published, view) = group.read();
+            (Instant::now(), published.revisions, view)
+        });
+        (*revisions, view.clone())
+    })
 }
 
 /// What a read costs and needs, known from the request alone. Only small reads stay on the threads
@@ -214,6 +264,8 @@ impl Kv for KvService {
             })
             .await?
         } else {
+            #[cfg(feature = "planted-bugs")]
+            let request = self.without_what_holds_here(request).await?;
             match self.write(request, Op::Txn).await? {
                 (Outcome::Txn(answer), term) => (answer, term),
                 (other, _) => return Err(mismatch(&other)),

@@ -26,6 +26,7 @@ use super::segment::Segment;
 use super::tracked::{Pins, Tracked};
 use super::{Entry, Failure, Shared};
 use crate::limits;
+use crate::planted::{self, Bug};
 
 /// Where the log ends, as recovery left it.
 pub(super) struct Tail {
@@ -321,6 +322,9 @@ impl Writer {
         self.batch
             .shrink_to(2 * self.shared.options.batch_bytes as usize);
         self.publish_places();
+        if planted::is(Bug::AckBeforeFsync) {
+            self.answer();
+        }
         if sync {
             self.sync()?;
         }
@@ -338,14 +342,19 @@ impl Writer {
         self.synced_through = self.tail.next_batch - 1;
         self.unsynced = false;
         self.attested = false;
-        for (done, permits) in self.answers.drain(..) {
-            self.shared.queue.release(permits);
-            done.finish(Ok(()));
-        }
+        self.answer();
         if mem::take(&mut self.tail.pins.released) {
             self.free_segments();
         }
         Ok(())
+    }
+
+    /// Calls back everybody whose command is as durable as it will be.
+    fn answer(&mut self) {
+        for (done, permits) in self.answers.drain(..) {
+            self.shared.queue.release(permits);
+            done.finish(Ok(()));
+        }
     }
 
     /// Tells the groups where their entries are, and bounds what they keep in memory.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::view::Layers;
 use super::{Frozen, MARK_KEY, Shared, StateError};
+use crate::planted::{self, Bug};
 
 pub(super) fn spawn(shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new()
@@ -86,6 +87,10 @@ fn next(shared: &Shared) -> Option<Frozen> {
 fn flush(frozen: &Frozen) -> Result<(), StateError> {
     let mut batch = Vec::with_capacity(frozen.table.len() + 1);
     batch.extend(frozen.table.iter());
+    if planted::is(Bug::TornBatch) {
+        let mark = (Bytes::from_static(MARK_KEY), Some(frozen.mark.encode()));
+        frozen.base.engine().apply_batch(vec![mark])?;
+    }
     let at = batch.partition_point(|(key, _)| key.as_ref() < MARK_KEY);
     batch.insert(
         at,
