@@ -4,6 +4,7 @@
 //! their own, and clusters that exist already and are driven by commands. A kind that cannot make a
 //! fault refuses it with [`FaultError::Skipped`] and does nothing.
 
+pub mod netns;
 pub mod preload;
 pub mod process;
 pub mod target;
