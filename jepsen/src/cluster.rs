@@ -4,9 +4,14 @@
 //! their own, and clusters that exist already and are driven by commands. A kind that cannot make a
 //! fault refuses it with [`FaultError::Skipped`] and does nothing.
 
+pub mod attribution;
+pub mod existing;
+pub mod local;
 pub mod netns;
+pub mod ports;
 pub mod preload;
 pub mod process;
+pub mod proxy;
 pub mod target;
 
 use std::{path::PathBuf, time::Duration};

@@ -10,8 +10,8 @@
 //!                                        dir/node-1.log
 //! ```
 //!
-//! The links and their faults are described in [`topology`] and [`rules`], disks in [`tmpfs`], and
-//! how the harness gets among all this in [`enter`](enter()).
+//! The network is described in `netns/topology.rs`, the faults of links in `netns/rules.rs`, disks in
+//! `netns/tmpfs.rs`, and how the harness gets among all this in `netns/enter.rs`.
 //!
 //! What holds here:
 //!
@@ -41,8 +41,8 @@ use holdfast_client::Client;
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
-pub use enter::{Entered, GRACE, enter};
-pub use topology::{NODES_MAX, Network, Topology, VARIABLE};
+pub use enter::{Entered, GRACE, enter, run_inside};
+pub use topology::{NODES_MAX, Network, Topology, VARIABLE, run_in};
 
 use self::{
     rules::Rules,
@@ -51,6 +51,7 @@ use self::{
 };
 use super::{
     ClockFault, Cluster, Description, End, FaultError, Link, LinkFault, Node, SyncFault,
+    local::zone_name,
     preload::Preload,
     process::{Launch, Process},
     target::{BinaryError, Member, NodeArguments, Target},
@@ -127,6 +128,14 @@ pub enum NetnsError {
     Outside {
         /// Where it should be.
         hub: String,
+    },
+    /// There is no such namespace, or this thread may not enter it.
+    #[error("cannot enter the network namespace {name}: {error}")]
+    NoEntry {
+        /// Its name.
+        name: String,
+        /// How it was refused.
+        error: io::Error,
     },
     /// There is no program to start.
     #[error(transparent)]
@@ -442,14 +451,6 @@ fn tail(file: &Path) -> String {
 fn failed(node: NodeId, what: &str) -> impl FnOnce(io::Error) -> FaultError {
     let text = format!("cannot {what} node {node}");
     move |error| FaultError::Failed(format!("{text}: {error}"))
-}
-
-/// `zone-a` and on; with numbers when the letters are used up.
-fn zone_name(index: usize) -> String {
-    match u8::try_from(index) {
-        Ok(index @ 0..26) => format!("zone-{}", char::from(b'a' + index)),
-        _ => format!("zone-{}", index + 1),
-    }
 }
 
 /// Runs what blocks beside the tasks of the runtime.

@@ -73,9 +73,13 @@ pub fn enter(nodes: usize) -> Result<Entered, NetnsError> {
     run_inside(nodes, &words).map(Entered::Done)
 }
 
-/// Makes a network, runs a program in its hub, and takes the network away. Returns what the program
-/// ended with, as an exit code.
-pub(super) fn run_inside(nodes: usize, words: &[OsString]) -> Result<u8, NetnsError> {
+/// Makes a network, runs a program in its hub as [`enter`] runs this one, and takes the network away.
+/// `words` are the program and its arguments. Returns what the program ended with, as an exit code.
+///
+/// # Errors
+///
+/// As [`enter`].
+pub fn run_inside(nodes: usize, words: &[OsString]) -> Result<u8, NetnsError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -13,7 +13,8 @@
 //! - A packet is dropped on its way, so its sender is not told, as a local firewall would do.
 //! - A reset answers a packet in the name of its receiver, some times a second and at once when it
 //!   begins; other packets pass.
-//! - What exceeds a rate is dropped, not queued.
+//! - What exceeds a rate is dropped, not queued. A link that was idle lets a second's bytes pass at
+//!   once.
 //! - A link that is cut is cut, whatever else is wrong with it.
 //! - Delays need `netem`, which a kernel may lack; nothing of a set with a delay is done then.
 
@@ -31,9 +32,9 @@ use crate::cluster::{End, FaultError, Link, LinkFault};
 const LOSS_PARTS: u32 = 1_000_000;
 /// Resets in a second on a link, and at once.
 const RESETS: &str = "4/second burst 8 packets";
-/// Least and most bytes that may pass a link with a rate at once, after it was idle: a few frames,
-/// so that slow links let whole frames pass, and not so many that a rate means nothing.
-const BURST_BYTES: std::ops::RangeInclusive<u64> = 16 << 10..=1 << 20;
+/// Bytes that may pass a link with a rate at once, besides those of a second that nftables always
+/// lets pass after a link was idle: some frames, so that the slowest link lets whole ones pass.
+const BURST_BYTES: u64 = 16 << 10;
 /// Packets that a delayed link holds: more than a gigabit in a second.
 const DELAYED_PACKETS_MAX: u32 = 100_000;
 /// Takes all rules away; the first line of each pair lets the second succeed.
@@ -189,13 +190,16 @@ fn ruleset(faults: &Faults) -> String {
         }
         if fault.loss > 0.0 {
             let parts = (fault.loss * f64::from(LOSS_PARTS)).round();
-            drop(&format!("numgen random mod {LOSS_PARTS} < {parts} "));
+            match parts < f64::from(LOSS_PARTS) {
+                true => drop(&format!("numgen random mod {LOSS_PARTS} < {parts} ")),
+                // nftables refuses comparisons that are always true.
+                false => drop(""),
+            }
         }
         if fault.bytes_per_second > 0 {
             let rate = fault.bytes_per_second;
-            let burst = (rate / 10).clamp(*BURST_BYTES.start(), *BURST_BYTES.end());
             drop(&format!(
-                "limit rate over {rate} bytes/second burst {burst} bytes "
+                "limit rate over {rate} bytes/second burst {BURST_BYTES} bytes "
             ));
         }
         if fault.reset {

@@ -21,8 +21,9 @@
 //!   a process that is gone has left is taken away when the next one makes a network.
 
 use std::{
+    fs::File,
     net::Ipv4Addr,
-    os::unix::fs::MetadataExt,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -140,6 +141,32 @@ pub(super) fn namespace_file(name: &str) -> PathBuf {
 fn identity(file: &Path) -> Option<(u64, u64)> {
     let about = std::fs::metadata(file).ok()?;
     Some((about.dev(), about.ino()))
+}
+
+/// Runs something on a thread of its own that is in a namespace, and so are the threads and processes
+/// that it starts, and the sockets that it opens, wherever they go. A panic is passed on.
+///
+/// # Errors
+///
+/// There is no such namespace, or this process may not enter it.
+pub fn run_in<T: Send>(namespace: &str, what: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+    let no_entry = |error| NetnsError::NoEntry {
+        name: namespace.to_owned(),
+        error,
+    };
+    let file = File::open(namespace_file(namespace)).map_err(no_entry)?;
+    let inside = || {
+        // SAFETY: the descriptor is open for the time of the call, which changes this thread alone.
+        match unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } {
+            0 => Ok(what()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    let result = std::thread::scope(|scope| scope.spawn(inside).join());
+    match result {
+        Ok(done) => done.map_err(no_entry),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
 }
 
 /// Set while this process has a network: names are by process, so it can have one at a time.

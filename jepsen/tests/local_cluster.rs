@@ -1,0 +1,375 @@
+//! Real clusters of processes behind proxies: what the harness breaks is broken, what it heals is
+//! healed, and nothing is left behind.
+
+#![allow(clippy::unwrap_used)] // a test that fails panics
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use holdfast_client::Client;
+use holdfast_jepsen::{
+    cluster::{
+        ClockFault, Cluster, End, FaultError, Link, LinkFault, Node, SyncFault,
+        existing::ExistingCluster,
+        local::{LocalCluster, LocalOptions},
+        target::Target,
+    },
+    history::NodeId,
+};
+use tokio::time::sleep;
+
+/// How long a condition may take that has no bound of its own.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a request may take that is expected to fail.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(4);
+
+async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let begun = Instant::now();
+    loop {
+        match probe().await {
+            Ok(value) => return value,
+            Err(missing) if begun.elapsed() > PATIENCE => {
+                panic!("not within {PATIENCE:?}: {what}; at last: {missing}")
+            }
+            Err(_) => sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// The program of Holdfast in the directory of this build; built if it is missing.
+fn holdfast() -> PathBuf {
+    if let Ok(bin) = Target::Holdfast.find(None) {
+        return bin;
+    }
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "-p", "holdfast-server", "--bin", "holdfast"]);
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    let status = build.status().expect("cargo can be executed");
+    assert!(
+        status.success(),
+        "the build of the server ends with {status}"
+    );
+    Target::Holdfast.find(None).expect("it has just been built")
+}
+
+fn options(target: Target, bin: PathBuf, dir: &Path) -> LocalOptions {
+    LocalOptions {
+        target,
+        bin: Some(bin),
+        nodes: 3,
+        zones: None,
+        dir: dir.to_owned(),
+        extra_args: Vec::new(),
+        env: Vec::new(),
+        preload: false,
+        seed: 1,
+    }
+}
+
+fn client(endpoint: &str, patience: Duration) -> Client {
+    Client::builder()
+        .endpoints([endpoint])
+        .discover(false)
+        .timeout(patience)
+        .connect_lazy()
+        .expect("an endpoint of a cluster is one")
+}
+
+/// Who leads, as soon as all these nodes say the same and it is one of them.
+async fn leader(nodes: &[&Node]) -> NodeId {
+    until("a leader", async || {
+        let mut told = Vec::new();
+        for node in nodes {
+            let client = client(&node.direct, GIVE_UP_AFTER);
+            let status = client.status(&node.direct).await;
+            let status = status.map_err(|error| error.to_string())?;
+            let header = status.header.ok_or("no header")?;
+            told.push((node.id, header.member_id, status.leader));
+        }
+        let leads = told.iter().find(|(_, member, leader)| member == leader);
+        match leads {
+            Some((id, member, _)) if told.iter().all(|(_, _, leader)| leader == member) => Ok(*id),
+            _ => Err(format!("node, member, leader: {told:?}")),
+        }
+    })
+    .await
+}
+
+async fn put(node: &Node, key: &str) {
+    let client = client(&node.endpoint, PATIENCE);
+    let put = client.put(key.to_owned(), key.to_owned()).await;
+    put.unwrap_or_else(|error| panic!("node {} refuses {key}: {error}", node.id));
+}
+
+async fn expect_refusals(node: &Node) {
+    let client = client(&node.endpoint, GIVE_UP_AFTER);
+    let begun = Instant::now();
+    let (put, get) = tokio::join!(
+        client.put("refused", "refused"),
+        client.get("before").first()
+    );
+    put.expect_err("it cannot commit");
+    get.expect_err("it cannot know");
+    println!("node {} refused after {:?}", node.id, begun.elapsed());
+}
+
+async fn expect_value(node: &Node, key: &str) {
+    until("a read", async || {
+        let client = client(&node.endpoint, GIVE_UP_AFTER);
+        match client.get(key.to_owned()).first().await {
+            Ok(Some(found)) if found.value == key.as_bytes() => Ok(()),
+            other => Err(format!("node {}: {other:?}", node.id)),
+        }
+    })
+    .await;
+}
+
+/// The faults between one node and all others, in both directions.
+fn isolation(node: NodeId, nodes: &[Node]) -> Vec<(Link, LinkFault)> {
+    let cut = LinkFault {
+        cut: true,
+        ..LinkFault::default()
+    };
+    let others = nodes.iter().filter(|other| other.id != node);
+    let ends = others.map(|other| (End::Node(node), End::Node(other.id)));
+    ends.flat_map(|(a, b)| [(a, b), (b, a)])
+        .map(|(from, to)| (Link { from, to }, cut))
+        .collect()
+}
+
+async fn smoke(options: LocalOptions) {
+    let begun = Instant::now();
+    let cluster = LocalCluster::start(options).await.unwrap();
+    println!("{:?}: serving, {:?}", begun.elapsed(), cluster.describe());
+    let nodes = cluster.nodes().to_vec();
+    assert_eq!(nodes.len(), 3);
+    for node in &nodes {
+        assert_ne!(node.endpoint, node.direct);
+        put(node, &format!("by-{}", node.id)).await;
+    }
+    put(&nodes[0], "before").await;
+
+    // Nothing but the links between the nodes: the clients still reach the old leader.
+    let old = leader(&nodes.iter().collect::<Vec<_>>()).await;
+    let rest: Vec<&Node> = nodes.iter().filter(|node| node.id != old).collect();
+    let old = nodes.iter().find(|node| node.id == old).unwrap();
+    cluster.set_links(&isolation(old.id, &nodes)).await.unwrap();
+    let cut = Instant::now();
+    let new = leader(&rest).await;
+    println!(
+        "node {new} leads {:?} after the cut of {}",
+        cut.elapsed(),
+        old.id
+    );
+    assert_ne!(new, old.id);
+    for node in &rest {
+        put(node, &format!("without-the-old-leader-{}", node.id)).await;
+    }
+    expect_refusals(old).await;
+    cluster.heal_links().await.unwrap();
+    let healed = Instant::now();
+    expect_value(old, &format!("without-the-old-leader-{new}")).await;
+    put(old, "healed").await;
+    println!(
+        "node {} serves {:?} after it is healed",
+        old.id,
+        healed.elapsed()
+    );
+
+    // Killed, and started with its data.
+    let victim = &nodes[0];
+    cluster.kill(victim.id).await.unwrap();
+    cluster.kill(victim.id).await.unwrap();
+    assert!(!cluster.is_running(victim.id).await);
+    expect_refusals(victim).await;
+    put(&nodes[1], "without-node-1").await;
+    assert!(matches!(
+        cluster.pause(victim.id).await,
+        Err(FaultError::Skipped(_))
+    ));
+    cluster.start(victim.id).await.unwrap();
+    cluster.start(victim.id).await.unwrap();
+    for key in ["before", "healed", "without-node-1"] {
+        expect_value(victim, key).await;
+    }
+
+    // Paused while the others go on, then stopped although it is paused.
+    let paused = &nodes[1];
+    cluster.pause(paused.id).await.unwrap();
+    assert!(cluster.is_running(paused.id).await);
+    put(&nodes[2], "without-node-2").await;
+    expect_refusals(paused).await;
+    cluster.resume(paused.id).await.unwrap();
+    expect_value(paused, "without-node-2").await;
+    cluster.pause(paused.id).await.unwrap();
+    cluster.stop(paused.id).await.unwrap();
+    assert!(!cluster.is_running(paused.id).await);
+    cluster.start(paused.id).await.unwrap();
+    expect_value(paused, "without-node-2").await;
+
+    // Clients that are cut off from a node that is well.
+    let cut = |from, to| {
+        let fault = LinkFault {
+            cut: true,
+            ..LinkFault::default()
+        };
+        (Link { from, to }, fault)
+    };
+    let link = cut(End::Clients, End::Node(3));
+    cluster.set_links(&[link]).await.unwrap();
+    expect_refusals(&nodes[2]).await;
+    let direct = client(&nodes[2].direct, PATIENCE);
+    direct.get("before").first().await.unwrap();
+    cluster.heal_links().await.unwrap();
+    expect_value(&nodes[2], "before").await;
+
+    for skipped in [
+        cluster.set_syncs(1, SyncFault::default()).await,
+        cluster.set_clock(1, ClockFault::default()).await,
+        cluster.cut_power(&[1, 2]).await,
+    ] {
+        assert!(
+            matches!(skipped, Err(FaultError::Skipped(_))),
+            "{skipped:?}"
+        );
+    }
+    assert!(cluster.is_running(1).await);
+    assert!(cluster.kill(9).await.is_err());
+    assert_eq!(cluster.ended_by_themselves(), []);
+    println!(
+        "{:?}: {} connections could not be attributed",
+        begun.elapsed(),
+        cluster.unattributed()
+    );
+    let logs: Vec<PathBuf> = nodes
+        .iter()
+        .filter_map(|n| cluster.log_file(n.id))
+        .collect();
+    cluster.shut_down().await;
+    expect_nothing_left(&logs, &nodes);
+    assert!(cluster.data_dir(1).unwrap().is_dir());
+}
+
+fn expect_nothing_left(logs: &[PathBuf], nodes: &[Node]) {
+    let log = std::fs::read_to_string(logs[0].with_file_name("cluster.log")).unwrap();
+    let started = log
+        .lines()
+        .filter_map(|line| line.rsplit_once(" is process "));
+    let pids: Vec<&str> = started.map(|(_, pid)| pid).collect();
+    assert!(pids.len() >= nodes.len(), "{log}");
+    for pid in pids {
+        assert!(
+            !Path::new("/proc").join(pid).exists(),
+            "process {pid} is left"
+        );
+    }
+    for node in nodes {
+        for addr in [&node.endpoint, &node.direct] {
+            std::net::TcpListener::bind(addr.as_str())
+                .unwrap_or_else(|error| panic!("{addr} is still held: {error}"));
+        }
+    }
+    for log in logs {
+        assert!(log.metadata().unwrap().len() > 0, "{log:?} is empty");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn holdfast_is_broken_and_healed() {
+    let dir = tempfile::tempdir().unwrap();
+    smoke(options(Target::Holdfast, holdfast(), dir.path())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_is_broken_and_healed() {
+    let Ok(bin) = Target::Etcd.find(None) else {
+        println!("skipped: etcd is not installed");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    smoke(options(Target::Etcd, bin, dir.path())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_nodes_in_three_zones_die_with_their_cluster() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(Target::Holdfast, holdfast(), dir.path());
+    (options.nodes, options.zones) = (5, Some(3));
+    let cluster = LocalCluster::start(options).await.unwrap();
+    let nodes = cluster.nodes().to_vec();
+    let zones: Vec<&str> = nodes.iter().map(|node| node.zone.as_str()).collect();
+    assert_eq!(zones, ["zone-a", "zone-b", "zone-c", "zone-a", "zone-b"]);
+    put(&nodes[4], "by-5").await;
+    cluster.pause(2).await.unwrap();
+    let logs: Vec<PathBuf> = nodes
+        .iter()
+        .filter_map(|n| cluster.log_file(n.id))
+        .collect();
+    drop(cluster);
+    // The proxies are closed by the runtime as soon as it comes to them.
+    until("the proxies are closed", async || {
+        for node in &nodes {
+            let bound = std::net::TcpListener::bind(node.endpoint.as_str());
+            bound.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    })
+    .await;
+    expect_nothing_left(&logs, &nodes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_with_commands_drives_nodes_that_run_already() {
+    let dir = tempfile::tempdir().unwrap();
+    let owner = LocalCluster::start(options(Target::Holdfast, holdfast(), dir.path()));
+    let owner = owner.await.unwrap();
+    let log = std::fs::read_to_string(dir.path().join("cluster.log")).unwrap();
+    let mut text = String::new();
+    for node in owner.nodes() {
+        let (_, rest) = log
+            .split_once(&format!("node {} is process ", node.id))
+            .unwrap();
+        let pid = rest.lines().next().unwrap();
+        text += &format!(
+            "[[nodes]]\nid = {}\nzone = {:?}\nendpoint = {:?}\ndirect = {:?}\n\
+             pause = 'kill -STOP {pid}'\nresume = 'kill -CONT {pid}'\n\
+             stop = 'kill {pid}; while kill -0 {pid} && ! grep -q \") Z\" /proc/{pid}/stat; do \
+             sleep 0.05; done'\nstart = 'false'\n",
+            node.id, node.zone, node.endpoint, node.direct
+        );
+    }
+    let file = dir.path().join("existing.toml");
+    std::fs::write(&file, text).unwrap();
+    let cluster = ExistingCluster::connect(&file).await.unwrap();
+    println!("{:?}", cluster.describe());
+    assert_eq!(cluster.nodes(), owner.nodes());
+    assert!(!cluster.describe().version.is_empty());
+    let node = &cluster.nodes()[1];
+    put(node, "before").await;
+    cluster.pause(2).await.unwrap();
+    assert!(cluster.is_running(2).await);
+    expect_refusals(node).await;
+    // Whoever gives the cluster back resumes the node.
+    cluster.shut_down().await;
+    expect_value(node, "before").await;
+    cluster.stop(2).await.unwrap();
+    assert!(!cluster.is_running(2).await);
+    let (id, status) = owner.ended_by_themselves()[0];
+    assert!(id == 2 && status.success(), "node {id}: {status}");
+    let failure = cluster.start(2).await.unwrap_err().to_string();
+    assert!(failure.contains("`start` of node 2"), "{failure}");
+    owner.start(2).await.unwrap();
+    expect_value(node, "before").await;
+    let logs: Vec<PathBuf> = owner
+        .nodes()
+        .iter()
+        .filter_map(|n| owner.log_file(n.id))
+        .collect();
+    owner.shut_down().await;
+    expect_nothing_left(&logs, owner.nodes());
+}
