@@ -405,7 +405,7 @@ impl LocalCluster {
 }
 
 /// `zone-a` and on; with numbers when the letters are used up.
-fn zone_name(index: usize) -> String {
+pub(super) fn zone_name(index: usize) -> String {
     match u8::try_from(index) {
         Ok(index @ 0..26) => format!("zone-{}", char::from(b'a' + index)),
         _ => format!("zone-{}", index + 1),

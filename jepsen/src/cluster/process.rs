@@ -84,7 +84,7 @@ impl Launch {
 }
 
 /// Asks the kernel to kill the calling process when the thread that forked it ends.
-fn die_with(harness: u32) -> io::Result<()> {
+pub(super) fn die_with(harness: u32) -> io::Result<()> {
     // SAFETY: the call takes a signal number and touches no memory of ours.
     if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
         return Err(io::Error::last_os_error());
