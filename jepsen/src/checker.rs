@@ -6,6 +6,13 @@
 //! A finding of *invalid* carries anomalies, each with the events that show it: as few as will do,
 //! so that a reader can follow the proof by hand.
 
+pub mod append;
+pub mod bank;
+pub mod convergence;
+pub mod counter;
+pub mod set;
+pub mod stale;
+
 use serde::{Deserialize, Serialize};
 
 /// What a checker, or all of them together, concluded.

@@ -1,0 +1,93 @@
+//! Recorded histories and what each checker must say of them.
+//!
+//! `testdata/<checker>/good-<name>.jsonl` is valid; `bad-<anomaly>-<name>.jsonl` is invalid with
+//! that anomaly. The name has no dash in it. Each line is an event; for convergence, what a node
+//! said.
+
+use std::path::{Path, PathBuf};
+
+use holdfast_jepsen::{
+    checker::{Finding, Verdict, append, bank, convergence, counter, set, stale},
+    history::History,
+};
+use serde::de::DeserializeOwned;
+
+fn lines<T: DeserializeOwned>(path: &Path) -> Vec<T> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines()
+        .map(|line| {
+            serde_json::from_str(line).unwrap_or_else(|e| panic!("{}: {e}: {line}", path.display()))
+        })
+        .collect()
+}
+
+fn walk(checker: &str, check: impl Fn(&Path) -> Finding) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("testdata")
+        .join(checker);
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    let (mut good, mut bad) = (0, 0);
+    for path in files {
+        let finding = check(&path);
+        let stem = path.file_stem().unwrap().to_str().unwrap();
+        assert_eq!(finding.checker, checker);
+        if let Some(rest) = stem.strip_prefix("bad-") {
+            bad += 1;
+            let (anomaly, _) = rest.rsplit_once('-').expect("bad-<anomaly>-<name>");
+            assert_eq!(finding.verdict, Verdict::Invalid, "{stem}: {finding:#?}");
+            let first = &finding.anomalies[0];
+            assert!(
+                finding.anomalies.iter().any(|found| found.name == anomaly),
+                "{stem}: the first is {}: {finding:#?}",
+                first.name
+            );
+        } else {
+            assert!(stem.starts_with("good-"), "{stem}");
+            good += 1;
+            assert_eq!(finding.verdict, Verdict::Valid, "{stem}: {finding:#?}");
+        }
+    }
+    assert!(good > 0 && bad > 0, "{checker}: {good} good, {bad} bad");
+}
+
+fn walk_histories(checker: &str, check: fn(&History) -> Finding) {
+    walk(checker, |path| {
+        check(&History {
+            events: lines(path),
+        })
+    });
+}
+
+#[test]
+fn append_histories() {
+    walk_histories("append", append::check);
+}
+
+#[test]
+fn set_histories() {
+    walk_histories("set", set::check);
+}
+
+#[test]
+fn bank_histories() {
+    walk_histories("bank", bank::check);
+}
+
+#[test]
+fn counter_histories() {
+    walk_histories("counter", counter::check);
+}
+
+#[test]
+fn stale_histories() {
+    walk_histories("stale", stale::check);
+}
+
+#[test]
+fn convergence_states() {
+    walk("convergence", |path| convergence::check(&lines(path)));
+}
