@@ -10,6 +10,8 @@
 //! Stopping goes node by node: SIGTERM first to the one that leads most, so that it can hand over to
 //! the others while they are there, then the next. A node that takes too long is killed.
 
+mod restart;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -34,8 +36,6 @@ use crate::limits::NODE_STOP_MS_MAX;
 const EVENTS_MAX: usize = 256;
 /// A process that ends sooner than this after its start has failed to start.
 const FAILED_START: Duration = Duration::from_secs(2);
-/// Longest time between two attempts to start a node that fails to start.
-const RESTART_DELAY_MAX: Duration = Duration::from_secs(60);
 
 /// What the supervisor is to do.
 #[derive(Debug, Clone)]
@@ -334,7 +334,7 @@ impl Supervisor {
         match self.plan.restart_after {
             None => {}
             Some(delay) => {
-                let delay = restart_delay(delay, node.failures);
+                let delay = restart::delay(delay, node.failures);
                 node.restart_at = Some(now + delay);
                 self.screen.event(format!(
                     "{} is started again in {}",
@@ -504,17 +504,6 @@ impl Supervisor {
     }
 }
 
-/// Longer and longer for a node that fails to start, so that it does not fill the log.
-fn restart_delay(delay: Duration, failures: u32) -> Duration {
-    let base = if failures == 0 {
-        delay
-    } else {
-        delay.max(Duration::from_secs(1))
-    };
-    base.saturating_mul(1 << failures.saturating_sub(1).min(16))
-        .min(RESTART_DELAY_MAX.max(delay))
-}
-
 fn indent(text: &str) -> String {
     let lines: Vec<String> = text
         .lines()
@@ -527,22 +516,5 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_that_fails_to_start_is_tried_less_and_less_often() {
-        let delays = |delay: u64| -> Vec<u64> {
-            (0..8)
-                .map(|failures| restart_delay(Duration::from_secs(delay), failures).as_secs())
-                .collect()
-        };
-        assert_eq!(delays(3), [3, 3, 6, 12, 24, 48, 60, 60]);
-        assert_eq!(delays(0), [0, 1, 2, 4, 8, 16, 32, 60]);
-        assert_eq!(delays(100), [100; 8], "the operator's wish is a minimum");
     }
 }
