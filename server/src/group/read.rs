@@ -48,7 +48,7 @@ impl Group {
                 None => Err(NoIndex::Ask(None)),
             };
             match index {
-                Ok(_) if planted::is(Bug::ReadIndexNotAwaited) => return,
+                Ok(_) if planted::is(Bug::ReadIndexNotAwaited) => return Ok(()),
                 Ok(index) => {
                     *self.confirmed.lock() = Some(asked);
                     let mut published = self.raft.shared().watch();
