@@ -13,6 +13,8 @@ pub mod counter;
 pub mod set;
 pub mod stale;
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 /// What a checker, or all of them together, concluded.
@@ -61,7 +63,8 @@ pub struct Finding {
     pub verdict: Verdict,
     /// One line: what was checked, or why it is unknown.
     pub summary: String,
-    /// At most [`ANOMALIES_MAX`], the ones with the smallest proofs first.
+    /// At most [`ANOMALIES_MAX`], the ones with the smallest proofs first. Rare names are kept in
+    /// preference to more of a frequent one.
     pub anomalies: Vec<Anomaly>,
     /// Anomalies found in all.
     pub anomalies_found: u64,
@@ -82,7 +85,21 @@ impl Finding {
     ) -> Self {
         let anomalies_found = anomalies.len() as u64;
         anomalies.sort_by_key(|anomaly| anomaly.events.len());
-        anomalies.truncate(ANOMALIES_MAX);
+        if anomalies.len() > ANOMALIES_MAX {
+            let mut seen: HashMap<String, usize> = HashMap::new();
+            let mut ranked: Vec<(usize, Anomaly)> = anomalies
+                .into_iter()
+                .map(|anomaly| {
+                    let rank = seen.entry(anomaly.name.clone()).or_default();
+                    *rank += 1;
+                    (*rank, anomaly)
+                })
+                .collect();
+            ranked.sort_by_key(|(rank, _)| *rank);
+            ranked.truncate(ANOMALIES_MAX);
+            anomalies = ranked.into_iter().map(|(_, anomaly)| anomaly).collect();
+            anomalies.sort_by_key(|anomaly| anomaly.events.len());
+        }
         Self {
             checker: checker.to_owned(),
             verdict: if anomalies.is_empty() {

@@ -86,7 +86,10 @@ fn stale_reads_are_cycles_with_time() {
 #[test]
 fn lost_writes_are_lost_appends() {
     let cycles = cycles();
-    let allowed = with_cycles(&["lost-append", "lost-update"], &cycles);
+    let allowed = with_cycles(
+        &["lost-append", "lost-update", "incompatible-order"],
+        &cycles,
+    );
     let names = convicts(Workload::Append, Bug::LostWrites, check, &allowed, 0.9);
     assert!(names["lost-append"] > 80, "{names:?}");
 }
@@ -110,7 +113,7 @@ fn blind_updates_are_lost_updates() {
         &cycles,
     );
     let names = convicts(Workload::Append, Bug::BlindUpdates, check, &allowed, 0.9);
-    assert!(names["lost-update"] > 80, "{names:?}");
+    assert!(names["lost-update"] > 40, "{names:?}");
     assert!(names["incompatible-order"] > 50, "{names:?}");
 }
 

@@ -13,7 +13,7 @@ use holdfast_jepsen::{
 use serde::de::DeserializeOwned;
 
 fn lines<T: DeserializeOwned>(path: &Path) -> Vec<T> {
-    let text = std::fs::read_to_string(path).unwrap();
+    let text = std::fs::read_to_string(path).expect("a recorded history");
     text.lines()
         .map(|line| {
             serde_json::from_str(line).unwrap_or_else(|e| panic!("{}: {e}: {line}", path.display()))
@@ -26,14 +26,17 @@ fn walk(checker: &str, check: impl Fn(&Path) -> Finding) {
         .join("testdata")
         .join(checker);
     let mut files: Vec<PathBuf> = std::fs::read_dir(&directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
+        .expect("the recorded histories of a checker")
+        .map(|entry| entry.expect("an entry of the directory").path())
         .collect();
     files.sort();
     let (mut good, mut bad) = (0, 0);
     for path in files {
         let finding = check(&path);
-        let stem = path.file_stem().unwrap().to_str().unwrap();
+        let stem = path
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .expect("a plain name");
         assert_eq!(finding.checker, checker);
         if let Some(rest) = stem.strip_prefix("bad-") {
             bad += 1;

@@ -140,12 +140,19 @@ fn broken_counters_miscount() {
 #[test]
 fn an_element_gone_from_the_last_read_is_lost() {
     catches_changes(Workload::Set, set::check, "lost", |history, seed| {
+        let mut acknowledged = Vec::new();
+        change_all(history, |event| {
+            if let (Op::Add { element, .. }, Kind::Ok) = (&event.op, event.kind) {
+                acknowledged.push(*element as u64);
+            }
+        });
         change_one(history, seed, |event| {
             event.last
                 && shown(event).is_some_and(|elements| {
-                    let some = !elements.is_empty();
-                    elements.truncate(elements.len().saturating_sub(1));
-                    some
+                    let at = elements
+                        .iter()
+                        .position(|(element, _)| acknowledged.contains(element));
+                    at.map(|at| elements.remove(at)).is_some()
                 })
         })
     });
@@ -161,46 +168,27 @@ fn elements_that_cannot_be_there_are_named() {
             })
         })
     });
-    catches_changes(Workload::Set, set::check, "unexpected", |history, seed| {
-        // An element of the final read is shown by the first one already.
-        let mut late = None;
-        change_all(history, |event| {
-            if event.last
-                && matches!(event.op, Op::ReadSet { set: 0 })
-                && let Some(elements) = shown(event)
-            {
-                late = elements.last().cloned();
-            }
+    catches_changes(Workload::Set, set::check, "unexpected", |history, _| {
+        // The first read shows what is added after it.
+        let mut read = None;
+        let mut later = Vec::new();
+        change_all(history, |event| match (&event.op, event.kind) {
+            (Op::ReadSet { set }, Kind::Ok) if read.is_none() => read = Some(*set),
+            (Op::Add { set, element }, Kind::Invoke) if read == Some(*set) => later.push(*element),
+            (Op::Add { element, .. }, Kind::Fail) => later.retain(|later| later != element),
+            _ => {}
         });
-        let Some(late) = late else {
+        let Some(later) = later.first().copied() else {
             return false;
         };
         let mut is_first = true;
-        let _ = seed;
         change_all(history, |event| {
-            if matches!(event.op, Op::ReadSet { set: 0 })
-                && !event.last
-                && let Some(elements) = shown(event)
-                && std::mem::take(&mut is_first)
-                && elements.is_empty()
-            {
-                elements.push(late.clone());
+            if is_first && let Some(elements) = shown(event) {
+                elements.push((later as u64, version(later, 2, 2, 1)));
                 is_first = false;
             }
         });
-        let first = history
-            .events
-            .iter()
-            .position(|event| {
-                matches!(&event.what, holdfast_jepsen::history::What::Client(client)
-                    if matches!(&client.reply, Some(reply) if reply.data == Data::Versions(vec![late.clone()]))
-                        && !client.last)
-            });
-        let invoked = history.events.iter().position(|event| {
-            matches!(&event.what, holdfast_jepsen::history::What::Client(client)
-                if matches!(client.op, Op::Add { element, .. } if element as u64 == late.0))
-        });
-        matches!((first, invoked), (Some(first), Some(invoked)) if first < invoked)
+        !is_first
     });
     catches_changes(
         Workload::Set,

@@ -101,7 +101,7 @@ fn back(between: impl Fn(&mut Recorder)) -> holdfast_jepsen::checker::Finding {
     for (value, revision) in [(7, 2), (8, 3)] {
         recorder.done(9, &Op::Write { key: 1, value }, revision, Data::None);
     }
-    let mut read = |recorder: &mut Recorder, value, revision, number| {
+    let read = |recorder: &mut Recorder, value, revision, number| {
         let shown = Data::Version(Some(version(value, 2, revision, number)));
         recorder.client(1, 1, Kind::Invoke, &READ, None);
         let reply = Reply {
@@ -124,7 +124,14 @@ fn only_a_restart_of_the_same_node_excuses_it() {
         }
     };
     assert!(has(&back(|_| {}), "went-back"));
-    for nemesis in ["partition-one", "pause", "slow-links", "clock-skew"] {
+    for nemesis in [
+        "partition-one",
+        "isolate-one",
+        "pause-one",
+        "slow-link",
+        "reset",
+        "clock-skew",
+    ] {
         let finding = back(|recorder| fault(recorder, nemesis, &[1]));
         assert!(has(&finding, "went-back"), "{nemesis}: {finding:#?}");
     }
@@ -136,7 +143,9 @@ fn only_a_restart_of_the_same_node_excuses_it() {
         "zone-loss",
         "wipe",
         "truncate-log",
+        "tear-log",
         "bitflip",
+        "flip-bit",
         "full-disk",
         "fsync-fail",
     ] {

@@ -36,30 +36,30 @@ impl Bounds {
             .map(|increment| increment.operation.completed)
             .collect();
         acknowledged.sort_unstable();
-        let mut answers: Vec<(u64, i64)> = shown
-            .iter()
-            .map(|shown| (shown.operation.completed, shown.version + shown.own))
-            .collect();
-        answers.sort_unstable();
-        let mut best = (0, 0);
-        let highest = answers
-            .into_iter()
-            .map(|(event, version)| {
-                if version > best.0 {
-                    best = (version, event);
-                }
-                (event, best.0, best.1)
-            })
-            .collect();
-        Self {
+        let mut bounds = Self {
             acknowledged,
             invoked: increments
                 .iter()
                 .filter(|increment| !increment.is_fail())
                 .map(|increment| increment.operation.invoked)
                 .collect(),
-            highest,
+            highest: Vec::new(),
+        };
+        // A version that cannot be is told for itself, and no measure for others.
+        let mut answers: Vec<(u64, i64)> = shown
+            .iter()
+            .map(|shown| (shown.operation.completed, shown.version + shown.own))
+            .filter(|(event, version)| *version <= bounds.possible(*event))
+            .collect();
+        answers.sort_unstable();
+        let mut best = (0, 0);
+        for (event, version) in answers {
+            if version > best.0 {
+                best = (version, event);
+            }
+            bounds.highest.push((event, best.0, best.1));
         }
+        bounds
     }
 
     /// Increments acknowledged before an event, and the last acknowledgement.

@@ -6,15 +6,16 @@ use crate::history::{FaultEvent, History, NodeId, Phase};
 
 /// Parts of the names of nemeses after which a node may have less than it had. A node that is cut
 /// off or paused keeps what it has.
-const BREAKS: [&str; 10] = [
+const BREAKS: [&str; 11] = [
     "kill",
     "restart",
     "power",
     "stop",
     "zone",
     "wipe",
+    "tear",
     "truncate",
-    "bitflip",
+    "flip",
     "full-disk",
     "fsync",
 ];
