@@ -53,6 +53,15 @@ fn pos(term: u64, index: u64) -> LogPos {
     LogPos { term, index }
 }
 
+/// Waits for a condition that another thread brings about.
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = std::time::Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Appends and waits until it is durable.
 fn append(log: &GroupLog, entries: Vec<Entry>) -> io::Result<()> {
     let (done, answer) = done();

@@ -243,6 +243,12 @@ fn a_failed_sync_is_final() {
         let (group, other) = (log.group(1), log.group(2));
         append(&group, vec![entry(1, 0, 10)]).unwrap();
         assert!(log.failure().is_none());
+        // The next segment is prepared beside the writer: its writes are not to be counted as the
+        // log's, nor to meet the failure that is meant for it.
+        wait_until("the next segment is prepared", || {
+            let names = files.list(Path::new(DIR)).unwrap();
+            names.iter().filter(|name| name.ends_with(".log")).count() == 2
+        });
         match fail_write {
             true => files.fail_writes_after(0),
             false => files.fail_syncs_after(0),

@@ -4,15 +4,6 @@ use std::sync::mpsc;
 
 use super::*;
 
-/// Waits for a condition that another thread brings about.
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = std::time::Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 #[test]
 fn groups_share_a_sync() {
     let files = FaultFiles::memory(1);
