@@ -10,9 +10,12 @@ pub mod append;
 pub mod bank;
 pub mod convergence;
 pub mod counter;
+pub mod linearizability;
+pub mod model;
+pub mod revision;
 pub mod set;
+pub mod simulator;
 pub mod stale;
-
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
