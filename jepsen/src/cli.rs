@@ -11,7 +11,10 @@ use tokio::sync::watch;
 
 use crate::{
     checker::Verdict,
-    cluster::{netns, target::Target},
+    cluster::{
+        netns::{self, Entered},
+        target::Target,
+    },
     evidence::{Results, results::exit_code, scoreboard::Scoreboard, summary},
     history::jsonl,
     nemesis::fault,
@@ -113,9 +116,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run { scenario, out } => {
             if scenario.cluster == ClusterKind::Netns
-                && let Some(code) = netns::enter()?
+                && let Entered::Done(code) = netns::enter(scenario.nodes as usize)?
             {
-                return Ok(code);
+                return Ok(ExitCode::from(code));
             }
             runtime()?.block_on(run(&scenario, out))
         }

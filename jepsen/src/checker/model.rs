@@ -157,6 +157,9 @@ pub fn describe(operation: &Operation<'_>) -> String {
         Op::ReadSet { set } => format!("read of set {set}"),
         Op::Txn { steps: asked } => format!("txn [{}]", steps(asked)),
         Op::Transfer { from, to, amount } => format!("transfer of {amount} from {from} to {to}"),
+        Op::OpenAccounts { accounts, balance } => {
+            format!("opening of {accounts} accounts with {balance} each")
+        }
         Op::ReadAccounts => "read of the accounts".to_owned(),
         Op::Increment { key, id } => format!("increment {id} of {key}"),
         Op::ReadCounter { key } => format!("read of counter {key}"),
@@ -290,6 +293,11 @@ impl<'a> Normal<'a> {
                 let key = StoreKey::element(*set, *element);
                 self.writes.push(put(key, *element));
             }
+            Op::OpenAccounts { accounts, balance } => {
+                let accounts = 0..*accounts;
+                let puts = accounts.map(|key| put(StoreKey::of(key), *balance));
+                self.writes.extend(puts);
+            }
             Op::Delete { key } => self.writes.push(Write {
                 key: StoreKey::of(*key),
                 effect: Effect::Delete,
@@ -338,7 +346,7 @@ impl<'a> Normal<'a> {
             (Op::Increment { key, .. }, Data::Version(found)) => {
                 self.found(revision - 1, *key, found.as_ref());
             }
-            (Op::Write { .. } | Op::Add { .. }, _) => {}
+            (Op::Write { .. } | Op::Add { .. } | Op::OpenAccounts { .. }, _) => {}
             (Op::Cas { key, old, .. }, _) => self.readings.push(Reading {
                 revision: revision - 1,
                 key: StoreKey::of(*key),

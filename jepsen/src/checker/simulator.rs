@@ -152,6 +152,13 @@ impl Store {
                 self.put(key, Value::Number(*element));
                 Data::None
             }
+            Op::OpenAccounts { accounts, balance } => {
+                self.revision += 1;
+                for key in 0..*accounts {
+                    self.put(StoreKey::of(key), Value::Number(*balance));
+                }
+                Data::None
+            }
             Op::ReadSet { set } => self.range(Space::Set(*set)),
             Op::ReadAccounts => self.range(Space::Keys),
             Op::Txn { steps } => self.transact(steps),

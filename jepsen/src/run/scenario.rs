@@ -5,7 +5,11 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use crate::{cluster::target::Target, nemesis::{Fault, Nemesis}, workload::Workload};
+use crate::{
+    cluster::target::Target,
+    nemesis::{Fault, Nemesis},
+    workload::Workload,
+};
 
 /// Longest time that a run or a part of it may be given.
 const TIME_MAX: Duration = Duration::from_secs(7 * 86_400);
@@ -125,8 +129,13 @@ impl Scenario {
 
     /// Whether the power of a node may be cut: then what it writes and does not sync is recorded.
     pub fn cuts_power(&self) -> bool {
-        let faults = self.nemeses().into_iter().flat_map(|nemesis| nemesis.faults);
-        faults.into_iter().any(|fault| matches!(fault, Fault::Power(_)))
+        let faults = self
+            .nemeses()
+            .into_iter()
+            .flat_map(|nemesis| nemesis.faults);
+        faults
+            .into_iter()
+            .any(|fault| matches!(fault, Fault::Power(_)))
     }
 
     /// Keys in use at the same time.

@@ -23,7 +23,7 @@ use crate::{
         Cluster,
         existing::ExistingCluster,
         local::{LocalCluster, LocalOptions},
-        netns::{NetnsCluster, NetnsOptions},
+        netns::{NetnsCluster, NetnsOptions, Topology},
     },
     evidence::{self, Results, Run, progress::Progress},
     history::jsonl::Recorder,
@@ -139,7 +139,12 @@ async fn observe(
     let (limit, dir) = (scenario.check_limit, dir.to_owned());
     let nemeses = options.nemeses;
     spawn_blocking(move || {
-        let Observed { history, states, out, shortcomings } = observed;
+        let Observed {
+            history,
+            states,
+            out,
+            shortcomings,
+        } = observed;
         let findings = judge(&history, Some(&states), limit);
         let mut results = Results::new(described, &history, findings);
         for shortcoming in shortcomings {
@@ -151,7 +156,10 @@ async fn observe(
                 counts.map(|counts| counts.applied)
             });
             if counts.sum::<u64>() == 0 {
-                results.doubt(format!("{} was asked for and nothing of it was done", nemesis.name));
+                results.doubt(format!(
+                    "{} was asked for and nothing of it was done",
+                    nemesis.name
+                ));
             }
         }
         for (node, why) in &out {
@@ -202,7 +210,10 @@ async fn start(
                 tmpfs_bytes: scenario.disk_mib.map(|mib| mib << 20),
                 preload: true,
             };
-            let cluster = NetnsCluster::attach(options).await;
+            let topology = Topology::from_environment().map_err(|e| fault(&e))?;
+            let topology =
+                topology.ok_or_else(|| fault(&"this process is in no network of its own"))?;
+            let cluster = NetnsCluster::attach(topology, options).await;
             Arc::new(cluster.map_err(|e| fault(&e))?)
         }
         ClusterKind::Existing => {
@@ -247,7 +258,10 @@ pub fn read_states(dir: &Path) -> io::Result<Option<Vec<NodeState>>> {
     let path = dir.join(STATES);
     match fs::read(&path) {
         Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|e| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", path.display()))
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{}: {e}", path.display()),
+            )
         }),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(io::Error::new(e.kind(), format!("{}: {e}", path.display()))),
