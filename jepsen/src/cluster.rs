@@ -1,6 +1,6 @@
 //! Clusters under test: what a run may do to one.
 //!
-//! Three kinds: [local] processes behind user-space proxies, processes in network namespaces of
+//! Three kinds: [`local`] processes behind user-space proxies, processes in network namespaces of
 //! their own, and clusters that exist already and are driven by commands. A kind that cannot make a
 //! fault refuses it with [`FaultError::Skipped`] and does nothing.
 

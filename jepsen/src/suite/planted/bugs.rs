@@ -34,78 +34,101 @@ const fn bug(name: &'static str, mistake: &'static str, scenario: &'static str) 
 pub(super) const BUGS: &[Bug] = &[
     bug(
         "ack-before-fsync",
-        "an append counts as durable before it is synced",
+        "entries are acknowledged before they are synced",
         "set-power",
     ),
     bug(
-        "vote-not-persisted",
-        "a vote is answered and not written to disk",
-        "register-kill-all",
-    ),
-    bug(
-        "deposed-leader-reads",
-        "a leader vouches for reads without asking a quorum",
-        "register-partition-leader",
-    ),
-    bug(
-        "read-index-not-awaited",
-        "a follower reads before it has applied the read index",
-        "register-slow-link",
-    ),
-    bug(
-        "retry-table-lost-on-snapshot",
-        "a snapshot leaves out the answers to earlier requests",
-        "counter-snapshot",
-    ),
-    bug(
         "apply-skipped-on-restart",
-        "the first entry after the checkpoint counts as applied on a restart",
+        "the entry after the checkpoint is taken for applied after a restart",
         "register-kill-all",
     ),
     bug(
-        "log-purged-past-durable",
-        "the log is purged up to what is applied, not to what is durable",
-        "register-kill-all-short-log",
-    ),
-    bug(
-        "txn-not-atomic",
-        "readers can see a transaction half done",
+        "compare-on-stale-state",
+        "the comparisons of a transaction are decided on local state, before replication",
         "bank-compact",
     ),
     bug(
+        "deposed-leader-reads",
+        "who believes that it leads answers reads without asking a quorum",
+        "register-partition-leader",
+    ),
+    bug(
         "duplicate-on-forward-timeout",
-        "a forwarded write of unknown outcome is proposed again without a retry id",
-        "register-pause-leader",
+        "a write of unknown outcome is proposed again without a retry id",
+        "register-partition-leader",
+    ),
+    bug(
+        "election-without-log-check",
+        "votes are granted to candidates that lack committed entries",
+        "register-isolate-kill-leader",
+    ),
+    bug(
+        "log-purged-past-durable",
+        "the log is purged up to what is applied, durable or not",
+        "register-kill-all-short-log",
+    ),
+    bug(
+        "read-index-not-awaited",
+        "reads do not wait until the read index is applied",
+        "register-partition-leader",
+    ),
+    bug(
+        "retry-table-lost-on-snapshot",
+        "snapshots leave the retry table out",
+        "counter-snapshot",
+    ),
+    bug(
+        "serializable-goes-back",
+        "serializable reads use a state that each thread keeps for a while",
+        "stale-pause",
     ),
     bug(
         "snapshot-without-tombstones",
-        "a snapshot leaves out that keys were deleted",
+        "snapshots leave deletions out",
         "register-snapshot",
     ),
     bug(
         "stale-after-rejoin",
-        "a read joins a read index round that has begun already",
+        "reads share a round that began before they arrived",
         "register-slow-link",
+    ),
+    bug(
+        "torn-batch",
+        "the applied mark goes into the checkpoint before its data",
+        "register-kill-all-short-log",
+    ),
+    bug(
+        "truncate-ignored",
+        "a follower keeps entries that conflict with the leader's",
+        "register-partition-leader",
+    ),
+    bug(
+        "txn-not-atomic",
+        "a compaction removes what a transaction wrote after its first write",
+        "bank-compact",
+    ),
+    bug(
+        "vote-not-persisted",
+        "votes and terms are not on disk",
+        "register-kill-all",
     ),
 ];
 
 /// The scenarios by name. They are short: a run ends as soon as the bug shows.
 pub(super) fn scenario(name: &str) -> Result<Scenario> {
-    let short_log = "--log-entries-max=200";
-    let (workload, nemesis, args): (Workload, &str, &[&str]) = match name {
-        "set-power" => (Workload::Set, "power-all,slow-fsync-all", &[]),
-        "register-kill-all" => (Workload::Register, "kill-all", &[]),
-        "register-partition-leader" => (Workload::Register, "partition-leader", &[]),
-        "register-slow-link" => (Workload::Register, "slow-link", &[]),
-        "counter-snapshot" => (
-            Workload::CounterRetry,
-            "isolate-one,kill-leader",
-            &[short_log],
-        ),
-        "register-kill-all-short-log" => (Workload::Register, "kill-all", &[short_log]),
-        "bank-compact" => (Workload::Bank, "compact", &[]),
-        "register-pause-leader" => (Workload::Register, "pause-leader", &[]),
-        "register-snapshot" => (Workload::Register, "isolate-one,compact", &[short_log]),
+    use Workload::{Bank, CounterRetry, Register, Set, Stale};
+    let short_log: &[&str] = &["--log-entries-max=200"];
+    let (workload, nemesis, args) = match name {
+        "set-power" => (Set, "power-all,slow-fsync-all", &[][..]),
+        "register-kill-all" => (Register, "kill-all", &[][..]),
+        "register-kill-all-short-log" => (Register, "kill-all", short_log),
+        "register-partition-leader" => (Register, "partition-leader", &[][..]),
+        "register-isolate-kill-leader" => (Register, "isolate-one,kill-leader", &[][..]),
+        "register-slow-link" => (Register, "slow-link", &[][..]),
+        "register-snapshot" => (Register, "isolate-one,compact", short_log),
+        "counter-snapshot" => (CounterRetry, "isolate-one,kill-leader,reset", short_log),
+        "bank-compact" => (Bank, "compact", &[][..]),
+        "stale-pause" => (Stale, "pause-one", &[][..]),
         _ => bail!("no scenario of the planted bugs is called {name}"),
     };
     let pace = Duration::from_secs(2);
