@@ -20,7 +20,7 @@ use std::{
 
 use holdfast_client::Client;
 use holdfast_jepsen::cluster::{
-    SyncFault,
+    FaultError, SyncFault,
     damage::{Damage, Hit, flip_bit_in_log_tail, tear_last_record, truncate_log_tail},
     preload::{Preload, TakenBack, can_load_into},
 };
@@ -321,6 +321,58 @@ fn no_acknowledged_write_is_lost_when_the_power_fails() {
     }
     // With slow syncs some write is nearly always on its way.
     assert!(lost_while_slow > 0, "nothing was ever unsynced");
+}
+
+/// Power that fails again and again while the node creates its files, or recovers them.
+async fn lose_power_while_starting(seed: u64) -> TakenBack {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut node = Node::new(&mut rng);
+    let mut taken = TakenBack::default();
+    // Slower syncs hold every state between two of them for longer.
+    let delay = Duration::from_millis(rng.random_range(0..10));
+    let fault = SyncFault { delay, fail: false };
+    node.preload.set_syncs(NODE, fault).unwrap();
+    for _ in 0..8 {
+        node.start();
+        let moment = Duration::from_millis(rng.random_range(0..500));
+        tokio::time::sleep(moment).await;
+        let ended = node.has_ended();
+        assert_eq!(ended, None, "seed {seed}: {}", node.log());
+        node.kill();
+        let keep_share = [0.0, 0.5][rng.random_range(0..2)];
+        let cut_seed = rng.random();
+        match node
+            .preload
+            .take_back_unsynced_with(NODE, cut_seed, keep_share)
+        {
+            Ok(lost) => {
+                taken.writes += lost.writes;
+                taken.bytes += lost.bytes;
+            }
+            // It had not come as far as to write anything.
+            Err(FaultError::Skipped(_)) => {}
+            Err(error) => panic!("seed {seed}: {error}"),
+        }
+    }
+    node.start();
+    let found = node.contents().await;
+    if let Err(said) = found {
+        let kept = std::mem::replace(&mut node.dir, tempfile::tempdir().unwrap()).keep();
+        panic!("seed {seed}: see {}\n{said}", kept.display());
+    }
+    taken
+}
+
+#[test]
+#[ignore = "needs the server's binary"]
+fn a_node_starts_whenever_the_power_failed_before() {
+    let mut lost = 0;
+    for seed in 0..seeds() {
+        let taken = run(lose_power_while_starting(seed));
+        println!("seed {seed}: {taken:?}");
+        lost += taken.writes;
+    }
+    assert!(lost > 0, "nothing was ever unsynced");
 }
 
 /// Some writes, a kill, damage, a start; whether the node serves, and what it said.
