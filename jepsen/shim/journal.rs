@@ -18,7 +18,7 @@
 //! renamed and removed) count as durable at once. An injected failure of a sync leaves the changes
 //! as unsynced as they were: a later sync makes them durable.
 
-use std::ffi::{c_char, c_int, c_long, c_void};
+use std::ffi::{c_char, c_int};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard};
 
@@ -243,7 +243,7 @@ pub fn change<T>(fd: c_int, change: Change, make: impl FnOnce() -> T) -> T {
             fd,
             at,
             slot,
-            buffer: &mut *buffer,
+            buffer: &mut buffer,
         }
         .record(change);
         if let Err(why) = mark {
@@ -433,7 +433,7 @@ impl Recorder<'_> {
     /// Reads old bytes of the file into the buffer, from `into` on.
     fn read_old(&mut self, offset: u64, into: usize, bytes: usize) -> Result<(), u64> {
         let buffer = &mut self.buffer[into..into + bytes];
-        match read_fully(self.fd, buffer, offset) {
+        match sys::read_fully(self.fd, buffer, offset) {
             Err(sys::EBADF) => {
                 // Opened for writing only.
                 let path = sys::descriptor_path(self.fd);
@@ -441,7 +441,7 @@ impl Recorder<'_> {
                 if fd < 0 {
                     return Err(BROKEN_READ);
                 }
-                let result = read_fully(fd, buffer, offset);
+                let result = sys::read_fully(fd, buffer, offset);
                 // SAFETY: a descriptor of this function's own.
                 unsafe { sys::close(fd) };
                 result.map_err(|_| BROKEN_READ)
@@ -455,59 +455,11 @@ impl Recorder<'_> {
         let (mut done, mut whole) = (0, true);
         in_ring(self.at, position, bytes as u64, |offset, len| {
             let piece = &self.buffer[done..done + len as usize];
-            whole &= write_fully(fd, piece, offset);
+            whole &= sys::write_fully(fd, piece, offset);
             done += len as usize;
         });
         whole.then_some(()).ok_or(BROKEN_WRITE)
     }
-}
-
-fn read_fully(fd: c_int, mut buffer: &mut [u8], mut offset: u64) -> Result<(), c_int> {
-    while !buffer.is_empty() {
-        // SAFETY: a buffer with its length.
-        let read = unsafe {
-            sys::pread64(
-                fd,
-                buffer.as_mut_ptr().cast::<c_void>(),
-                buffer.len(),
-                offset as i64,
-            )
-        };
-        match read {
-            0 => return Err(sys::EIO),
-            1.. => {
-                buffer = &mut buffer[read as usize..];
-                offset += read as u64;
-            }
-            _ if sys::errno() == sys::EINTR => {}
-            _ => return Err(sys::errno()),
-        }
-    }
-    Ok(())
-}
-
-fn write_fully(fd: c_int, mut bytes: &[u8], mut offset: u64) -> bool {
-    while !bytes.is_empty() {
-        // SAFETY: a buffer with its length.
-        let written: c_long = unsafe {
-            sys::syscall(
-                sys::nr::PWRITE64,
-                fd,
-                bytes.as_ptr(),
-                bytes.len(),
-                offset as i64,
-            )
-        };
-        match written {
-            1.. => {
-                bytes = &bytes[written as usize..];
-                offset += written as u64;
-            }
-            _ if written < 0 && sys::errno() == sys::EINTR => {}
-            _ => return false,
-        }
-    }
-    true
 }
 
 /// Length of all records.

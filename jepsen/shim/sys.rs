@@ -212,3 +212,46 @@ pub fn descriptor_path(fd: c_int) -> [u8; 32] {
     }
     path
 }
+
+/// Reads all of a range of a file; the error of the system, or `EIO` where the file ends.
+pub fn read_fully(fd: c_int, mut buffer: &mut [u8], mut offset: u64) -> Result<(), c_int> {
+    while !buffer.is_empty() {
+        // SAFETY: a buffer with its length.
+        let read = unsafe {
+            pread64(
+                fd,
+                buffer.as_mut_ptr().cast::<c_void>(),
+                buffer.len(),
+                offset as i64,
+            )
+        };
+        match read {
+            0 => return Err(EIO),
+            1.. => {
+                buffer = &mut buffer[read as usize..];
+                offset += read as u64;
+            }
+            _ if errno() == EINTR => {}
+            _ => return Err(errno()),
+        }
+    }
+    Ok(())
+}
+
+/// Writes all of some bytes to a range of a file, without the shim's attention; whether it could.
+pub fn write_fully(fd: c_int, mut bytes: &[u8], mut offset: u64) -> bool {
+    while !bytes.is_empty() {
+        // SAFETY: a buffer with its length.
+        let written: c_long =
+            unsafe { syscall(nr::PWRITE64, fd, bytes.as_ptr(), bytes.len(), offset as i64) };
+        match written {
+            1.. => {
+                bytes = &bytes[written as usize..];
+                offset += written as u64;
+            }
+            _ if written < 0 && errno() == EINTR => {}
+            _ => return false,
+        }
+    }
+    true
+}

@@ -1,6 +1,6 @@
-//! A real node that loses power and disk content: `cargo build -p holdfast-server` first, then
-//! `cargo test -p holdfast-jepsen --test power_cut -- --ignored`. `HOLDFAST_BIN` names another binary,
-//! `POWER_CUT_SEEDS` how many seeds are tried.
+//! A real node with every fault of the shim and of its files: `cargo build -p holdfast-server` first, then
+//! `cargo test -p holdfast-jepsen --test real_node -- --ignored`. `HOLDFAST_BIN` names another binary,
+//! `REAL_NODE_SEEDS` how many seeds are tried.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
@@ -20,7 +20,7 @@ use std::{
 
 use holdfast_client::Client;
 use holdfast_jepsen::cluster::{
-    SyncFault,
+    ClockFault, FaultError, SyncFault,
     damage::{Damage, Hit, flip_bit_in_log_tail, tear_last_record, truncate_log_tail},
     preload::{Preload, TakenBack, can_load_into},
 };
@@ -302,7 +302,7 @@ fn run<T>(test: impl Future<Output = T>) -> T {
 }
 
 fn seeds() -> u64 {
-    let seeds = std::env::var("POWER_CUT_SEEDS").ok();
+    let seeds = std::env::var("REAL_NODE_SEEDS").ok();
     seeds.map_or(6, |seeds| seeds.parse().unwrap())
 }
 
@@ -321,6 +321,125 @@ fn no_acknowledged_write_is_lost_when_the_power_fails() {
     }
     // With slow syncs some write is nearly always on its way.
     assert!(lost_while_slow > 0, "nothing was ever unsynced");
+}
+
+/// Power that fails again and again while the node creates its files, or recovers them.
+async fn lose_power_while_starting(seed: u64) -> TakenBack {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut node = Node::new(&mut rng);
+    let mut taken = TakenBack::default();
+    // Slower syncs hold every state between two of them for longer.
+    let delay = Duration::from_millis(rng.random_range(0..10));
+    let fault = SyncFault { delay, fail: false };
+    node.preload.set_syncs(NODE, fault).unwrap();
+    for _ in 0..8 {
+        node.start();
+        let moment = Duration::from_millis(rng.random_range(0..500));
+        tokio::time::sleep(moment).await;
+        let ended = node.has_ended();
+        assert_eq!(ended, None, "seed {seed}: {}", node.log());
+        node.kill();
+        let keep_share = [0.0, 0.5][rng.random_range(0..2)];
+        let cut_seed = rng.random();
+        match node
+            .preload
+            .take_back_unsynced_with(NODE, cut_seed, keep_share)
+        {
+            Ok(lost) => {
+                taken.writes += lost.writes;
+                taken.bytes += lost.bytes;
+            }
+            // It had not come as far as to write anything.
+            Err(FaultError::Skipped(_)) => {}
+            Err(error) => panic!("seed {seed}: {error}"),
+        }
+    }
+    node.start();
+    let found = node.contents().await;
+    if let Err(said) = found {
+        let kept = std::mem::replace(&mut node.dir, tempfile::tempdir().unwrap()).keep();
+        panic!("seed {seed}: see {}\n{said}", kept.display());
+    }
+    taken
+}
+
+#[test]
+#[ignore = "needs the server's binary"]
+fn a_node_starts_whenever_the_power_failed_before() {
+    let mut lost = 0;
+    for seed in 0..seeds() {
+        let taken = run(lose_power_while_starting(seed));
+        println!("seed {seed}: {taken:?}");
+        lost += taken.writes;
+    }
+    assert!(lost > 0, "nothing was ever unsynced");
+}
+
+#[test]
+#[ignore = "needs the server's binary"]
+fn a_failed_sync_stops_the_node_and_costs_no_acknowledged_write() {
+    let seed = 1;
+    run(async {
+        let mut node = Node::new(&mut StdRng::seed_from_u64(seed));
+        node.start();
+        node.contents().await.unwrap();
+        let client = Client::builder()
+            .endpoints([node.endpoint()])
+            .timeout(Duration::from_secs(10))
+            .connect_lazy()
+            .unwrap();
+        client.put("before", "1").await.unwrap();
+        let fault = SyncFault {
+            fail: true,
+            ..SyncFault::default()
+        };
+        node.preload.set_syncs(NODE, fault).unwrap();
+        let refused = client.put("meanwhile", "1").await;
+        assert!(refused.is_err(), "{refused:?}");
+        let deadline = Instant::now() + PATIENCE;
+        while node.has_ended().is_none() {
+            assert!(Instant::now() < deadline, "it goes on:\n{}", node.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        println!("{}", node.log());
+        node.kill();
+        node.preload.take_back_unsynced(NODE).unwrap();
+        node.preload.set_syncs(NODE, SyncFault::default()).unwrap();
+        node.start();
+        let found = node.contents().await.unwrap();
+        assert_eq!(found.get(b"before".as_slice()).unwrap(), b"1");
+        assert_eq!(found.get(b"meanwhile".as_slice()), None);
+    });
+}
+
+#[test]
+#[ignore = "needs the server's binary"]
+fn a_node_serves_while_its_wall_clock_jumps() {
+    let seed = 1;
+    run(async {
+        let mut node = Node::new(&mut StdRng::seed_from_u64(seed));
+        node.start();
+        node.contents().await.unwrap();
+        let client = Client::builder()
+            .endpoints([node.endpoint()])
+            .connect_lazy()
+            .unwrap();
+        for offset_seconds in [3600.0, -7200.0, 86400.0 * 365.0, 0.0] {
+            let fault = ClockFault {
+                offset_seconds,
+                drift: 0.5,
+            };
+            node.preload.set_clock(NODE, fault).unwrap();
+            for count in 0..20 {
+                client.put(format!("key-{count}"), "1").await.unwrap();
+            }
+        }
+        assert!(node.preload.seen(NODE).unwrap().clock);
+        node.kill();
+        node.preload.take_back_unsynced(NODE).unwrap();
+        node.start();
+        assert_eq!(node.contents().await.unwrap().len(), 20);
+    });
 }
 
 /// Some writes, a kill, damage, a start; whether the node serves, and what it said.
