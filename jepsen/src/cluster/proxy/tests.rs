@@ -500,3 +500,57 @@ async fn a_healthy_link_passes_many_bytes() {
     println!("{rate:.0} MB/s, round trip {trip:?}");
     assert_eq!(seen, total);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn faults_that_come_and_go_lose_nothing() {
+    let rig = Rig::new(Openers::Clients).await;
+    let bytes = Arc::new(pattern(4 << 20));
+    let mut streams = JoinSet::new();
+    for number in 0..4_u64 {
+        let (near, far) = rig.pair().await;
+        for (end, stream) in [near, far].into_iter().enumerate() {
+            let bytes = bytes.clone();
+            let mut rng = StdRng::seed_from_u64(SEED + 2 * number + end as u64);
+            streams.spawn(async move {
+                let (mut from, mut to) = stream.into_split();
+                let sent = bytes.clone();
+                let sending = async move {
+                    let mut left = sent.as_slice();
+                    while !left.is_empty() {
+                        let length = rng.random_range(1..=50_000).min(left.len());
+                        within(to.write_all(&left[..length])).await.unwrap();
+                        left = &left[length..];
+                        sleep(Duration::from_millis(rng.random_range(0..20))).await;
+                    }
+                    to.shutdown().await.unwrap();
+                };
+                let mut seen = Vec::new();
+                let reading = async { within(from.read_to_end(&mut seen)).await.unwrap() };
+                tokio::join!(sending, reading);
+                assert!(seen == *bytes, "other bytes than were sent");
+            });
+        }
+    }
+    let mut rng = StdRng::seed_from_u64(SEED);
+    for _ in 0..60 {
+        let link = if rng.random() { TO_NODE } else { TO_CLIENTS };
+        let mut ms = |most| Duration::from_millis(rng.random_range(0..=most));
+        let (delay, jitter) = (ms(30), ms(30));
+        let fault = LinkFault {
+            cut: rng.random_bool(0.3),
+            delay,
+            jitter,
+            bytes_per_second: if rng.random() { 5_000_000 } else { 0 },
+            loss: if rng.random() { 0.01 } else { 0.0 },
+            reset: false,
+        };
+        rig.set(link, fault);
+        sleep(Duration::from_millis(20)).await;
+    }
+    rig.links.heal();
+    let begun = Instant::now();
+    while let Some(stream) = within(streams.join_next()).await {
+        stream.unwrap();
+    }
+    println!("all there {:?} after healing", begun.elapsed());
+}
