@@ -210,6 +210,8 @@ fn three_nodes_are_broken_and_healed() {
 
 async fn break_and_heal(cluster: &NetnsCluster) {
     let nodes = cluster.nodes();
+    let begun = Instant::now();
+    let told = |what: &str| println!("{:?}: {what}", begun.elapsed());
     for node in nodes {
         expect_put(node, &format!("put-{}", node.id)).await;
         expect_value(node, "put-1").await;
@@ -221,6 +223,7 @@ async fn break_and_heal(cluster: &NetnsCluster) {
     expect_put(&nodes[1], "without-1").await;
     cluster.heal_links().await.unwrap();
     expect_value(&nodes[0], "without-1").await;
+    told("one node was isolated");
 
     // A node that no client reaches, but the harness does.
     let cut = between(End::Clients, End::Node(2), CUT);
@@ -230,6 +233,7 @@ async fn break_and_heal(cluster: &NetnsCluster) {
     direct.put("direct", "direct").await.unwrap();
     cluster.heal_links().await.unwrap();
     expect_value(&nodes[1], "direct").await;
+    told("the clients of one node were cut off");
 
     // Loss and resets slow everything down and lose nothing.
     let mut links = isolation(
@@ -258,6 +262,7 @@ async fn break_and_heal(cluster: &NetnsCluster) {
     for count in 0..20 {
         expect_value(&nodes[2], &format!("rough-{count}")).await;
     }
+    told("loss and resets");
 
     // The process itself, not one that stands before it.
     cluster.pause(3).await.unwrap();
@@ -281,6 +286,7 @@ async fn break_and_heal(cluster: &NetnsCluster) {
     expect_put(&nodes[2], "stopped-2").await;
     cluster.start(2).await.unwrap();
     expect_value(&nodes[1], "stopped-2").await;
+    told("one was paused, killed, stopped");
 
     // A disk that is full is the node's alone.
     cluster.fill_disk(1, true).await.unwrap();
@@ -293,6 +299,7 @@ async fn break_and_heal(cluster: &NetnsCluster) {
     cluster.kill(1).await.unwrap();
     cluster.start(1).await.unwrap();
     expect_value(&nodes[0], "full-1").await;
+    told("a disk was full");
 
     // What it was not made for.
     for error in [

@@ -21,6 +21,8 @@
 //! - Which packets are lost is the kernel's choice, and not repeated by a seed.
 
 mod enter;
+mod error;
+mod faults;
 mod rules;
 mod tmpfs;
 mod tools;
@@ -29,32 +31,28 @@ mod topology;
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs, io,
+    fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
 use holdfast_client::Client;
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
 pub use enter::{Entered, GRACE, enter, run_inside};
+pub use error::NetnsError;
 pub use topology::{NODES_MAX, Network, Topology, VARIABLE, run_in};
 
-use self::{
-    rules::Rules,
-    tmpfs::Disk,
-    tools::{Refusal, Tools},
-};
+use self::{rules::Rules, tmpfs::Disk, tools::Tools};
 use super::{
-    ClockFault, Cluster, Description, End, FaultError, Link, LinkFault, Node, SyncFault,
+    Cluster, End, FaultError, Node,
     local::zone_name,
     preload::Preload,
     process::{Launch, Process},
-    target::{BinaryError, Member, NodeArguments, Target},
+    target::{Member, NodeArguments, Target},
 };
 use crate::history::NodeId;
 
@@ -67,114 +65,12 @@ const CLIENT_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
 /// How long a new cluster may take until all nodes serve.
 const SERVING_WITHIN: Duration = Duration::from_secs(60);
-/// How long a node may take to stop when asked: more than handing over all leaderships takes.
-const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// How long one question to a starting node may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Time between two looks at a starting node.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Lines of a node's log that an error shows.
 const LOG_TAIL_LINES: usize = 15;
-
-/// Why there is no cluster in network namespaces. Nothing of it runs or is left.
-#[derive(Debug, thiserror::Error)]
-pub enum NetnsError {
-    /// An option makes no sense.
-    #[error("{0}")]
-    Options(String),
-    /// Another user than root.
-    #[error(
-        "network namespaces need root, and this is user {user}: run it with sudo, or choose the \
-         local cluster, which needs no privileges"
-    )]
-    NotRoot {
-        /// The effective user id.
-        user: u32,
-    },
-    /// A program is missing.
-    #[error(
-        "found no program `{tool}` in PATH, /usr/local/sbin, /usr/sbin and /sbin: install \
-         {package}, or choose the local cluster, which does not need it"
-    )]
-    NoTool {
-        /// The program.
-        tool: &'static str,
-        /// The package that has it, as most distributions call it.
-        package: &'static str,
-    },
-    /// The kernel does not let us, or cannot.
-    #[error("cannot {what}: {reason} ({remedy})")]
-    Refused {
-        /// What was wanted.
-        what: &'static str,
-        /// The command, and what it said.
-        reason: String,
-        /// What to do.
-        remedy: &'static str,
-    },
-    /// The variable with the description of the network does not hold one.
-    #[error("the variable {VARIABLE} is not for you to set; unset it (`{text}`: {reason})")]
-    Variable {
-        /// What it holds.
-        text: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The harness is not in the network that it was told of.
-    #[error(
-        "this is not the network namespace {hub}, in which the nodes can be reached; if you have \
-         set the variable {VARIABLE}, unset it"
-    )]
-    Outside {
-        /// Where it should be.
-        hub: String,
-    },
-    /// There is no such namespace, or this thread may not enter it.
-    #[error("cannot enter the network namespace {name}: {error}")]
-    NoEntry {
-        /// Its name.
-        name: String,
-        /// How it was refused.
-        error: io::Error,
-    },
-    /// There is no program to start.
-    #[error(transparent)]
-    Binary(#[from] BinaryError),
-    /// The machine refused something.
-    #[error("{what}: {error}")]
-    Io {
-        /// What was refused.
-        what: String,
-        /// How.
-        error: io::Error,
-    },
-    /// The nodes do not serve; with the ends of their logs.
-    #[error("{0}")]
-    NotServing(String),
-}
-
-impl NetnsError {
-    fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        let what = what.into();
-        move |error| NetnsError::Io { what, error }
-    }
-
-    fn refused(what: &'static str, refusal: Refusal) -> Self {
-        let forbidden = ["Operation not permitted", "Permission denied"];
-        let is_forbidden = forbidden.iter().any(|text| refusal.output.contains(text));
-        NetnsError::Refused {
-            what,
-            reason: refusal.to_string(),
-            remedy: match is_forbidden {
-                true => {
-                    "root lacks the capabilities CAP_SYS_ADMIN and CAP_NET_ADMIN here, as in most \
-                     containers; choose the local cluster, which does not need them"
-                }
-                false => "the kernel may lack it; choose the local cluster, which does not need it",
-            },
-        }
-    }
-}
 
 /// What a cluster in network namespaces is made of.
 #[derive(Clone, Debug)]
@@ -424,19 +320,6 @@ impl NetnsCluster {
         let tails = self.nodes.iter().map(|node| tail(&self.node_log(node.id)));
         tails.collect()
     }
-
-    fn preload(&self) -> Result<&Preload, FaultError> {
-        if self.options.target == Target::Etcd {
-            return Err(FaultError::Skipped(
-                "etcd is a Go program, which calls the kernel and not libc, so nothing can be \
-                 loaded between them"
-                    .to_owned(),
-            ));
-        }
-        self.preload.as_ref().ok_or_else(|| {
-            FaultError::Skipped("the cluster was started without loading libraries".to_owned())
-        })
-    }
 }
 
 /// The end of a log, with a headline.
@@ -446,169 +329,6 @@ fn tail(file: &Path) -> String {
     let lines: Vec<&str> = log.lines().collect();
     let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
     format!("\n--- the end of {}\n{}", file.display(), tail.join("\n"))
-}
-
-fn failed(node: NodeId, what: &str) -> impl FnOnce(io::Error) -> FaultError {
-    let text = format!("cannot {what} node {node}");
-    move |error| FaultError::Failed(format!("{text}: {error}"))
-}
-
-/// Runs what blocks beside the tasks of the runtime.
-async fn blocking(
-    what: impl FnOnce() -> Result<(), FaultError> + Send + 'static,
-) -> Result<(), FaultError> {
-    tokio::task::spawn_blocking(what)
-        .await
-        .map_err(|error| FaultError::Failed(error.to_string()))?
-}
-
-#[async_trait]
-impl Cluster for NetnsCluster {
-    fn describe(&self) -> Description {
-        Description {
-            kind: "netns".to_owned(),
-            target: self.options.target.to_string(),
-            version: self.version.clone(),
-        }
-    }
-
-    fn nodes(&self) -> &[Node] {
-        &self.nodes
-    }
-
-    async fn start(&self, node: NodeId) -> Result<(), FaultError> {
-        match self.process(node)? {
-            Some(process) if process.is_running() => Ok(()),
-            _ => self.spawn(node),
-        }
-    }
-
-    async fn kill(&self, node: NodeId) -> Result<(), FaultError> {
-        if let Some(process) = self.process(node)? {
-            process.kill().await.map_err(failed(node, "kill"))?;
-            self.processes.lock().remove(&node);
-        }
-        Ok(())
-    }
-
-    /// A node that has to be killed is [`FaultError::Failed`]; it is down all the same.
-    async fn stop(&self, node: NodeId) -> Result<(), FaultError> {
-        let Some(process) = self.process(node)? else {
-            return Ok(());
-        };
-        let stopped = process.terminate(STOP_WITHIN).await;
-        let stopped = stopped.map_err(failed(node, "stop"))?;
-        self.processes.lock().remove(&node);
-        match stopped.killed {
-            true => Err(FaultError::Failed(format!(
-                "node {node} did not stop within {STOP_WITHIN:?} of SIGTERM and was killed"
-            ))),
-            false => Ok(()),
-        }
-    }
-
-    async fn pause(&self, node: NodeId) -> Result<(), FaultError> {
-        match self.process(node)? {
-            Some(process) if process.is_running() => process.pause().map_err(failed(node, "pause")),
-            _ => Err(FaultError::Skipped(format!("node {node} does not run"))),
-        }
-    }
-
-    async fn resume(&self, node: NodeId) -> Result<(), FaultError> {
-        match self.process(node)? {
-            Some(process) => process.resume().map_err(failed(node, "resume")),
-            None => Ok(()),
-        }
-    }
-
-    async fn is_running(&self, node: NodeId) -> bool {
-        matches!(self.process(node), Ok(Some(process)) if process.is_running())
-    }
-
-    async fn set_links(&self, links: &[(Link, LinkFault)]) -> Result<(), FaultError> {
-        let (rules, links) = (self.rules.clone(), links.to_vec());
-        blocking(move || rules.set(&links)).await
-    }
-
-    async fn heal_links(&self) -> Result<(), FaultError> {
-        let rules = self.rules.clone();
-        blocking(move || rules.heal()).await
-    }
-
-    async fn set_syncs(&self, node: NodeId, fault: SyncFault) -> Result<(), FaultError> {
-        self.member(node)?;
-        self.preload()?.set_syncs(node, fault)
-    }
-
-    async fn set_clock(&self, node: NodeId, fault: ClockFault) -> Result<(), FaultError> {
-        self.member(node)?;
-        self.preload()?.set_clock(node, fault)
-    }
-
-    async fn cut_power(&self, nodes: &[NodeId]) -> Result<(), FaultError> {
-        let preload = self.preload()?;
-        let mut processes = Vec::new();
-        for node in nodes {
-            processes.extend(self.process(*node)?);
-        }
-        // All signals first: what the nodes still do while one after the other is waited for is
-        // what power that fails would not let them do.
-        for process in &processes {
-            let sent = process.send_kill();
-            sent.map_err(|error| FaultError::Failed(format!("cannot cut the power: {error}")))?;
-        }
-        for node in nodes {
-            self.kill(*node).await?;
-        }
-        // A node that was down before loses what its last process had not synced as well.
-        for node in nodes {
-            preload.take_back_unsynced(*node).map_err(|error| {
-                let text = format!("node {node} is killed, but keeps unsynced writes: {error}");
-                FaultError::Failed(text)
-            })?;
-        }
-        Ok(())
-    }
-
-    async fn fill_disk(&self, node: NodeId, full: bool) -> Result<(), FaultError> {
-        self.member(node)?;
-        let disks = self.disks.clone();
-        blocking(move || {
-            let mut disks = disks.lock();
-            let Some(disk) = disks.get_mut(&node) else {
-                return Err(FaultError::Skipped(
-                    "the nodes have no small disks of their own to fill".to_owned(),
-                ));
-            };
-            match full {
-                true => disk.fill().map_err(failed(node, "fill the disk of")),
-                false => disk.relieve().map_err(failed(node, "relieve the disk of")),
-            }
-        })
-        .await
-    }
-
-    fn data_dir(&self, node: NodeId) -> Option<PathBuf> {
-        self.member(node).ok().map(|_| self.node_data(node))
-    }
-
-    fn log_file(&self, node: NodeId) -> Option<PathBuf> {
-        self.member(node).ok().map(|_| self.node_log(node))
-    }
-
-    async fn shut_down(&self) {
-        let processes = std::mem::take(&mut *self.processes.lock());
-        for process in processes.values() {
-            // What could not be killed here is waited for by its drop.
-            let _ = process.send_kill();
-        }
-        for process in processes.into_values() {
-            let _ = process.kill().await;
-        }
-        // The network is taken away after this; the rules must not outlive a cluster all the same.
-        let _ = self.heal_links().await;
-        self.disks.lock().clear();
-    }
 }
 
 impl Drop for NetnsCluster {

@@ -147,7 +147,10 @@ impl Rules {
 
 /// What it means that the kernel refuses rules: it knows no such, or something is wrong.
 fn refused(refusal: Refusal) -> FaultError {
-    let lacking = ["No such file or directory", "not supported"];
+    let lacking = [
+        "Could not process rule: No such file or directory",
+        "Could not process rule: Operation not supported",
+    ];
     match lacking.iter().any(|text| refusal.output.contains(text)) {
         true => FaultError::Skipped(format!("this kernel lacks a part of nftables: {refusal}")),
         false => FaultError::Failed(refusal.to_string()),

@@ -10,7 +10,8 @@ use std::{
 
 use parking_lot::MutexGuard;
 
-use super::*;
+use super::{tools::Refusal, *};
+use crate::cluster::{Link, LinkFault};
 
 /// A process has one network at a time, and so do the tests.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
