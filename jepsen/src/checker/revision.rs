@@ -38,11 +38,13 @@
 //! All of it takes one pass over sorted readings per key: O(n log n) in the size of the replies.
 
 mod attribution;
+mod blame;
 mod generations;
 mod lists;
 mod order;
 mod replay;
 mod report;
+mod sightings;
 #[cfg(test)]
 mod tests;
 
@@ -97,9 +99,11 @@ impl<'a> Record<'a> {
             for write in &normal.writes {
                 match &write.effect {
                     _ if matches!(normal.operation.op, Op::Transfer { .. }) => {
-                        if !matches!(normal.fate, Fate::Done(_)) {
-                            transfers.entry(write.key).or_default().push(at);
-                        }
+                        let known = matches!(normal.fate, Fate::Done(_));
+                        transfers
+                            .entry(write.key)
+                            .or_default()
+                            .extend((!known).then_some(at));
                     }
                     Effect::Put(Value::Number(value)) => {
                         writers.entry((write.key, *value)).or_default().push(at);
@@ -202,6 +206,5 @@ pub fn check(history: &History) -> Finding {
         points.adopted.len(),
         points.keys.len(),
     );
-    let anomalies = report.anomalies;
-    Finding::new(NAME, checked, summary, anomalies)
+    report.finding(NAME, summary)
 }

@@ -5,26 +5,18 @@
 //! revision, and no write can have made two: a matching of revisions to writes, which is trivial
 //! where values are unique and is not for transfers of equal amounts.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, HashMap, HashSet},
-};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{Record, report::Report};
+use super::{
+    Record,
+    blame::{Blame, mark},
+    report::Report,
+    sightings::{self, Sighting, Sightings},
+};
 use crate::{
-    checker::model::{Effect, Fate, Seen, StoreKey},
-    history::{Value, Version},
+    checker::model::{Effect, Fate, StoreKey},
+    history::Value,
 };
-
-/// A version that somebody read, or that follows from what a write read.
-#[derive(Clone, Debug)]
-pub(super) struct Sighting<'a> {
-    pub version: Cow<'a, Version>,
-    /// Who.
-    pub witness: usize,
-    /// The earliest completion of an operation that tells of it.
-    pub first: u64,
-}
 
 /// A write known to have happened to a key.
 #[derive(Clone, Debug)]
@@ -49,16 +41,6 @@ pub(super) struct Points<'a> {
     pub bad: HashSet<(StoreKey, i64)>,
 }
 
-type Sightings<'a> = BTreeMap<StoreKey, BTreeMap<i64, Sighting<'a>>>;
-
-/// What identifies the writer of a value: the number, or the last element of a list.
-fn mark(value: &Value) -> Option<i64> {
-    match value {
-        Value::Number(number) => Some(*number),
-        Value::List(list) => list.last().copied(),
-    }
-}
-
 /// Whether an effect can have made this value; of a shift, see [`Points::shifted`].
 fn makes(effect: &Effect, value: &Value) -> bool {
     match (effect, value) {
@@ -77,7 +59,7 @@ impl<'a> Points<'a> {
             disputed: HashSet::new(),
             bad: HashSet::new(),
         };
-        let sightings = points.sightings(record, report);
+        let sightings = sightings::collect(record, &mut points.bad, report);
         let loose = points.place(record, &sightings, report);
         points.adopt(record, &sightings, &loose, report);
         points
@@ -87,145 +69,6 @@ impl<'a> Points<'a> {
     pub fn last(&self, key: StoreKey, revision: i64) -> Option<&Point<'a>> {
         let points = self.keys.get(&key)?;
         points[..points.partition_point(|point| point.revision <= revision)].last()
-    }
-
-    fn sightings(&mut self, record: &Record<'a>, report: &mut Report<'_, '_>) -> Sightings<'a> {
-        let mut sightings = Sightings::new();
-        let mut all: Vec<(StoreKey, Cow<'a, Version>, i64, usize)> = Vec::new();
-        for (at, normal) in record.operations.iter().enumerate() {
-            if let Fate::Done(revision) = normal.fate {
-                for write in &normal.writes {
-                    let before = normal
-                        .readings
-                        .iter()
-                        .find_map(|reading| match reading.seen {
-                            Seen::Version(found) if reading.key == write.key => Some(found),
-                            _ => None,
-                        });
-                    if let (Some(before), Effect::Put(value)) = (before, &write.effect) {
-                        let version = Version {
-                            value: value.clone(),
-                            create: before.map_or(revision, |before| before.create),
-                            modified: revision,
-                            version: before.map_or(1, |before| before.version + 1),
-                        };
-                        all.push((write.key, Cow::Owned(version), revision, at));
-                    }
-                }
-            }
-        }
-        for (at, normal) in record.operations.iter().enumerate() {
-            for reading in &normal.readings {
-                if let Seen::Version(Some(version)) = reading.seen {
-                    all.push((reading.key, Cow::Borrowed(version), reading.revision, at));
-                }
-            }
-            if let Some(range) = normal.range {
-                for (key, version) in range.seen {
-                    let key = StoreKey {
-                        space: range.space,
-                        key: *key,
-                    };
-                    all.push((key, Cow::Borrowed(version), range.revision, at));
-                }
-            }
-            if let Some(chain) = normal.chain {
-                for version in chain.versions {
-                    all.push((chain.key, Cow::Borrowed(version), chain.revision, at));
-                }
-            }
-        }
-        for (key, version, revision, witness) in all {
-            if self.sound(key, &version, revision, witness, report) {
-                let sighting = Sighting {
-                    version,
-                    witness,
-                    first: record.completed(witness),
-                };
-                self.sight(key, sighting, &mut sightings, report);
-            }
-        }
-        sightings
-    }
-
-    /// Whether a version can be read at a revision at all.
-    fn sound(
-        &mut self,
-        key: StoreKey,
-        version: &Version,
-        revision: i64,
-        witness: usize,
-        report: &mut Report<'_, '_>,
-    ) -> bool {
-        let modified = version.modified;
-        let Version {
-            create,
-            version: counter,
-            ..
-        } = *version;
-        let (name, what) = if modified > revision {
-            (
-                "future-read",
-                format!("has mod revision {modified}, but was read at revision {revision}"),
-            )
-        } else if create < 1
-            || create > modified
-            || counter < 1
-            || counter > modified - create + 1
-            || (counter == 1) != (create == modified)
-        {
-            (
-                "wrong-version-counter",
-                format!(
-                    "has create revision {create}, mod revision {modified} and version {counter}, \
-                     which no writes can make"
-                ),
-            )
-        } else {
-            return true;
-        };
-        self.bad.insert((key, modified));
-        let explanation = format!("{key} {what}: {}.", report.words(witness));
-        report.add(name, (Some(key), modified), explanation, &[witness], &[]);
-        false
-    }
-
-    fn sight(
-        &mut self,
-        key: StoreKey,
-        sighting: Sighting<'a>,
-        sightings: &mut Sightings<'a>,
-        report: &mut Report<'_, '_>,
-    ) {
-        let modified = sighting.version.modified;
-        let of_key = sightings.entry(key).or_default();
-        let Some(known) = of_key.get_mut(&modified) else {
-            of_key.insert(modified, sighting);
-            return;
-        };
-        known.first = known.first.min(sighting.first);
-        if known.version == sighting.version {
-            return;
-        }
-        let name = if known.version.value == sighting.version.value {
-            "wrong-version-counter"
-        } else {
-            "wrong-read"
-        };
-        let explanation = format!(
-            "{key} as of mod revision {modified} is told in two ways: {:?} by {}; {:?} by {}.",
-            known.version,
-            report.words(known.witness),
-            sighting.version,
-            report.words(sighting.witness),
-        );
-        report.add(
-            name,
-            (Some(key), modified),
-            explanation,
-            &[known.witness, sighting.witness],
-            &[],
-        );
     }
 
     /// Makes the points of acknowledged writes and of what was there before. What is left are
@@ -290,16 +133,10 @@ impl<'a> Points<'a> {
         loose
     }
 
-    /// Whether a write of unknown outcome bears the value that was seen. It may have come before
-    /// the first reply.
+    /// Whether a write of the run bears the value that was seen, so that it cannot have been there
+    /// before.
     fn named(record: &Record<'a>, key: StoreKey, sighting: &Sighting<'a>) -> bool {
-        let writers = mark(&sighting.version.value)
-            .and_then(|mark| record.writers.get(&(key, mark)))
-            .into_iter();
-        let revision = sighting.version.modified;
-        writers
-            .flatten()
-            .any(|&at| record.possible(at, revision, sighting.first))
+        mark(&sighting.version.value).is_some_and(|mark| record.writers.contains_key(&(key, mark)))
     }
 
     /// Finds a write of unknown outcome for each revision in `loose`.
@@ -526,71 +363,4 @@ fn match_one(
         }
     }
     false
-}
-
-/// Why a value is not possible where it was seen.
-pub(super) struct Blame {
-    pub name: &'static str,
-    pub why: &'static str,
-    /// Who wrote the value, or tried to.
-    pub writer: Option<usize>,
-}
-
-impl Blame {
-    /// Of a value at a revision that no write can have made there.
-    pub fn new(record: &Record<'_>, key: StoreKey, mark: Option<i64>, revision: i64) -> Self {
-        let writers: &[usize] = mark
-            .and_then(|mark| record.writers.get(&(key, mark)))
-            .or_else(|| record.transfers.get(&key))
-            .map_or(&[], Vec::as_slice);
-        let find = |wanted: fn(Fate) -> bool| {
-            writers
-                .iter()
-                .copied()
-                .find(|&writer| wanted(record.fate(writer)))
-        };
-        let (name, why, writer) = if let Some(writer) = find(|fate| matches!(fate, Fate::Done(_))) {
-            match record.fate(writer) {
-                Fate::Done(own) if own == revision => (
-                    "wrong-read",
-                    "That is not what the write of this revision leaves",
-                    Some(writer),
-                ),
-                _ => (
-                    "applied-twice",
-                    "The write of this value was acknowledged at another revision",
-                    Some(writer),
-                ),
-            }
-        } else if let Some(writer) = find(|fate| fate == Fate::Maybe) {
-            if record.floor(writer) >= revision {
-                (
-                    "future-read",
-                    "The write of this value began when this revision had already been told",
-                    Some(writer),
-                )
-            } else if let Some(&other) = record.done.get(&revision) {
-                (
-                    "duplicate-revision",
-                    "Another write was acknowledged at this revision",
-                    Some(other),
-                )
-            } else {
-                (
-                    "future-read",
-                    "The write of this value can not have been seen by then",
-                    Some(writer),
-                )
-            }
-        } else if let Some(writer) = find(|fate| fate == Fate::Never) {
-            (
-                "failed-write-seen",
-                "The write of this value failed",
-                Some(writer),
-            )
-        } else {
-            ("phantom-value", "Nobody wrote this value", None)
-        };
-        Self { name, why, writer }
-    }
 }

@@ -10,9 +10,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{
     Record,
-    attribution::{Point, Points, Sighting},
+    attribution::{Point, Points},
     replay::{Demand, Demands},
     report::Report,
+    sightings::Sighting,
 };
 use crate::checker::model::{Effect, Fate, StoreKey};
 

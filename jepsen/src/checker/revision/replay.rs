@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{
     Record,
-    attribution::{Blame, Point, Points},
+    attribution::{Point, Points},
+    blame::Blame,
     report::Report,
 };
 use crate::{
