@@ -6,6 +6,11 @@
 //! A finding of *invalid* carries anomalies, each with the events that show it: as few as will do,
 //! so that a reader can follow the proof by hand.
 
+pub mod linearizability;
+pub mod model;
+pub mod revision;
+pub mod simulator;
+
 use serde::{Deserialize, Serialize};
 
 /// What a checker, or all of them together, concluded.

@@ -1,0 +1,70 @@
+//! Anomalies of one check, each fact told once.
+
+use std::collections::HashSet;
+
+use crate::checker::{
+    Anomaly, Edge,
+    model::{Normal, StoreKey, describe},
+};
+
+/// Anomalies found so far.
+pub(super) struct Report<'o, 'a> {
+    operations: &'o [Normal<'a>],
+    told: HashSet<(&'static str, Option<StoreKey>, i64)>,
+    pub anomalies: Vec<Anomaly>,
+}
+
+impl<'o, 'a> Report<'o, 'a> {
+    pub fn new(operations: &'o [Normal<'a>]) -> Self {
+        Self {
+            operations,
+            told: HashSet::new(),
+            anomalies: Vec::new(),
+        }
+    }
+
+    /// An operation in words.
+    pub fn words(&self, operation: usize) -> String {
+        describe(&self.operations[operation].operation)
+    }
+
+    /// Records a contradiction between these operations. `key` and `revision` say what it is about:
+    /// a second one of the same name about the same is not told. `order` names pairs of operations
+    /// of which the first must come before the second, and why.
+    pub fn add(
+        &mut self,
+        name: &'static str,
+        (key, revision): (Option<StoreKey>, i64),
+        explanation: String,
+        operations: &[usize],
+        order: &[(usize, usize, &str)],
+    ) {
+        if !self.told.insert((name, key, revision)) {
+            return;
+        }
+        let mut events: Vec<u64> = operations
+            .iter()
+            .flat_map(|&at| {
+                let operation = &self.operations[at].operation;
+                [operation.invoked, operation.completed]
+            })
+            .filter(|&event| event != u64::MAX)
+            .collect();
+        events.sort_unstable();
+        events.dedup();
+        let invoked = |at: usize| self.operations[at].operation.invoked;
+        self.anomalies.push(Anomaly {
+            name: name.to_owned(),
+            explanation,
+            events,
+            edges: order
+                .iter()
+                .map(|&(from, to, label)| Edge {
+                    from: invoked(from),
+                    to: invoked(to),
+                    label: label.to_owned(),
+                })
+                .collect(),
+        });
+    }
+}
