@@ -293,10 +293,7 @@ fn explain(key: Key, calls: &[Call], operations: &[Operation<'_>], deadline: Ins
     }
     let mut events: Vec<u64> = shown
         .iter()
-        .flat_map(|call| {
-            let operation = &operations[call.operation];
-            [operation.invoked, operation.completed]
-        })
+        .flat_map(|call| [call.invoked, call.completed])
         .filter(|&event| event != u64::MAX)
         .collect();
     events.sort_unstable();

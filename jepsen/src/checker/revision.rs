@@ -206,6 +206,5 @@ pub fn check(history: &History) -> Finding {
         points.adopted.len(),
         points.keys.len(),
     );
-    let anomalies = report.anomalies;
-    Finding::new(NAME, checked, summary, anomalies)
+    report.finding(NAME, summary)
 }

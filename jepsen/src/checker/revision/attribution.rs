@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     Record,
-    blame::Blame,
+    blame::{Blame, mark},
     report::Report,
     sightings::{self, Sighting, Sightings},
 };
@@ -39,14 +39,6 @@ pub(super) struct Points<'a> {
     pub disputed: HashSet<i64>,
     /// These versions. Readings of them are not judged any further.
     pub bad: HashSet<(StoreKey, i64)>,
-}
-
-/// What identifies the writer of a value: the number, or the last element of a list.
-fn mark(value: &Value) -> Option<i64> {
-    match value {
-        Value::Number(number) => Some(*number),
-        Value::List(list) => list.last().copied(),
-    }
 }
 
 /// Whether an effect can have made this value; of a shift, see [`Points::shifted`].
@@ -141,16 +133,10 @@ impl<'a> Points<'a> {
         loose
     }
 
-    /// Whether a write of unknown outcome bears the value that was seen. It may have come before
-    /// the first reply.
+    /// Whether a write of the run bears the value that was seen, so that it cannot have been there
+    /// before.
     fn named(record: &Record<'a>, key: StoreKey, sighting: &Sighting<'a>) -> bool {
-        let writers = mark(&sighting.version.value)
-            .and_then(|mark| record.writers.get(&(key, mark)))
-            .into_iter();
-        let revision = sighting.version.modified;
-        writers
-            .flatten()
-            .any(|&at| record.possible(at, revision, sighting.first))
+        mark(&sighting.version.value).is_some_and(|mark| record.writers.contains_key(&(key, mark)))
     }
 
     /// Finds a write of unknown outcome for each revision in `loose`.

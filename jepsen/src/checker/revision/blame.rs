@@ -1,7 +1,18 @@
 //! Why a value has no business where it was seen.
 
 use super::Record;
-use crate::checker::model::{Fate, StoreKey};
+use crate::{
+    checker::model::{Fate, StoreKey},
+    history::Value,
+};
+
+/// What identifies the writer of a value: the number, or the last element of a list.
+pub(super) fn mark(value: &Value) -> Option<i64> {
+    match value {
+        Value::Number(number) => Some(*number),
+        Value::List(list) => list.last().copied(),
+    }
+}
 
 /// Why a value is not possible where it was seen.
 pub(super) struct Blame {

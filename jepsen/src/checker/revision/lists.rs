@@ -5,7 +5,7 @@
 //! told apart by its elements: those acknowledged between the two revisions, all of them and in
 //! order, and between them any of unknown outcome, whole and once. Lists begin empty.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{Record, report::Report};
 use crate::{
@@ -96,8 +96,9 @@ pub(super) fn check<'a>(record: &Record<'a>, report: &mut Report<'_, 'a>) {
             witness: usize::MAX,
         };
         for reading in readings {
-            growth.compare(before, reading);
-            before = reading;
+            if growth.compare(before, reading) {
+                before = reading;
+            }
         }
         for at in writers {
             if record.fate(at) != Fate::Maybe || record.operations[at].writes.len() < 2 {
@@ -216,14 +217,39 @@ impl<'g, 'o, 'a> Growth<'g, 'o, 'a> {
         }
     }
 
-    /// Judges a reading by the one before it in the order of revisions.
-    fn compare(&mut self, before: Listed<'a>, now: Listed<'a>) {
+    /// Tells of elements that no list can hold: of nobody, of a write that failed, or twice.
+    fn impossible(&mut self, now: Listed<'a>) -> bool {
+        let mut seen = HashSet::new();
+        let mut found = false;
+        for &element in now.list {
+            let held = format!("held {element} at revision {}", now.revision);
+            let writer = self.writer(element);
+            let (name, what) = match writer.map(|writer| self.record.fate(writer)) {
+                None => ("phantom-value", "which nobody appended"),
+                Some(Fate::Never) => ("failed-write-seen", "but appending it had failed"),
+                Some(_) if !seen.insert(element) => ("applied-twice", "twice"),
+                Some(_) => continue,
+            };
+            let involved: Vec<usize> = writer.into_iter().chain([now.witness]).collect();
+            self.tell(name, element, &format!("{held}, {what}"), &involved);
+            found = true;
+        }
+        found
+    }
+
+    /// Judges a reading by the one before it in the order of revisions. Whether the next can be
+    /// judged by this one.
+    fn compare(&mut self, before: Listed<'a>, now: Listed<'a>) -> bool {
         let kept = before
             .list
             .iter()
             .zip(now.list)
             .take_while(|(a, b)| a == b)
             .count();
+        let new = kept < now.list.len();
+        if new && self.impossible(now) {
+            return false;
+        }
         if kept < before.list.len() {
             let gone = before.list[kept];
             let writer = self.writer(gone);
@@ -245,7 +271,7 @@ impl<'g, 'o, 'a> Growth<'g, 'o, 'a> {
                 .chain([before.witness, now.witness])
                 .collect();
             self.tell(name, gone, &what, &involved);
-            return;
+            return true;
         }
         if before.revision == now.revision && now.list.len() > kept && before.witness != usize::MAX
         {
@@ -259,12 +285,13 @@ impl<'g, 'o, 'a> Growth<'g, 'o, 'a> {
                 &what,
                 &[before.witness, now.witness],
             );
-            return;
+            return true;
         }
         self.added(kept, before, now);
+        true
     }
 
-    /// Judges the elements from `at` on.
+    /// Judges the elements from `at` on, of which each has one writer that did not fail.
     fn added(&mut self, mut at: usize, before: Listed<'a>, now: Listed<'a>) {
         let from = self
             .done
@@ -276,27 +303,14 @@ impl<'g, 'o, 'a> Growth<'g, 'o, 'a> {
         let mut next = 0;
         while let Some(&element) = now.list.get(at) {
             let held = format!("held {element} at revision {}", now.revision);
-            let Some(writer) = self.writer(element) else {
-                let what = format!("{held}, which nobody appended");
-                self.tell("phantom-value", element, &what, &[now.witness]);
-                at += 1;
-                continue;
-            };
+            let writer = self
+                .writer(element)
+                .expect("elements of nobody were refused before");
             let involved = [writer, now.witness];
             let elements = self.elements(writer);
             let whole = now.list[at..].starts_with(elements);
-            if now.list[..at].contains(&element) {
-                let what = format!("{held} twice");
-                self.tell("applied-twice", element, &what, &involved);
-                at += 1;
-                continue;
-            }
             match self.record.fate(writer) {
-                Fate::Never => {
-                    let what = format!("{held}, but appending it had failed");
-                    self.tell("failed-write-seen", element, &what, &involved);
-                }
-                Fate::Maybe => {
+                Fate::Never | Fate::Maybe => {
                     let seen = self.record.completed(now.witness);
                     if !self.record.possible(writer, now.revision, seen) {
                         let what = format!("{held}, which cannot have been appended by then");

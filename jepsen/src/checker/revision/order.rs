@@ -1,4 +1,7 @@
 //! Order in time against order of revisions.
+//!
+//! One wrong revision contradicts everything that comes after it. Of these contradictions only the
+//! first is told.
 
 use super::{Record, attribution::Points, report::Report};
 use crate::checker::model::{Fate, Normal};
@@ -77,7 +80,7 @@ pub(super) fn check(record: &Record<'_>, report: &mut Report<'_, '_>) {
                 );
                 report.add(
                     "revision-order",
-                    (None, revision),
+                    (None, earlier as i64),
                     explanation,
                     &[earlier, at],
                     &[(earlier, at, "realtime"), (at, earlier, "revision")],
@@ -94,7 +97,7 @@ pub(super) fn check(record: &Record<'_>, report: &mut Report<'_, '_>) {
                 );
                 report.add(
                     "future-read",
-                    (None, revision),
+                    (None, earlier as i64),
                     explanation,
                     &[earlier, at],
                     &[(earlier, at, "realtime"), (at, earlier, "revision")],
@@ -114,7 +117,7 @@ pub(super) fn check(record: &Record<'_>, report: &mut Report<'_, '_>) {
             );
             report.add(
                 "stale-read",
-                (None, at as i64),
+                (None, earlier as i64),
                 explanation,
                 &[earlier, at],
                 &[(earlier, at, "realtime"), (at, earlier, "revision")],

@@ -1,9 +1,9 @@
 //! Anomalies of one check, each fact told once.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::checker::{
-    Anomaly, Edge,
+    ANOMALIES_MAX, Anomaly, Edge, Finding,
     model::{Normal, StoreKey, describe},
 };
 
@@ -11,7 +11,7 @@ use crate::checker::{
 pub(super) struct Report<'o, 'a> {
     operations: &'o [Normal<'a>],
     told: HashSet<(&'static str, Option<StoreKey>, i64)>,
-    pub anomalies: Vec<Anomaly>,
+    anomalies: Vec<Anomaly>,
 }
 
 impl<'o, 'a> Report<'o, 'a> {
@@ -66,5 +66,27 @@ impl<'o, 'a> Report<'o, 'a> {
                 })
                 .collect(),
         });
+    }
+
+    /// The finding. It spells out the smallest proof of each name before a second one of any, so that
+    /// one mistake that shows a hundred times does not hide another.
+    pub fn finding(mut self, checker: &str, summary: String) -> Finding {
+        let found = self.anomalies.len() as u64;
+        self.anomalies
+            .sort_by_key(|anomaly| (anomaly.events.len(), anomaly.events.last().copied()));
+        let mut of_name: HashMap<String, usize> = HashMap::new();
+        let mut ranked: Vec<(usize, Anomaly)> = Vec::with_capacity(self.anomalies.len());
+        for anomaly in self.anomalies {
+            let rank = of_name.entry(anomaly.name.clone()).or_default();
+            *rank += 1;
+            ranked.push((*rank, anomaly));
+        }
+        ranked.sort_by_key(|(rank, _)| *rank);
+        ranked.truncate(ANOMALIES_MAX);
+        let checked = self.operations.len() as u64;
+        let anomalies = ranked.into_iter().map(|(_, anomaly)| anomaly).collect();
+        let mut finding = Finding::new(checker, checked, summary, anomalies);
+        finding.anomalies_found = found;
+        finding
     }
 }

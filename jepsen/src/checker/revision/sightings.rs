@@ -5,7 +5,11 @@ use std::{
     collections::{BTreeMap, HashSet},
 };
 
-use super::{Record, report::Report};
+use super::{
+    Record,
+    blame::{Blame, mark},
+    report::Report,
+};
 use crate::{
     checker::model::{Effect, Fate, Seen, StoreKey},
     history::Version,
@@ -82,7 +86,7 @@ pub(super) fn collect<'a>(
                 witness,
                 first: record.completed(witness),
             };
-            sight(key, sighting, &mut sightings, report);
+            sight(record, key, sighting, &mut sightings, report);
         } else {
             bad.insert((key, version.modified));
         }
@@ -131,6 +135,7 @@ fn sound(
 }
 
 fn sight<'a>(
+    record: &Record<'a>,
     key: StoreKey,
     sighting: Sighting<'a>,
     sightings: &mut Sightings<'a>,
@@ -149,7 +154,14 @@ fn sight<'a>(
     let name = if known.version.value == sighting.version.value {
         "wrong-version-counter"
     } else {
-        "wrong-read"
+        let blame = |sighting: &Sighting<'a>| {
+            let value = mark(&sighting.version.value);
+            Blame::new(record, key, value, modified).name
+        };
+        [blame(known), blame(&sighting)]
+            .into_iter()
+            .find(|name| matches!(*name, "phantom-value" | "failed-write-seen"))
+            .unwrap_or("wrong-read")
     };
     let explanation = format!(
         "{key} as of mod revision {modified} is told in two ways: {:?} by {}; {:?} by {}.",
