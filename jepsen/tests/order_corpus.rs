@@ -28,7 +28,7 @@ const ANOMALIES: [&str; 12] = [
 ];
 
 fn read(path: &Path) -> History {
-    let text = fs::read_to_string(path).unwrap();
+    let text = fs::read_to_string(path).expect("a file of the corpus can be read");
     let events: Result<Vec<Event>, _> = text.lines().map(serde_json::from_str).collect();
     let events = events.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     History { events }
@@ -41,9 +41,9 @@ fn walk(directory: &str, check: impl Fn(&History) -> Finding) -> Vec<&'static st
         .join(directory);
     let mut expected = Vec::new();
     let mut good = 0;
-    for entry in fs::read_dir(&directory).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+    for entry in fs::read_dir(&directory).expect("the corpus can be listed") {
+        let path = entry.expect("the corpus can be listed").path();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let history = read(&path);
         let finding = check(&history);
         if name.starts_with("good-") {

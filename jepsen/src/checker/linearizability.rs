@@ -28,7 +28,10 @@ use std::{
 };
 
 use self::search::{ABSENT, Action, Answer, Call, IMPOSSIBLE, State, search};
-use super::{Anomaly, Edge, Finding, model::describe};
+use super::{
+    Anomaly, Edge, Finding,
+    model::{describe, describe_briefly},
+};
 use crate::history::{Data, History, Key, Op, Operation, Outcome, Value, Version};
 
 /// Name of the checker.
@@ -251,44 +254,54 @@ fn explain(key: Key, calls: &[Call], operations: &[Operation<'_>], deadline: Ins
         Answer::Linearizable | Answer::OutOfTime => Vec::new(),
     };
     let musts: Vec<&Call> = core.iter().filter(|call| !call.optional).collect();
-    // Of the optional ones, only those matter for the drawing whose value somebody saw.
+    // Of the optional ones, only those matter for the drawing that made what somebody saw.
     let sources: Vec<&Call> = core
         .iter()
         .filter(|call| call.optional)
         .filter(|call| {
             call.action.makes().is_some_and(|made| {
-                made != ABSENT && musts.iter().any(|must| must.action == Action::See(made))
+                made != ABSENT && musts.iter().any(|must| must.action.wants() == Some(made))
             })
         })
         .collect();
     let mut shown: Vec<&Call> = musts.iter().chain(&sources).copied().collect();
     shown.sort_by_key(|call| call.invoked);
-    let name = |at: usize| describe(&operations[at]);
-    let list = |ats: &mut dyn Iterator<Item = usize>| ats.map(name).collect::<Vec<_>>().join("; ");
+    let list = |calls: &[&Call]| {
+        let words: Vec<String> = calls
+            .iter()
+            .map(|call| describe(&operations[call.operation]))
+            .collect();
+        words.join("; ")
+    };
+    let briefly = |ats: &[usize]| {
+        let words: Vec<String> = ats
+            .iter()
+            .map(|&at| describe_briefly(&operations[at]))
+            .collect();
+        words.join("; ")
+    };
     let unplaced: Vec<usize> = musts
         .iter()
         .map(|call| call.operation)
         .filter(|at| !furthest.contains(at))
         .collect();
     let mut explanation = format!(
-        "Key {key}: no order of these operations is one that a register could have executed, even \
-         if every other write of the key may have happened at any time after it began or not at \
-         all: {}.",
-        list(&mut shown.iter().map(|call| call.operation)),
+        "Key {key}: a register cannot have executed these in any order: {}.",
+        list(&musts)
     );
     if !sources.is_empty() {
         explanation += &format!(
-            " Here these, too, may have happened at any such time or not at all: {}.",
-            list(&mut sources.iter().map(|call| call.operation)),
+            " Nor if each of these took effect at any time after it began, or did not: {}.",
+            list(&sources),
         );
     }
     if furthest.is_empty() {
         explanation += " None of them can come first.";
     } else {
         explanation += &format!(
-            " The longest beginning of an order is: {}. After it, nothing allows: {}.",
-            list(&mut furthest.iter().copied()),
-            list(&mut unplaced.iter().copied()),
+            " The furthest that an order comes: {}. Then it does not go on with: {}.",
+            briefly(&furthest),
+            briefly(&unplaced),
         );
     }
     let mut events: Vec<u64> = shown
@@ -322,8 +335,10 @@ fn edges(shown: &[&Call], operations: &[Operation<'_>]) -> Vec<Edge> {
             if before(a, b) && !shown.iter().any(|c| before(a, c) && before(c, b)) {
                 edges.push(edge(a, b, "realtime"));
             }
-            if let (Some(made), Action::See(seen)) = (a.action.makes(), b.action)
+            if let (Some(made), Some(seen)) = (a.action.makes(), b.action.wants())
                 && made == seen
+                && made != ABSENT
+                && !before(b, a)
             {
                 edges.push(edge(a, b, "wr"));
             }

@@ -135,19 +135,28 @@ pub struct Normal<'a> {
     pub linearizable: bool,
 }
 
-/// An operation in words: what, who, and the events.
-pub fn describe(operation: &Operation<'_>) -> String {
-    let steps = |steps: &[Step]| {
-        let steps: Vec<String> = steps
-            .iter()
-            .map(|step| match step {
-                Step::Append { key, value } => format!("append {value} to {key}"),
-                Step::Read { key } => format!("read {key}"),
-            })
-            .collect();
-        steps.join(", ")
-    };
-    let asked = match operation.op {
+/// A value in words.
+pub fn describe_value(value: &Value) -> String {
+    match value {
+        Value::Number(number) => number.to_string(),
+        Value::List(list) => format!("{list:?}"),
+    }
+}
+
+/// A version in words.
+pub fn describe_version(version: &Version) -> String {
+    format!(
+        "{} (create revision {}, mod revision {}, version {})",
+        describe_value(&version.value),
+        version.create,
+        version.modified,
+        version.version
+    )
+}
+
+/// What an operation asked, in words.
+fn asked(op: &Op) -> String {
+    match op {
         Op::Read { key, serializable } if *serializable => format!("serializable read of {key}"),
         Op::Read { key, .. } => format!("read of {key}"),
         Op::Write { key, value } => format!("write of {value} to {key}"),
@@ -155,47 +164,85 @@ pub fn describe(operation: &Operation<'_>) -> String {
         Op::Cas { key, old, new } => format!("cas of {key} from {old} to {new}"),
         Op::Add { set, element } => format!("add of {element} to set {set}"),
         Op::ReadSet { set } => format!("read of set {set}"),
-        Op::Txn { steps: asked } => format!("txn [{}]", steps(asked)),
+        Op::Txn { steps } => {
+            let steps: Vec<String> = steps
+                .iter()
+                .map(|step| match step {
+                    Step::Append { key, value } => format!("append {value} to {key}"),
+                    Step::Read { key } => format!("read {key}"),
+                })
+                .collect();
+            format!("txn [{}]", steps.join(", "))
+        }
         Op::Transfer { from, to, amount } => format!("transfer of {amount} from {from} to {to}"),
         Op::ReadAccounts => "read of the accounts".to_owned(),
         Op::Increment { key, id } => format!("increment {id} of {key}"),
         Op::ReadCounter { key } => format!("read of counter {key}"),
         Op::ReadChain { key } => format!("read of all versions of {key}"),
-    };
-    let version = |version: Option<&Version>| match version {
-        None => "nothing".to_owned(),
-        Some(version) => match &version.value {
-            Value::Number(number) => format!("{number} of revision {}", version.modified),
-            Value::List(list) => format!("{list:?} of revision {}", version.modified),
-        },
-    };
+    }
+}
+
+/// What an operation was answered, in words; begins with a blank unless there is nothing to tell.
+fn answered(data: &Data, revisions: bool) -> String {
+    match data {
+        Data::Version(None) => " with nothing".to_owned(),
+        Data::Version(Some(found)) if revisions => format!(
+            " with {} of revision {}",
+            describe_value(&found.value),
+            found.modified
+        ),
+        Data::Version(Some(found)) => format!(" with {}", describe_value(&found.value)),
+        Data::Versions(found) => format!(" with {} keys", found.len()),
+        Data::Steps(found) if found.iter().any(Option::is_some) => format!(
+            " with {:?}",
+            found.iter().flatten().collect::<Vec<&Vec<i64>>>()
+        ),
+        Data::Count(count) => format!(" with {count} deleted"),
+        Data::None | Data::Chain(_) | Data::Steps(_) => String::new(),
+    }
+}
+
+/// An operation in words: what was asked, who, the events, what was answered.
+pub fn describe(operation: &Operation<'_>) -> String {
     let found = match operation.outcome {
-        Outcome::Unknown => ", outcome unknown".to_owned(),
-        Outcome::Fail(None) => ", failed".to_owned(),
-        Outcome::Fail(Some(reply)) | Outcome::Ok(reply) => {
-            let data = match &reply.data {
-                Data::None | Data::Chain(_) => String::new(),
-                Data::Version(found) => format!(" with {}", version(found.as_ref())),
-                Data::Versions(found) => format!(" with {} keys", found.len()),
-                Data::Steps(found) => format!(
-                    " with {:?}",
-                    found.iter().flatten().collect::<Vec<&Vec<i64>>>()
-                ),
-                Data::Count(count) => format!(" with {count} deleted"),
-            };
-            let verb = match operation.outcome {
-                Outcome::Ok(_) => "answered",
-                _ => "failed",
-            };
-            format!(", {verb}{data} at revision {}", reply.revision)
-        }
+        Outcome::Unknown => "outcome unknown".to_owned(),
+        Outcome::Fail(None) => "failed".to_owned(),
+        Outcome::Fail(Some(reply)) => format!(
+            "failed{} at revision {}",
+            answered(&reply.data, true),
+            reply.revision
+        ),
+        Outcome::Ok(reply) => format!(
+            "answered{} at revision {}",
+            answered(&reply.data, true),
+            reply.revision
+        ),
     };
     let events = if operation.completed == u64::MAX {
         format!("#{}", operation.invoked)
     } else {
         format!("#{}–#{}", operation.invoked, operation.completed)
     };
-    format!("{asked} ({events}, process {}{found})", operation.process)
+    format!(
+        "{} ({events}, process {}, {found})",
+        asked(operation.op),
+        operation.process
+    )
+}
+
+/// An operation in few words, without revisions: what was asked and answered, and the invocation.
+pub fn describe_briefly(operation: &Operation<'_>) -> String {
+    let found = match operation.outcome {
+        Outcome::Ok(reply) | Outcome::Fail(Some(reply)) => answered(&reply.data, false),
+        _ => String::new(),
+    };
+    let refused = matches!(operation.outcome, Outcome::Fail(_));
+    let answer = match (refused, found.is_empty()) {
+        (true, _) => format!(" refused{found}"),
+        (false, false) => format!(" answered{found}"),
+        (false, true) => String::new(),
+    };
+    format!("{}{answer} (#{})", asked(operation.op), operation.invoked)
 }
 
 impl StoreKey {

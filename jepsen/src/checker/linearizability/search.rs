@@ -52,7 +52,7 @@ impl Action {
     }
 
     /// The state it must find, if only one will do.
-    fn wants(self) -> Option<State> {
+    pub(super) fn wants(self) -> Option<State> {
         match self {
             Self::See(state) | Self::Swap { old: state, .. } => Some(state),
             Self::Put(_) | Self::Delete => None,
@@ -297,18 +297,21 @@ impl Search {
         let mut looked: u64 = 0;
         let mut entered = true;
         loop {
-            if entered {
+            // A doomed node is not entered, but it may be the furthest.
+            if entered || explain {
                 self.take_what_fits();
+            }
+            if explain && self.remaining < furthest_remaining {
+                furthest_remaining = self.remaining;
+                furthest = self
+                    .trail
+                    .iter()
+                    .map(|&(at, _)| self.calls[at].operation)
+                    .collect();
+            }
+            if entered {
                 if self.remaining == 0 {
                     return Answer::Linearizable;
-                }
-                if explain && self.remaining < furthest_remaining {
-                    furthest_remaining = self.remaining;
-                    furthest = self
-                        .trail
-                        .iter()
-                        .map(|&(at, _)| self.calls[at].operation)
-                        .collect();
                 }
                 if seen.insert(self.configuration.clone().into_boxed_slice()) {
                     nodes.push(Node {

@@ -10,7 +10,7 @@ use crate::{
         Verdict, linearizability,
         simulator::{Simulation, Workload},
     },
-    history::{ClientEvent, Data, Event, History, Kind, Op, Reply, Value, Version, What},
+    history::{ClientEvent, Data, Event, History, Kind, Op, Outcome, Reply, Value, Version, What},
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -246,4 +246,77 @@ fn a_refused_compare_and_set_is_a_reading() {
         judge(Kind::Fail, Some(Data::Version(None))),
         Verdict::Invalid
     );
+}
+
+/// The completions of reads that found something, and of acknowledged writes: of each the key, the
+/// invocation, the completion, and whether it is a write.
+fn steps_of(history: &History) -> Vec<(u64, u64, u64, bool)> {
+    let operations = history.operations().unwrap();
+    let steps = operations.iter().filter_map(|operation| {
+        let Outcome::Ok(reply) = operation.outcome else {
+            return None;
+        };
+        let (key, writes) = match (operation.op, &reply.data) {
+            (
+                Op::Read {
+                    key,
+                    serializable: false,
+                },
+                Data::Version(Some(_)),
+            ) => (key, false),
+            (Op::Write { key, .. } | Op::Cas { key, .. }, _) => (key, true),
+            _ => return None,
+        };
+        Some((*key, operation.invoked, operation.completed, writes))
+    });
+    steps.collect()
+}
+
+#[test]
+fn catches_what_was_overwritten_and_is_read_again() {
+    let mut damaged = 0;
+    for seed in 0..40 {
+        let simulation = Simulation {
+            workload: Workload::Register,
+            seed,
+            operations: 400,
+            clients: 5,
+            keys: 4,
+            unknown: 0.05,
+            failed: 0.05,
+        };
+        let mut history = simulation.run();
+        let steps = steps_of(&history);
+        let reads = || steps.iter().filter(|step| !step.3);
+        let writes = || steps.iter().filter(|step| step.3);
+        let between = |from: u64, to: u64, key: u64| {
+            writes().any(|write| write.0 == key && from < write.1 && write.2 < to)
+        };
+        let pair = reads().skip(10).find_map(|old| {
+            reads()
+                .find(|new| new.0 == old.0 && between(old.2, new.1, old.0))
+                .map(|new| (old.2 as usize, new.2 as usize))
+        });
+        let Some((old, new)) = pair else { continue };
+        damaged += 1;
+        let What::Client(from) = history.events[old].what.clone() else {
+            panic!("event {old} is a fault");
+        };
+        let What::Client(into) = &mut history.events[new].what else {
+            panic!("event {new} is a fault");
+        };
+        into.reply = from.reply;
+        let finding = linearizability::check(&history, LIMIT);
+        assert_eq!(finding.verdict, Verdict::Invalid, "seed {seed}");
+        let [anomaly] = finding.anomalies.as_slice() else {
+            panic!("seed {seed}: not one anomaly: {finding:#?}");
+        };
+        assert!(
+            anomaly.events.contains(&(new as u64)),
+            "seed {seed}: {anomaly:#?}"
+        );
+        // The reads before and after, what they saw and what came between: a handful.
+        assert!(anomaly.events.len() <= 16, "seed {seed}: {anomaly:#?}");
+    }
+    assert!(damaged > 20, "only {damaged} histories were damaged");
 }

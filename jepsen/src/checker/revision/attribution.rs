@@ -14,7 +14,7 @@ use super::{
     sightings::{self, Sighting, Sightings},
 };
 use crate::{
-    checker::model::{Effect, Fate, StoreKey},
+    checker::model::{Effect, Fate, StoreKey, describe_value},
     history::Value,
 };
 
@@ -150,21 +150,21 @@ impl<'a> Points<'a> {
         let revisions: Vec<i64> = loose.keys().copied().collect();
         let mut candidates: Vec<Vec<usize>> = Vec::with_capacity(revisions.len());
         for (&revision, keys) in loose {
-            let mut fit = Self::candidates(record, sightings, revision, keys[0]);
-            for &key in &keys[1..] {
-                let others = Self::candidates(record, sightings, revision, key);
-                if !fit.is_empty() && !others.is_empty() {
-                    fit.retain(|at| others.contains(at));
-                    if fit.is_empty() {
-                        self.two_at_once(revision, keys, sightings, report);
+            let of_keys: Vec<Vec<usize>> = keys
+                .iter()
+                .map(|&key| Self::candidates(record, sightings, revision, key))
+                .collect();
+            let mut fit = of_keys[0].clone();
+            fit.retain(|at| of_keys.iter().all(|others| others.contains(at)));
+            if fit.is_empty() && of_keys.iter().all(|others| !others.is_empty()) {
+                self.two_at_once(revision, keys, sightings, report);
+            } else if fit.is_empty() {
+                for (&key, own) in keys.iter().zip(&of_keys) {
+                    if own.is_empty() {
+                        self.accuse(record, key, &sightings[&key][&revision], report);
+                    } else {
+                        self.dispute(key, revision);
                     }
-                } else {
-                    fit.clear();
-                }
-            }
-            if fit.is_empty() {
-                for &key in keys {
-                    self.accuse(record, key, &sightings[&key][&revision], report);
                 }
             }
             candidates.push(fit);
@@ -182,9 +182,9 @@ impl<'a> Points<'a> {
                     sightings[&loose[&other][0]][&other].witness,
                     sightings[&key][&revision].witness,
                 ];
-                self.bad
-                    .extend(loose[&revision].iter().map(|&key| (key, revision)));
-                self.disputed.insert(revision);
+                for &key in &loose[&revision] {
+                    self.dispute(key, revision);
+                }
                 let explanation = format!(
                     "One write was seen at two revisions, {other} and {revision}: {}. Seen by: {}; \
                      {}.",
@@ -291,6 +291,9 @@ impl<'a> Points<'a> {
             .iter()
             .map(|key| sightings[key][&revision].witness)
             .collect();
+        for &key in keys {
+            self.dispute(key, revision);
+        }
         let seen: Vec<String> = keys
             .iter()
             .zip(&witnesses)
@@ -309,6 +312,12 @@ impl<'a> Points<'a> {
         );
     }
 
+    /// Takes a version out of all further judgement.
+    fn dispute(&mut self, key: StoreKey, revision: i64) {
+        self.bad.insert((key, revision));
+        self.disputed.insert(revision);
+    }
+
     /// Tells why a version has no business at its revision.
     fn accuse(
         &mut self,
@@ -318,12 +327,11 @@ impl<'a> Points<'a> {
         report: &mut Report<'_, '_>,
     ) {
         let revision = sighting.version.modified;
-        self.bad.insert((key, revision));
-        self.disputed.insert(revision);
+        self.dispute(key, revision);
         let blame = Blame::new(record, key, mark(&sighting.version.value), revision);
         let explanation = format!(
-            "{key} was seen with value {:?} and mod revision {revision}: {}. {}{}.",
-            sighting.version.value,
+            "{key} was seen with value {} and mod revision {revision}: {}. {}{}.",
+            describe_value(&sighting.version.value),
             report.words(sighting.witness),
             blame.why,
             blame

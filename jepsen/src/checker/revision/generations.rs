@@ -17,6 +17,9 @@ use super::{
 };
 use crate::checker::model::{Effect, Fate, StoreKey};
 
+/// Of writes of which one is missing, how many are named.
+const WRITES_NAMED_MAX: usize = 4;
+
 /// Writes of unknown outcome to a key that nobody saw, in the order of their beginnings.
 #[derive(Default)]
 struct Hidden {
@@ -132,10 +135,21 @@ impl<'a> Walk<'_, '_, 'a> {
     }
 
     fn tell(&mut self, name: &'static str, revision: i64, what: &str, involved: &[usize]) {
+        let involved: Vec<usize> = involved
+            .iter()
+            .enumerate()
+            .filter(|(place, at)| !involved[..*place].contains(at))
+            .map(|(_, at)| *at)
+            .collect();
         let told: Vec<String> = involved.iter().map(|&at| self.report.words(at)).collect();
         let explanation = format!("{} {what}: {}.", self.key, told.join("; "));
-        self.report
-            .add(name, (Some(self.key), revision), explanation, involved, &[]);
+        self.report.add(
+            name,
+            (Some(self.key), revision),
+            explanation,
+            &involved,
+            &[],
+        );
     }
 
     fn counters(&mut self) {
@@ -200,15 +214,16 @@ impl<'a> Walk<'_, '_, 'a> {
                 "has version {counter} at revision {revision}, but was written at least {least} times \
                  since its creation at revision {create}"
             );
-            let acknowledged = between.iter().find_map(|point| {
-                point
-                    .writer
-                    .filter(|&writer| matches!(self.record.fate(writer), Fate::Done(_)))
-            });
-            let name = if acknowledged.is_some() {
-                "lost-write"
-            } else {
+            let acknowledged: Vec<usize> = between
+                .iter()
+                .filter_map(|point| point.writer)
+                .filter(|&writer| matches!(self.record.fate(writer), Fate::Done(_)))
+                .take(WRITES_NAMED_MAX)
+                .collect();
+            let name = if acknowledged.is_empty() {
                 "wrong-version-counter"
+            } else {
+                "lost-write"
             };
             let involved: Vec<usize> = before
                 .filter(|_| !whole)

@@ -9,8 +9,10 @@ use super::{
     report::Report,
 };
 use crate::{
-    checker::model::{ChainReading, Effect, Fate, RangeReading, Seen, Space, StoreKey},
-    history::{Op, Value, Version},
+    checker::model::{
+        ChainReading, Effect, Fate, RangeReading, Seen, Space, StoreKey, describe_version,
+    },
+    history::{Data, Op, Outcome, Value, Version},
 };
 
 /// A write nobody has told of that must have happened for a reading to be right.
@@ -109,6 +111,13 @@ pub(super) fn check<'a>(
         if let Some(chain) = &normal.chain {
             replay.chain(at, chain);
         }
+        if let (Op::Cas { key, old, .. }, Outcome::Fail(Some(reply))) =
+            (normal.operation.op, normal.operation.outcome)
+            && let Data::Version(Some(found)) = &reply.data
+            && found.value == Value::Number(*old)
+        {
+            replay.refused(at, StoreKey::of(*key), reply.revision);
+        }
         if let Op::Cas { key, old, .. } = normal.operation.op
             && let Some(revision) = points.adopted.get(&at)
         {
@@ -174,6 +183,16 @@ impl<'a> Replay<'_, '_, 'a> {
             }),
             _ => {}
         }
+    }
+
+    /// A compare-and-set was refused though it found what it asked for.
+    fn refused(&mut self, at: usize, key: StoreKey, revision: i64) {
+        let explanation = format!(
+            "A compare-and-set of {key} was refused though it found what it asked for: {}.",
+            self.report.words(at),
+        );
+        self.report
+            .add("wrong-read", (Some(key), revision), explanation, &[at], &[]);
     }
 
     fn present(&mut self, at: usize, key: StoreKey, revision: i64) {
@@ -306,7 +325,9 @@ impl<'a> Replay<'_, '_, 'a> {
                 || later.modified <= earlier.modified
             {
                 let explanation = format!(
-                    "In the chain of versions of {key}, {later:?} cannot follow {earlier:?}: {}.",
+                    "In the chain of versions of {key}, {} cannot follow {}: {}.",
+                    describe_version(later),
+                    describe_version(earlier),
                     self.report.words(at),
                 );
                 self.report.add(

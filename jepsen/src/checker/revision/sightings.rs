@@ -11,7 +11,7 @@ use super::{
     report::Report,
 };
 use crate::{
-    checker::model::{Effect, Fate, Seen, StoreKey},
+    checker::model::{Effect, Fate, Seen, StoreKey, describe_version},
     history::Version,
 };
 
@@ -164,10 +164,10 @@ fn sight<'a>(
             .unwrap_or("wrong-read")
     };
     let explanation = format!(
-        "{key} as of mod revision {modified} is told in two ways: {:?} by {}; {:?} by {}.",
-        known.version,
+        "{key} at mod revision {modified} is told in two ways: {} by {}; {} by {}.",
+        describe_version(&known.version),
         report.words(known.witness),
-        sighting.version,
+        describe_version(&sighting.version),
         report.words(sighting.witness),
     );
     report.add(
