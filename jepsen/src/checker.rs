@@ -16,6 +16,7 @@ pub mod revision;
 pub mod set;
 pub mod simulator;
 pub mod stale;
+
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
