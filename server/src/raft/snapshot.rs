@@ -87,16 +87,17 @@ impl SnapshotData {
         Ok(loaded?)
     }
 
+    /// Whether another node sent it.
+    pub(super) fn is_received(&self) -> bool {
+        matches!(self, Self::Spooled { .. })
+    }
+
     /// Removes what is not needed any more once the state is installed.
-    pub(super) fn installed(self) -> Origin {
-        match self {
-            Self::Live(_) => Origin::Local,
-            Self::Spooled { spool, .. } => {
-                if let Err(e) = spool.remove() {
-                    tracing::warn!(error = %e, "the spool of an installed snapshot stays behind");
-                }
-                Origin::Peer
-            }
+    pub(super) fn installed(self) {
+        if let Self::Spooled { spool, .. } = self
+            && let Err(e) = spool.remove()
+        {
+            tracing::warn!(error = %e, "the spool of an installed snapshot stays behind");
         }
     }
 }
@@ -118,15 +119,6 @@ impl From<LoadError> for io::Error {
     fn from(e: LoadError) -> Self {
         Self::other(e)
     }
-}
-
-/// Where an installed snapshot came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// This node's own state.
-    Local,
-    /// Another node.
-    Peer,
 }
 
 /// A picture of a group at one applied entry, held in place by a pin.

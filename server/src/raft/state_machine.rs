@@ -90,11 +90,7 @@ impl SharedState {
 
     /// Replaces the state by a snapshot that ends at `expected`. Blocks on the disk: everything is
     /// loaded and checked before the first reader sees any of it.
-    fn install(
-        &self,
-        snapshot: SnapshotData,
-        expected: Option<LogId>,
-    ) -> io::Result<(Loaded, super::snapshot::Origin)> {
+    fn install(&self, snapshot: SnapshotData, expected: Option<LogId>) -> io::Result<Loaded> {
         let index = expected.map_or(0, |id| id.index);
         let replacement = snapshot.load(&self.store, index)?;
         let loaded = Loaded::read(&replacement.view(), Some(replacement.applied_record()))?;
@@ -108,8 +104,13 @@ impl SharedState {
         self.published.send_modify(|published| {
             committed.show();
             *published = loaded.published();
+            // Before anybody sees what it brought.
+            let received = u64::from(snapshot.is_received());
+            self.snapshots_installed
+                .fetch_add(received, Ordering::Relaxed);
         });
-        Ok((loaded, snapshot.installed()))
+        snapshot.installed();
+        Ok(loaded)
     }
 
     /// Follows the progress of applying.
@@ -415,16 +416,10 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
         let shared = self.shared.clone();
         let expected = meta.last_log_id;
         // Loading is disk work of seconds; it must not hold a thread that serves requests.
-        let (loaded, origin) =
-            tokio::task::spawn_blocking(move || shared.install(snapshot, expected))
-                .await
-                .map_err(io::Error::other)??;
+        let loaded = tokio::task::spawn_blocking(move || shared.install(snapshot, expected))
+            .await
+            .map_err(io::Error::other)??;
         self.take_over(loaded);
-        if origin == super::snapshot::Origin::Peer {
-            self.shared
-                .snapshots_installed
-                .fetch_add(1, Ordering::Relaxed);
-        }
         tracing::info!(group = self.group_id, index, "snapshot installed");
         Ok(())
     }

@@ -14,10 +14,14 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    raft::types::{Entry, Proposal},
+    raft::{
+        snapshot,
+        types::{Entry, Proposal},
+    },
     storage::{
         engine::{Batch, Engine, EngineError, OpenEngine, Scan},
         memory_engine::MemoryDisk,
+        snapshot_file::SnapshotFile,
         state::StateOptions,
     },
 };
@@ -172,6 +176,23 @@ async fn apply(machine: &mut GroupStateMachine, ops: impl IntoIterator<Item = Op
     machine.apply(stream::iter(entries)).await.unwrap();
 }
 
+/// A snapshot of the present state as another node has it once all chunks have arrived.
+async fn received(machine: &GroupStateMachine, path: &Path) -> SnapshotData {
+    let live = machine.live_snapshot().unwrap();
+    let applied_record = live.applied_record().clone();
+    let mut chunks = snapshot::read_chunks(live.into(), u64::MAX);
+    let mut spool = SnapshotFile::open_or_resume(path, "one").unwrap();
+    while let Some(chunk) = chunks.recv().await {
+        let chunk = chunk.unwrap();
+        spool.append(chunk.seq, &chunk.data).unwrap();
+    }
+    spool.sync().unwrap();
+    SnapshotData::Spooled {
+        spool,
+        applied_record,
+    }
+}
+
 /// Revision of the state and value of the key, of one read.
 fn read(shared: &SharedState) -> (i64, String) {
     let (published, view) = shared.read();
@@ -240,16 +261,22 @@ async fn every_read_beside_many_installs_is_of_one_state() {
                     let (revision, value) = read(&shared);
                     assert_eq!(value, revision.to_string());
                     assert!(revision >= revision_last);
+                    let installed = shared.snapshots_installed();
+                    assert!(
+                        installed + 2 >= revision as u64,
+                        "{installed} at {revision}"
+                    );
                     revision_last = revision;
                 }
             })
         })
         .collect();
+    let spools = tempfile::tempdir().unwrap();
     for revision in 3..53 {
         apply(&mut ahead, [put(&revision.to_string()), compact(revision)]).await;
-        let snapshot = ahead.snapshot().unwrap();
-        let installed = behind.install_snapshot(&snapshot.meta, snapshot.snapshot);
-        installed.await.unwrap();
+        let meta = ahead.snapshot().unwrap().meta;
+        let received = received(&ahead, &spools.path().join("spool")).await;
+        behind.install_snapshot(&meta, received).await.unwrap();
     }
     done.store(true, Ordering::Relaxed);
     for reader in readers {
