@@ -120,10 +120,12 @@ impl Core {
         let deadline = Instant::now() + timeout;
         let class = request.class();
         let ticket = match class {
-            Class::Write if self.policy.retry_ids => match timeout_at(deadline, scope.sessions.ticket()).await {
-                Ok(ticket) => Some(ticket),
-                Err(_) => return Err(Error::deadline(timeout, None, Effect::None, 0)),
-            },
+            Class::Write if self.policy.retry_ids => {
+                match timeout_at(deadline, scope.sessions.ticket()).await {
+                    Ok(ticket) => Some(ticket),
+                    Err(_) => return Err(Error::deadline(timeout, None, Effect::None, 0)),
+                }
+            }
             Class::Read | Class::Write | Class::Once => None,
         };
         let call = Call {
@@ -192,9 +194,7 @@ impl<R: Rpc> Call<'_, R> {
     fn repeatable(&self, class: Class) -> bool {
         match class {
             Class::Read => true,
-            Class::Write => {
-                self.core.policy.repeat_unprotected || self.protected()
-            }
+            Class::Write => self.core.policy.repeat_unprotected || self.protected(),
             Class::Once => false,
         }
     }

@@ -440,6 +440,13 @@ impl Simulator {
                 self.write((0, *key), &Value::Number(*value));
                 Data::None
             }
+            Op::OpenAccounts { accounts, balance } => {
+                self.revision += 1;
+                for key in 0..*accounts {
+                    self.put((0, key), Value::Number(*balance));
+                }
+                Data::None
+            }
             Op::Increment { key, id } => {
                 let before = self.get((0, *key), self.revision);
                 self.write((0, *key), &Value::Number(*id));
