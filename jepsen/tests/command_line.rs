@@ -1,0 +1,117 @@
+//! What the program says to input that makes no sense: a clear error, exit code 2, nothing left
+//! running.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use tempfile::tempdir;
+
+/// Runs the program. Its directory for temporary files is `dir`, so what it starts carries that name.
+fn jepsen(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_holdfast-jepsen"))
+        .current_dir(dir)
+        .args(args)
+        .output()
+        .expect("the program starts")
+}
+
+/// Exit code 2, all of `words` in the error, and no process that knows `dir`.
+fn refused(dir: &Path, args: &[&str], words: &[&str]) {
+    let output = jepsen(dir, args);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
+    for word in words {
+        assert!(
+            error.contains(word),
+            "{args:?} does not say {word:?}: {error}"
+        );
+    }
+    let left = processes_naming(&dir.display().to_string());
+    assert!(left.is_empty(), "{args:?} left {left:?} running");
+}
+
+fn processes_naming(text: &str) -> Vec<String> {
+    let own = std::process::id().to_string();
+    let entries = fs::read_dir("/proc").expect("Linux has processes");
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.file_name().is_some_and(|name| *name != *own))
+        .filter_map(|path| fs::read(path.join("cmdline")).ok())
+        .map(|words| String::from_utf8_lossy(&words).replace('\0', " "))
+        .filter(|line| line.contains(text))
+        .collect()
+}
+
+#[test]
+fn unknown_names_are_refused_with_the_known_ones() {
+    let dir = tempdir().unwrap();
+    let words = ["unknown workload `regster`", "register", "counter-retry"];
+    refused(dir.path(), &["run", "--workload", "regster"], &words);
+    let words = ["unknown nemesis `kil`", "kill-leader", "partition"];
+    refused(dir.path(), &["run", "--nemesis", "kil"], &words);
+    refused(dir.path(), &["run", "--time", "5 parsecs"], &["60s"]);
+    refused(
+        dir.path(),
+        &["suite", "quick", "--only", "no-such"],
+        &["--list"],
+    );
+}
+
+#[test]
+fn a_missing_program_is_named() {
+    let dir = tempdir().unwrap();
+    let bin = dir.path().join("none").display().to_string();
+    for args in [&["run"][..], &["suite", "smoke"]] {
+        let args: Vec<&str> = args.iter().copied().chain(["--bin", &bin]).collect();
+        refused(dir.path(), &args, &[&bin, "--bin"]);
+    }
+}
+
+#[test]
+fn a_cluster_that_does_not_answer_is_named() {
+    let dir = tempdir().unwrap();
+    let file = dir.path().join("cluster.toml");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let text = format!("[[nodes]]\nid = 1\nzone = \"a\"\nendpoint = \"{address}\"\n");
+    fs::write(&file, text).unwrap();
+    let file = file.display().to_string();
+    let args = ["run", "--cluster", "existing", "--cluster-file", &file];
+    refused(dir.path(), &args, &["not reachable", "node 1", &address]);
+    refused(dir.path(), &args[..3], &["--cluster-file"]);
+}
+
+#[test]
+fn a_history_that_was_cut_off_is_told() {
+    let dir = tempdir().unwrap();
+    let line = r#"{"index":0,"time":1,"client":{"process":0,"node":1,"kind":"invoke","op":{"f":"read","key":1}}}"#;
+    let history = dir.path().join("history.jsonl");
+    fs::write(&history, format!("{line}\n{}", &line[..40])).unwrap();
+    let at = dir.path().display().to_string();
+    refused(
+        dir.path(),
+        &["check", &at],
+        &["truncated at line 2", "1 complete"],
+    );
+    // What there is decides nothing, and says so.
+    refused(dir.path(), &["check", "--truncated", &at], &[]);
+    fs::write(&history, "").unwrap();
+    refused(dir.path(), &["check", &at], &["empty"]);
+    let missing = dir.path().join("missing").display().to_string();
+    refused(dir.path(), &["check", &missing], &[&missing]);
+}
+
+#[test]
+fn namespaces_without_root_are_refused() {
+    // SAFETY: asks for an id and does nothing else.
+    if unsafe { libc::geteuid() } == 0 {
+        println!("this is root, which may make namespaces; the refusal is not seen here");
+        return;
+    }
+    let dir = tempdir().unwrap();
+    refused(dir.path(), &["run", "--cluster", "netns"], &["root"]);
+}
