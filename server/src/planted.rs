@@ -25,7 +25,6 @@ pub(crate) enum Bug {
     ElectionWithoutLogCheck,
     LogPurgedPastDurable,
     ReadIndexNotAwaited,
-    StaleAfterRejoin,
     TornBatch,
     TruncateIgnored,
     VoteNotPersisted,
@@ -35,6 +34,8 @@ pub(crate) enum Bug {
     CompareOnStaleState,
     #[cfg(feature = "planted-bugs")]
     SerializableGoesBack,
+    #[cfg(feature = "planted-bugs")]
+    StaleAfterRejoin,
     // Made in the state machine; see the module of the same name there.
     #[cfg(feature = "planted-bugs")]
     RetryTableLostOnSnapshot,
@@ -151,7 +152,9 @@ mod active {
                     "serializable reads use a state that each thread keeps for a while"
                 }
                 Bug::SnapshotWithoutTombstones => "snapshots leave deletions out",
-                Bug::StaleAfterRejoin => "reads share a round that began before they arrived",
+                Bug::StaleAfterRejoin => {
+                    "reads use the read index of an earlier round when the leader does not answer"
+                }
                 Bug::TornBatch => "the applied mark goes into the checkpoint before its data",
                 Bug::TruncateIgnored => "a follower keeps entries that conflict with the leader's",
                 Bug::TxnNotAtomic => {

@@ -8,8 +8,6 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::planted::{self, Bug};
-
 /// Rounds under way at the same time.
 const OVERLAP: usize = 2;
 
@@ -49,16 +47,6 @@ impl<T: Clone + Send + 'static> Rounds<T> {
                     joined.push(next);
                 }
                 let work = round();
-                if planted::is(Bug::StaleAfterRejoin) {
-                    let result = work.await;
-                    while let Ok(late) = arrivals.try_recv() {
-                        joined.push(late);
-                    }
-                    for caller in joined {
-                        let _ = caller.send(result.clone());
-                    }
-                    continue;
-                }
                 tokio::spawn(async move {
                     let result = work.await;
                     for caller in joined {
