@@ -60,17 +60,17 @@ pub(super) const BUGS: &[Bug] = &[
     bug(
         "election-without-log-check",
         "votes are granted to candidates that lack committed entries",
-        "register-isolate-kill-leader",
+        "register-kill-one-kill-leader",
     ),
     bug(
         "log-purged-past-durable",
         "the log is purged up to what is applied, durable or not",
-        "register-kill-all-short-log",
+        "register-kill-all-purging",
     ),
     bug(
         "read-index-not-awaited",
         "reads do not wait until the read index is applied",
-        "register-partition-leader",
+        "register-kill-one-short-log",
     ),
     bug(
         "retry-table-lost-on-snapshot",
@@ -85,17 +85,17 @@ pub(super) const BUGS: &[Bug] = &[
     bug(
         "snapshot-without-tombstones",
         "snapshots leave deletions out",
-        "register-snapshot",
+        "register-kill-one-short-log",
     ),
     bug(
         "stale-after-rejoin",
-        "reads share a round that began before they arrived",
-        "register-slow-link",
+        "a reader that is cut off falls back on the read index of an earlier round",
+        "register-partition-one",
     ),
     bug(
         "torn-batch",
         "the applied mark goes into the checkpoint before its data",
-        "register-kill-all-short-log",
+        "register-kill-all-flushing",
     ),
     bug(
         "truncate-ignored",
@@ -118,15 +118,18 @@ pub(super) const BUGS: &[Bug] = &[
 pub(super) fn scenario(name: &str) -> Result<Scenario> {
     use Workload::{Bank, CounterRetry, Register, Set, Stale};
     let short_log: &[&str] = &["--log-entries-max=200"];
+    let purging: &[&str] = &["--log-entries-max=20", "--flush-interval-ms=700"];
+    let flushing: &[&str] = &["--flush-interval-ms=20"];
     let (workload, nemesis, args) = match name {
         "set-power" => (Set, "power-all,slow-fsync-all", &[][..]),
         "register-kill-all" => (Register, "kill-all", &[][..]),
-        "register-kill-all-short-log" => (Register, "kill-all", short_log),
+        "register-kill-all-purging" => (Register, "kill-all", purging),
+        "register-kill-all-flushing" => (Register, "kill-all,slow-fsync-all", flushing),
         "register-partition-leader" => (Register, "partition-leader", &[][..]),
-        "register-isolate-kill-leader" => (Register, "isolate-one,kill-leader", &[][..]),
-        "register-slow-link" => (Register, "slow-link", &[][..]),
-        "register-snapshot" => (Register, "isolate-one,compact", short_log),
-        "counter-snapshot" => (CounterRetry, "isolate-one,kill-leader,reset", short_log),
+        "register-partition-one" => (Register, "partition-one", &[][..]),
+        "register-kill-one-kill-leader" => (Register, "kill-one,kill-leader", &[][..]),
+        "register-kill-one-short-log" => (Register, "kill-one", short_log),
+        "counter-snapshot" => (CounterRetry, "kill-one", short_log),
         "bank-compact" => (Bank, "compact", &[][..]),
         "stale-pause" => (Stale, "pause-one", &[][..]),
         _ => bail!("no scenario of the planted bugs is called {name}"),
