@@ -23,7 +23,7 @@ use std::{
 };
 
 use tokio::{
-    sync::watch,
+    sync::{Mutex, watch},
     task::{JoinSet, spawn_blocking},
     time::sleep,
 };
@@ -34,10 +34,10 @@ use self::{
 };
 use crate::{
     checker::{Verdict, convergence::NodeState},
-    cluster::{Cluster, Node},
+    cluster::{Cluster, Node, target::Target},
     history::{History, Kind, NodeId, Op, What, jsonl::Recorder},
     nemesis::{Ground, Nemesis, Observer, Plan, schedule},
-    workload::{self, Generator, Settings, store::Store},
+    workload::{self, Generator, Settings, repeat::Repeater, store::Store},
 };
 
 /// Share of the time of a run, in the end, in which nothing is broken any more.
@@ -104,6 +104,9 @@ pub enum RunError {
     /// A client could not be made.
     #[error("a client cannot be made: {0}")]
     Client(#[from] holdfast_client::Error),
+    /// Nor one that repeats requests.
+    #[error("a client that repeats requests cannot be made: {0}")]
+    Repeater(tonic::transport::Error),
     /// What must be there before the load could not be written.
     #[error("the setup of the workload failed: {0}")]
     Setup(String),
@@ -165,6 +168,7 @@ pub async fn run(
         nodes: &nodes,
         recorder: &recorder,
         processes: &processes,
+        knows_retry_ids: cluster.describe().target == Target::Holdfast.to_string(),
     };
     team.set_up().await?;
 
@@ -249,6 +253,8 @@ struct Team<'a> {
     nodes: &'a [Node],
     recorder: &'a Arc<Recorder>,
     processes: &'a Arc<Processes>,
+    /// The store promises that a request under a retry id takes effect once.
+    knows_retry_ids: bool,
 }
 
 impl Team<'_> {
@@ -256,21 +262,31 @@ impl Team<'_> {
         Store {
             client,
             prefix: self.options.prefix.clone(),
+            repeater: None,
             value_bytes: self.options.settings.value_bytes,
         }
     }
 
     /// The n-th worker: bound to one node, unless its workload is about finding one that answers.
-    /// Every second one is a stock client.
+    /// Every second one is a stock client, or repeats what was answered already.
     fn worker(&self, number: u64) -> Result<Worker, RunError> {
         let settings = &self.options.settings;
         let node = &self.nodes[number as usize % self.nodes.len()];
         let bound = (!settings.workload.retries()).then_some(node);
-        let stock = number % 2 == 1 && !settings.workload.retries();
+        let odd = number % 2 == 1;
+        let stock = odd && !settings.workload.retries();
+        let mut store = self.store(client(self.nodes, bound, settings, stock)?);
+        if odd && self.knows_retry_ids && settings.workload.retries() {
+            let endpoints: Vec<String> = self.nodes.iter().map(|n| n.endpoint.clone()).collect();
+            let seed = settings.seed ^ (number << 32);
+            let repeater = Repeater::new(&endpoints, seed, settings.timeout);
+            let repeater = repeater.map_err(RunError::Repeater)?;
+            store.repeater = Some(Arc::new(Mutex::new(repeater)));
+        }
         Ok(Worker {
             process: number,
             node: bound.map_or(0, |node| node.id),
-            store: self.store(client(self.nodes, bound, settings, stock)?),
+            store,
             recorder: self.recorder.clone(),
             processes: self.processes.clone(),
         })

@@ -13,6 +13,7 @@
 //! | `stale` | serializable reads beside writes | that stale reads are old, never wrong |
 
 mod generate;
+pub mod repeat;
 pub mod store;
 
 use std::{fmt, str::FromStr, time::Duration};

@@ -8,7 +8,7 @@
 //! A read never has an effect, so a read that fails is a *fail*. A write is a *fail* only where the
 //! client vouches for it. A reply that cannot be parsed is an *info* whose error says what came.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use bytes::Bytes;
 use holdfast_client::{
@@ -19,6 +19,9 @@ use holdfast_client::{
     },
 };
 
+use tokio::sync::Mutex;
+
+use super::repeat::Repeater;
 use crate::history::{Data, Key, Kind, Op, Reply, Step, Value, Version};
 
 /// Versions of one key that are read back at most.
@@ -116,6 +119,8 @@ pub struct Store {
     pub prefix: String,
     /// Bytes of a value, at least.
     pub value_bytes: usize,
+    /// Makes the increments instead of `client`, and repeats them.
+    pub repeater: Option<Arc<Mutex<Repeater>>>,
 }
 
 impl Store {
@@ -207,6 +212,22 @@ impl Store {
     }
 
     async fn increment(&self, key: String, id: i64) -> Result<Completion, Unreadable> {
+        if let Some(repeater) = &self.repeater {
+            let request = Put::new(key, self.number(id)).prev_kv().into_request();
+            let mut repeater = repeater.lock().await;
+            return match repeater.put(request).await {
+                Ok(answer) => Ok(Completion::ok(Reply {
+                    revision: revision(answer.header)?,
+                    data: Data::Version(answer.prev_kv.as_ref().map(number_version).transpose()?),
+                })),
+                Err(status) => Ok(Completion {
+                    kind: Kind::Info,
+                    reply: None,
+                    error: Some(status.to_string()),
+                    unavailable: false,
+                }),
+            };
+        }
         match self.client.put(key, self.number(id)).prev_kv().await {
             Ok(answer) => Ok(Completion::ok(Reply {
                 revision: revision(answer.header)?,
