@@ -19,7 +19,7 @@ pub mod store;
 use std::{fmt, str::FromStr, time::Duration};
 
 pub use self::generate::Generator;
-use crate::history::{NodeId, Op};
+use crate::history::{NodeId, Op, Step};
 
 /// Which workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -162,45 +162,33 @@ pub fn final_reads<'a>(
             Op::Add { set, .. } | Op::ReadSet { set } => {
                 keys.insert(*set);
             }
-            Op::Txn { steps } => keys.extend(steps.iter().map(crate::history::Step::key)),
+            Op::Txn { steps } => keys.extend(steps.iter().map(Step::key)),
             Op::Transfer { .. } | Op::ReadAccounts | Op::OpenAccounts { .. } => {}
         }
     }
-    let node_of = |i: usize| nodes[i % nodes.len()];
-    let keys = keys.into_iter().enumerate();
+    let everywhere = |op: Op| nodes.iter().map(move |node| (*node, op.clone()));
+    let keys = keys.into_iter();
     match settings.workload {
-        Workload::Register => keys
-            .map(|(i, key)| {
-                let serializable = false;
-                (node_of(i), Op::Read { key, serializable })
-            })
-            .collect(),
-        Workload::Stale => keys
-            .flat_map(|(_, key)| {
-                nodes.iter().map(move |node| {
-                    let serializable = true;
-                    (*node, Op::Read { key, serializable })
-                })
-            })
-            .collect(),
-        Workload::Set => keys
-            .flat_map(|(_, set)| nodes.iter().map(move |node| (*node, Op::ReadSet { set })))
-            .collect(),
-        Workload::Append => keys
-            .map(|(i, key)| {
-                let steps = vec![crate::history::Step::Read { key }];
-                (node_of(i), Op::Txn { steps })
-            })
-            .collect(),
-        Workload::Bank => nodes.iter().map(|node| (*node, Op::ReadAccounts)).collect(),
-        Workload::CounterRetry => keys
-            .flat_map(|(i, key)| {
-                [
-                    (node_of(i), Op::ReadCounter { key }),
-                    (node_of(i), Op::ReadChain { key }),
-                ]
-            })
-            .collect(),
+        Workload::Register | Workload::Stale => {
+            let serializable = settings.workload == Workload::Stale;
+            let reads = keys.map(|key| Op::Read { key, serializable });
+            reads.flat_map(everywhere).collect()
+        }
+        Workload::Set => {
+            let reads = keys.map(|set| Op::ReadSet { set });
+            reads.flat_map(everywhere).collect()
+        }
+        Workload::Append => {
+            let reads = keys.map(|key| Op::Txn {
+                steps: vec![Step::Read { key }],
+            });
+            reads.flat_map(everywhere).collect()
+        }
+        Workload::Bank => everywhere(Op::ReadAccounts).collect(),
+        Workload::CounterRetry => {
+            let reads = keys.flat_map(|key| [Op::ReadCounter { key }, Op::ReadChain { key }]);
+            reads.flat_map(everywhere).collect()
+        }
     }
 }
 

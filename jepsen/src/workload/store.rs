@@ -258,7 +258,7 @@ impl Store {
             Ok(answer) => answer,
             Err(e) => return Ok(Completion::write_failed(&e)),
         };
-        let revision = revision(answer.header.clone())?;
+        let revision = revision(answer.header)?;
         if answer.succeeded {
             let data = Data::None;
             return Ok(Completion::ok(Reply { revision, data }));
@@ -284,7 +284,7 @@ impl Store {
             Ok((key, number_version(kv)?))
         });
         Ok(Completion::ok(Reply {
-            revision: revision(answer.header.clone())?,
+            revision: revision(answer.header)?,
             data: Data::Versions(versions.collect::<Result<_, _>>()?),
         }))
     }
@@ -411,7 +411,7 @@ impl Store {
                 Err(e) => return Ok(Completion::read_failed(&e)),
             };
             if chain.is_empty() {
-                now = revision(answer.header.clone())?;
+                now = revision(answer.header)?;
             }
             let Some(kv) = answer.kvs.first() else { break };
             let version = number_version(kv)?;
