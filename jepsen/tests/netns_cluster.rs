@@ -95,6 +95,7 @@ fn options(dir: &Path) -> NetnsOptions {
         env: Vec::new(),
         tmpfs_bytes: Some(192 << 20),
         preload: false,
+        power_cuts: false,
     }
 }
 

@@ -94,6 +94,8 @@ pub struct NetnsOptions {
     pub tmpfs_bytes: Option<u64>,
     /// Load the libraries that faults of syncs, clocks and power need.
     pub preload: bool,
+    /// Record what is written and not synced, so that the power can be cut. Slows writes down.
+    pub power_cuts: bool,
 }
 
 /// A cluster of processes in network namespaces.
@@ -217,7 +219,14 @@ impl NetnsCluster {
             let dir = self.options.dir.join("preload");
             let what = format!("cannot prepare the libraries in {}", dir.display());
             let ids: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
-            self.preload = Some(Preload::prepare(&dir, &ids).map_err(NetnsError::io(what))?);
+            let preload = Preload::prepare(&dir, &ids).map_err(NetnsError::io(what))?;
+            if self.options.power_cuts {
+                for id in &ids {
+                    // Where it cannot be, the power cuts themselves are skipped and say why.
+                    let _ = preload.record_unsynced(*id, true);
+                }
+            }
+            self.preload = Some(preload);
         }
         Ok(())
     }

@@ -167,18 +167,32 @@ impl Ground {
         Ok(())
     }
 
-    /// Starts nodes that were allowed to end and did.
+    /// Starts nodes again that were allowed to end, or to stop a keyspace, and did. That is what an
+    /// operator does when the cause is gone.
     pub(super) async fn restart_ended(&self, nodes: &[NodeId]) -> Result<Vec<NodeId>, FaultError> {
         let mut claims = self.claims.lock().await;
         let mut ended = Vec::new();
         for node in nodes {
             claims.may_end.remove(node);
-            if !claims.down.contains_key(node) && !self.cluster.is_running(*node).await {
-                self.cluster.start(*node).await?;
+            if claims.down.contains_key(node) {
+                continue;
+            }
+            if self.restart_if_ended(*node).await? {
                 ended.push(*node);
             }
         }
         Ok(ended)
+    }
+
+    async fn restart_if_ended(&self, node: NodeId) -> Result<bool, FaultError> {
+        if self.cluster.is_running(node).await {
+            if self.observer.stopped(node).await.is_none() {
+                return Ok(false);
+            }
+            self.cluster.kill(node).await?;
+        }
+        self.cluster.start(node).await?;
+        Ok(true)
     }
 
     /// SIGSTOP.
@@ -264,9 +278,13 @@ impl Ground {
             }
             let held = claims.down.remove(&node).is_some();
             let ended = claims.may_end.remove(&node);
-            let out = claims.out.contains_key(&node);
-            if (held || ended) && !out && !self.cluster.is_running(node).await {
+            if claims.out.contains_key(&node) {
+                continue;
+            }
+            if held {
                 note(self.cluster.start(node).await);
+            } else if ended {
+                note(self.restart_if_ended(node).await.map(drop));
             }
         }
         if failed.is_empty() {

@@ -106,6 +106,15 @@ impl Observer {
         Some(groups.stays_out_because).filter(|why| !why.is_empty())
     }
 
+    /// Why a keyspace does not run on a node, if one does not and the node says so. Only Holdfast can
+    /// say it.
+    pub async fn stopped(&self, node: NodeId) -> Option<String> {
+        let node = self.nodes.iter().find(|n| n.id == node)?;
+        let groups = self.client.groups(&node.direct).await.ok()?.groups;
+        let reasons = groups.into_iter().map(|group| group.stopped_because);
+        reasons.into_iter().find(|why| !why.is_empty())
+    }
+
     /// Compacts all but the last revisions. Returns the revision, or `None` if there was nothing to
     /// compact.
     ///

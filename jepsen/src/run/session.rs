@@ -209,6 +209,7 @@ async fn start(
                 env: scenario.server_env.clone(),
                 tmpfs_bytes: scenario.disk_mib.map(|mib| mib << 20),
                 preload: true,
+                power_cuts: scenario.cuts_power(),
             };
             let topology = Topology::from_environment().map_err(|e| fault(&e))?;
             let topology =

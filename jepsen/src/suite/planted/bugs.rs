@@ -40,7 +40,7 @@ pub(super) const BUGS: &[Bug] = &[
     bug(
         "apply-skipped-on-restart",
         "the entry after the checkpoint is taken for applied after a restart",
-        "register-kill-all",
+        "register-kill-all-checkpoints",
     ),
     bug(
         "compare-on-stale-state",
@@ -55,7 +55,7 @@ pub(super) const BUGS: &[Bug] = &[
     bug(
         "duplicate-on-forward-timeout",
         "a write of unknown outcome is proposed again without a retry id",
-        "register-partition-leader",
+        "register-lose-leader",
     ),
     bug(
         "election-without-log-check",
@@ -100,7 +100,7 @@ pub(super) const BUGS: &[Bug] = &[
     bug(
         "truncate-ignored",
         "a follower keeps entries that conflict with the leader's",
-        "register-partition-leader",
+        "register-lose-leader",
     ),
     bug(
         "txn-not-atomic",
@@ -119,28 +119,32 @@ pub(super) fn scenario(name: &str) -> Result<Scenario> {
     use Workload::{Bank, CounterRetry, Register, Set, Stale};
     let short_log: &[&str] = &["--log-entries-max=200"];
     let purging: &[&str] = &["--log-entries-max=20", "--flush-interval-ms=700"];
+    let checkpoints: &[&str] = &["--flush-interval-ms=1000"];
     let flushing: &[&str] = &["--flush-interval-ms=20"];
-    let (workload, nemesis, args) = match name {
-        "set-power" => (Set, "power-all,slow-fsync-all", &[][..]),
-        "register-kill-all" => (Register, "kill-all", &[][..]),
-        "register-kill-all-purging" => (Register, "kill-all", purging),
-        "register-kill-all-flushing" => (Register, "kill-all,slow-fsync-all", flushing),
-        "register-partition-leader" => (Register, "partition-leader", &[][..]),
-        "register-partition-one" => (Register, "partition-one", &[][..]),
-        "register-kill-one-kill-leader" => (Register, "kill-one,kill-leader", &[][..]),
-        "register-kill-one-short-log" => (Register, "kill-one", short_log),
-        "counter-snapshot" => (CounterRetry, "kill-one", short_log),
-        "bank-compact" => (Bank, "compact", &[][..]),
-        "stale-pause" => (Stale, "pause-one", &[][..]),
+    // Between faults, and for how long each is held.
+    let (usual, quick, slow) = ((2_000, 2_000), (1_000, 1_000), (4_000, 1_000));
+    let (workload, nemesis, args, pace) = match name {
+        "set-power" => (Set, "power-all,slow-fsync-all", &[][..], usual),
+        "register-kill-all" => (Register, "kill-all", &[][..], usual),
+        "register-kill-all-checkpoints" => (Register, "kill-all", checkpoints, slow),
+        "register-kill-all-purging" => (Register, "kill-all", purging, slow),
+        "register-kill-all-flushing" => (Register, "kill-all,slow-fsync-all", flushing, quick),
+        "register-partition-leader" => (Register, "partition-leader", &[][..], usual),
+        "register-lose-leader" => (Register, "partition-leader,kill-leader", &[][..], quick),
+        "register-partition-one" => (Register, "partition-one", &[][..], usual),
+        "register-kill-one-kill-leader" => (Register, "kill-one,kill-leader", &[][..], usual),
+        "register-kill-one-short-log" => (Register, "kill-one", short_log, usual),
+        "counter-snapshot" => (CounterRetry, "kill-one", short_log, usual),
+        "bank-compact" => (Bank, "compact", &[][..], usual),
+        "stale-pause" => (Stale, "pause-one", &[][..], usual),
         _ => bail!("no scenario of the planted bugs is called {name}"),
     };
-    let pace = Duration::from_secs(2);
     Ok(Scenario {
         workload,
         nemesis: nemesis.to_owned(),
         time: Duration::from_secs(25),
-        interval: pace,
-        hold: pace,
+        interval: Duration::from_millis(pace.0),
+        hold: Duration::from_millis(pace.1),
         timeout: Duration::from_secs(if workload.retries() { 10 } else { 2 }),
         server_arg: args.iter().map(ToString::to_string).collect(),
         ..Default::default()
