@@ -106,10 +106,21 @@ pub fn main() -> ExitCode {
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("holdfast-jepsen: {error:#}");
+            eprintln!("holdfast-jepsen: {}", with_causes(&error));
             ExitCode::from(EXIT_ERROR)
         }
     }
+}
+
+/// An error with those of its causes that it does not tell itself.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
