@@ -121,8 +121,8 @@ pub(super) fn scenario(name: &str) -> Result<Scenario> {
     let purging: &[&str] = &["--log-entries-max=20", "--flush-interval-ms=700"];
     let checkpoints: &[&str] = &["--flush-interval-ms=1000"];
     let flushing: &[&str] = &["--flush-interval-ms=20"];
-    // Between faults, and for how long each is held.
-    let (usual, quick, slow) = ((2_000, 2_000), (1_000, 1_000), (4_000, 1_000));
+    // Milliseconds between faults, for which each is held, and seconds of the run.
+    let (usual, quick, slow) = ((2_000, 2_000, 25), (1_000, 1_000, 40), (4_000, 1_000, 30));
     let (workload, nemesis, args, pace) = match name {
         "set-power" => (Set, "power-all,slow-fsync-all", &[][..], usual),
         "register-kill-all" => (Register, "kill-all", &[][..], usual),
@@ -132,7 +132,7 @@ pub(super) fn scenario(name: &str) -> Result<Scenario> {
         "register-partition-leader" => (Register, "partition-leader", &[][..], usual),
         "register-lose-leader" => (Register, "partition-leader,kill-leader", &[][..], quick),
         "register-partition-one" => (Register, "partition-one", &[][..], usual),
-        "register-kill-one-kill-leader" => (Register, "kill-one,kill-leader", &[][..], usual),
+        "register-kill-one-kill-leader" => (Register, "kill-one,kill-leader", &[][..], quick),
         "register-kill-one-short-log" => (Register, "kill-one", short_log, usual),
         "counter-snapshot" => (CounterRetry, "kill-one", short_log, usual),
         "bank-compact" => (Bank, "compact", &[][..], usual),
@@ -142,7 +142,7 @@ pub(super) fn scenario(name: &str) -> Result<Scenario> {
     Ok(Scenario {
         workload,
         nemesis: nemesis.to_owned(),
-        time: Duration::from_secs(25),
+        time: Duration::from_secs(pace.2),
         interval: Duration::from_millis(pace.0),
         hold: Duration::from_millis(pace.1),
         timeout: Duration::from_secs(if workload.retries() { 10 } else { 2 }),
