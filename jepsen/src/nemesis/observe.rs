@@ -115,16 +115,15 @@ impl Observer {
         reasons.into_iter().find(|why| !why.is_empty())
     }
 
-    /// Compacts all but the last revisions. Returns the revision, or `None` if there was nothing to
-    /// compact.
+    /// Compacts at the present revision. Returns it, or `None` if there was nothing to compact.
     ///
     /// # Errors
     ///
     /// What the cluster answered.
     pub async fn compact(&self) -> Result<Option<i64>, holdfast_client::Error> {
         let client = self.client.with_timeout(Duration::from_secs(5));
-        let now = client.get(PROBE).await?.header.map_or(0, |h| h.revision);
-        let revision = now - 10;
+        let header = client.get(PROBE).await?.header;
+        let revision = header.map_or(0, |header| header.revision);
         if revision <= 1 {
             return Ok(None);
         }

@@ -135,7 +135,7 @@ pub(super) fn scenario(name: &str) -> Result<Scenario> {
         "register-kill-one-kill-leader" => (Register, "kill-one,kill-leader", &[][..], quick),
         "register-kill-one-short-log" => (Register, "kill-one", short_log, usual),
         "counter-snapshot" => (CounterRetry, "kill-one", short_log, usual),
-        "bank-compact" => (Bank, "compact", &[][..], usual),
+        "bank-compact" => (Bank, "compact", &[][..], quick),
         "stale-pause" => (Stale, "pause-one", &[][..], usual),
         _ => bail!("no scenario of the planted bugs is called {name}"),
     };
