@@ -122,10 +122,11 @@ pub(super) fn scenario(name: &str) -> Result<Scenario> {
     let checkpoints: &[&str] = &["--flush-interval-ms=1000"];
     let flushing: &[&str] = &["--flush-interval-ms=20"];
     // Milliseconds between faults, for which each is held, and seconds of the run.
-    let (usual, quick, slow) = ((2_000, 2_000, 25), (1_000, 1_000, 40), (4_000, 1_000, 30));
+    let (usual, long) = ((2_000, 2_000, 25), (2_000, 2_000, 60));
+    let (quick, slow) = ((1_000, 1_000, 40), (4_000, 1_000, 30));
     let (workload, nemesis, args, pace) = match name {
         "set-power" => (Set, "power-all,slow-fsync-all", &[][..], usual),
-        "register-kill-all" => (Register, "kill-all", &[][..], usual),
+        "register-kill-all" => (Register, "kill-all", &[][..], long),
         "register-kill-all-checkpoints" => (Register, "kill-all", checkpoints, slow),
         "register-kill-all-purging" => (Register, "kill-all", purging, slow),
         "register-kill-all-flushing" => (Register, "kill-all,slow-fsync-all", flushing, quick),
