@@ -258,7 +258,6 @@ impl GroupStateMachine {
 
     fn apply_entry(
         &mut self,
-        view: &View,
         id: LogId,
         payload: EntryPayload<super::types::Proposal, u64, super::types::Voter>,
     ) -> io::Result<command::Answer> {
@@ -271,9 +270,13 @@ impl GroupStateMachine {
             }
             EntryPayload::Normal(proposal) => match command::Command::decode(proposal.0) {
                 Ok(command) => {
+                    // A view of its own for every entry: the table that takes the writes may be cut
+                    // off at any time before the first of them, and a view from before the cut does
+                    // not have what is written after it.
+                    let view = self.shared.store.view();
                     let applied = self
                         .machine
-                        .apply(view, id.index, command)
+                        .apply(&view, id.index, command)
                         .map_err(|e| self.stops(id, e))?;
                     self.shared
                         .store
@@ -375,11 +378,10 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
         while let Some(chunk) = chunks.next().await {
             let room = self.shared.store.wait_for_room().await;
             room.map_err(io::Error::other)?;
-            let view = self.shared.store.view();
             let mut answers = Vec::with_capacity(chunk.len());
             for item in chunk {
                 let (entry, responder) = item?;
-                let answer = self.apply_entry(&view, entry.log_id, entry.payload)?;
+                let answer = self.apply_entry(entry.log_id, entry.payload)?;
                 if let Some(responder) = responder {
                     answers.push((responder, answer));
                 }

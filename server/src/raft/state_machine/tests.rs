@@ -302,3 +302,41 @@ async fn a_snapshot_of_another_position_than_it_says_is_refused_whole() {
     apply(&mut behind, [put("newer")]).await;
     assert_eq!(read(&behind.shared()), (3, "newer".into()));
 }
+
+/// The table that takes writes may be cut off between two entries that are applied together: the
+/// second must see the first all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_sees_the_one_before_it_although_the_table_was_cut_meanwhile() {
+    let engine = Gated::default();
+    let gate = engine.gate.clone();
+    // Engines heed a gate that was armed when they were opened.
+    gate.arm();
+    let opening = tokio::task::spawn_blocking(move || machine(engine));
+    drop(Held::wait_for(gate.clone()).await);
+    let (_dir, mut machine) = opening.await.unwrap();
+    let shared = machine.shared();
+    let other = Op::Put(PutRequest {
+        key: "other".into(),
+        ..Default::default()
+    });
+    apply(&mut machine, [other]).await;
+
+    // The first entry looks for its key in the engine, and stands there.
+    gate.arm();
+    let applying = tokio::spawn(async move {
+        apply(&mut machine, [put("first"), put("second")]).await;
+    });
+    let held = Held::wait_for(gate).await;
+    shared.store().flush().await.unwrap();
+    drop(held);
+    applying.await.unwrap();
+
+    let (published, view) = shared.read();
+    let request = RangeRequest {
+        key: "k".into(),
+        ..Default::default()
+    };
+    let answer = range(&view, published.revisions, &request).unwrap();
+    let found = &answer.kvs[0];
+    assert_eq!((found.create_revision, found.version), (3, 2));
+}
