@@ -360,7 +360,17 @@ async fn a_file_with_commands_drives_nodes_that_run_already() {
     expect_value(node, "before").await;
     cluster.stop(2).await.unwrap();
     assert!(!cluster.is_running(2).await);
-    let (id, status) = owner.ended_by_themselves()[0];
+    // It has ended for whoever looks; its parent may learn of it a moment later.
+    let reaped = async {
+        loop {
+            match owner.ended_by_themselves().first() {
+                Some(ended) => return *ended,
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let reaped = tokio::time::timeout(Duration::from_secs(20), reaped).await;
+    let (id, status) = reaped.expect("the parent learns that its child has ended");
     assert!(id == 2 && status.success(), "node {id}: {status}");
     let failure = cluster.start(2).await.unwrap_err().to_string();
     assert!(failure.contains("`start` of node 2"), "{failure}");
