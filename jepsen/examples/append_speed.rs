@@ -3,7 +3,11 @@
 //!
 //! `cargo run -p holdfast-jepsen --example append_speed [TRANSACTIONS]`, 50,000 by default.
 
-#[allow(dead_code, unused_imports)]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the tests use the rest of the simulator"
+)]
 #[path = "../tests/judgements/simulator.rs"]
 mod simulator;
 

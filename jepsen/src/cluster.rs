@@ -8,6 +8,7 @@ pub mod attribution;
 pub mod damage;
 pub mod existing;
 pub mod local;
+mod machine;
 pub mod netns;
 pub mod ports;
 pub mod preload;

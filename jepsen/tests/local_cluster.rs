@@ -1,15 +1,18 @@
 //! Real clusters of processes behind proxies: what the harness breaks is broken, what it heals is
 //! healed, and nothing is left behind.
 
-#![allow(clippy::unwrap_used)] // a test that fails panics
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy knows test functions, not the functions that they share"
+)]
+
+mod nodes;
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
     time::{Duration, Instant},
 };
 
-use holdfast_client::Client;
 use holdfast_jepsen::{
     cluster::{
         ClockFault, Cluster, End, FaultError, Link, LinkFault, Node, SyncFault,
@@ -19,43 +22,10 @@ use holdfast_jepsen::{
     },
     history::NodeId,
 };
-use tokio::time::sleep;
+use nodes::{PATIENCE, client, expect_value, holdfast, put, until};
 
-/// How long a condition may take that has no bound of its own.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a request may take that is expected to fail.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(4);
-
-async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
-    let begun = Instant::now();
-    loop {
-        match probe().await {
-            Ok(value) => return value,
-            Err(missing) if begun.elapsed() > PATIENCE => {
-                panic!("not within {PATIENCE:?}: {what}; at last: {missing}")
-            }
-            Err(_) => sleep(Duration::from_millis(20)).await,
-        }
-    }
-}
-
-/// The program of Holdfast in the directory of this build; built if it is missing.
-fn holdfast() -> PathBuf {
-    if let Ok(bin) = Target::Holdfast.find(None) {
-        return bin;
-    }
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "-p", "holdfast-server", "--bin", "holdfast"]);
-    if !cfg!(debug_assertions) {
-        build.arg("--release");
-    }
-    let status = build.status().expect("cargo can be executed");
-    assert!(
-        status.success(),
-        "the build of the server ends with {status}"
-    );
-    Target::Holdfast.find(None).expect("it has just been built")
-}
 
 fn options(target: Target, bin: PathBuf, dir: &Path) -> LocalOptions {
     LocalOptions {
@@ -70,15 +40,6 @@ fn options(target: Target, bin: PathBuf, dir: &Path) -> LocalOptions {
         power_cuts: false,
         seed: 1,
     }
-}
-
-fn client(endpoint: &str, patience: Duration) -> Client {
-    Client::builder()
-        .endpoints([endpoint])
-        .discover(false)
-        .timeout(patience)
-        .connect_lazy()
-        .expect("an endpoint of a cluster is one")
 }
 
 /// Who leads, as soon as all these nodes say the same and it is one of them.
@@ -101,12 +62,6 @@ async fn leader(nodes: &[&Node]) -> NodeId {
     .await
 }
 
-async fn put(node: &Node, key: &str) {
-    let client = client(&node.endpoint, PATIENCE);
-    let put = client.put(key.to_owned(), key.to_owned()).await;
-    put.unwrap_or_else(|error| panic!("node {} refuses {key}: {error}", node.id));
-}
-
 async fn expect_refusals(node: &Node) {
     let client = client(&node.endpoint, GIVE_UP_AFTER);
     let begun = Instant::now();
@@ -117,17 +72,6 @@ async fn expect_refusals(node: &Node) {
     put.expect_err("it cannot commit");
     get.expect_err("it cannot know");
     println!("node {} refused after {:?}", node.id, begun.elapsed());
-}
-
-async fn expect_value(node: &Node, key: &str) {
-    until("a read", async || {
-        let client = client(&node.endpoint, GIVE_UP_AFTER);
-        match client.get(key.to_owned()).first().await {
-            Ok(Some(found)) if found.value == key.as_bytes() => Ok(()),
-            other => Err(format!("node {}: {other:?}", node.id)),
-        }
-    })
-    .await;
 }
 
 /// The faults between one node and all others, in both directions.

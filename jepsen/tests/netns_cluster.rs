@@ -2,19 +2,23 @@
 //! broken, what is healed is healed, and nothing is left behind. Where there can be no such network,
 //! the tests check that the error says why.
 
-#![allow(clippy::unwrap_used)] // a test that fails panics
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy knows test functions, not the functions that they share"
+)]
+
+mod nodes;
 
 use std::{
     ffi::OsString,
     fs,
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, ExitCode, Stdio},
     sync::Mutex,
     time::{Duration, Instant},
 };
 
-use holdfast_client::Client;
 use holdfast_jepsen::{
     cluster::{
         Cluster, End, FaultError, Link, LinkFault, Node,
@@ -23,10 +27,8 @@ use holdfast_jepsen::{
     },
     history::NodeId,
 };
-use tokio::time::sleep;
+use nodes::{PATIENCE, client, expect_value, holdfast, put};
 
-/// How long a condition may take that has no bound of its own.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a request may take that is expected to fail.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(3);
 /// Tells the test `outer` what to run in the hub.
@@ -53,37 +55,6 @@ fn network(nodes: usize) -> Option<Network> {
     }
 }
 
-async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
-    let begun = Instant::now();
-    loop {
-        match probe().await {
-            Ok(value) => return value,
-            Err(missing) if begun.elapsed() > PATIENCE => {
-                panic!("not within {PATIENCE:?}: {what}; at last: {missing}")
-            }
-            Err(_) => sleep(Duration::from_millis(20)).await,
-        }
-    }
-}
-
-/// The program of Holdfast in the directory of this build; built if it is missing.
-fn holdfast() -> PathBuf {
-    if let Ok(bin) = Target::Holdfast.find(None) {
-        return bin;
-    }
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "-p", "holdfast-server", "--bin", "holdfast"]);
-    if !cfg!(debug_assertions) {
-        build.arg("--release");
-    }
-    let status = build.status().expect("cargo can be executed");
-    assert!(
-        status.success(),
-        "the build of the server ends with {status}"
-    );
-    Target::Holdfast.find(None).expect("it has just been built")
-}
-
 fn options(dir: &Path) -> NetnsOptions {
     NetnsOptions {
         target: Target::Holdfast,
@@ -99,36 +70,10 @@ fn options(dir: &Path) -> NetnsOptions {
     }
 }
 
-fn client(endpoint: &str, patience: Duration) -> Client {
-    Client::builder()
-        .endpoints([endpoint])
-        .discover(false)
-        .timeout(patience)
-        .connect_lazy()
-        .expect("an endpoint of a cluster is one")
-}
-
-async fn expect_put(node: &Node, key: &str) {
-    let client = client(&node.endpoint, PATIENCE);
-    let put = client.put(key.to_owned(), key.to_owned()).await;
-    put.unwrap_or_else(|error| panic!("node {} refuses {key}: {error}", node.id));
-}
-
 async fn expect_no_put(node: &Node) {
     let client = client(&node.endpoint, GIVE_UP_AFTER);
     let put = client.put("refused", "refused").await;
     put.expect_err("it cannot commit");
-}
-
-async fn expect_value(node: &Node, key: &str) {
-    until("a read", async || {
-        let client = client(&node.endpoint, GIVE_UP_AFTER);
-        match client.get(key.to_owned()).first().await {
-            Ok(Some(found)) if found.value == key.as_bytes() => Ok(()),
-            other => Err(format!("node {}: {other:?}", node.id)),
-        }
-    })
-    .await;
 }
 
 fn between(a: End, b: End, fault: LinkFault) -> [(Link, LinkFault); 2] {
@@ -214,14 +159,14 @@ async fn break_and_heal(cluster: &NetnsCluster) {
     let begun = Instant::now();
     let told = |what: &str| println!("{:?}: {what}", begun.elapsed());
     for node in nodes {
-        expect_put(node, &format!("put-{}", node.id)).await;
+        put(node, &format!("put-{}", node.id)).await;
         expect_value(node, "put-1").await;
     }
 
     // A node that nobody of its kind hears, but clients do.
     cluster.set_links(&isolation(1, CUT)).await.unwrap();
     expect_no_put(&nodes[0]).await;
-    expect_put(&nodes[1], "without-1").await;
+    put(&nodes[1], "without-1").await;
     cluster.heal_links().await.unwrap();
     expect_value(&nodes[0], "without-1").await;
     told("one node was isolated");
@@ -257,7 +202,7 @@ async fn break_and_heal(cluster: &NetnsCluster) {
         other => other.unwrap(),
     }
     for count in 0..20 {
-        expect_put(&nodes[count % 3], &format!("rough-{count}")).await;
+        put(&nodes[count % 3], &format!("rough-{count}")).await;
     }
     cluster.heal_links().await.unwrap();
     for count in 0..20 {
@@ -267,7 +212,7 @@ async fn break_and_heal(cluster: &NetnsCluster) {
 
     // The process itself, not one that stands before it.
     cluster.pause(3).await.unwrap();
-    expect_put(&nodes[0], "paused-3").await;
+    put(&nodes[0], "paused-3").await;
     let asked = client(&nodes[2].direct, GIVE_UP_AFTER);
     asked
         .get("paused-3")
@@ -284,7 +229,7 @@ async fn break_and_heal(cluster: &NetnsCluster) {
     assert!(cluster.is_running(3).await);
     expect_value(&nodes[2], "rough-19").await;
     cluster.stop(2).await.unwrap();
-    expect_put(&nodes[2], "stopped-2").await;
+    put(&nodes[2], "stopped-2").await;
     cluster.start(2).await.unwrap();
     expect_value(&nodes[1], "stopped-2").await;
     told("one was paused, killed, stopped");
@@ -295,7 +240,7 @@ async fn break_and_heal(cluster: &NetnsCluster) {
     let error = fs::write(&probe, [1; 4096]).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
     let _ = fs::remove_file(&probe);
-    expect_put(&nodes[1], "full-1").await;
+    put(&nodes[1], "full-1").await;
     cluster.fill_disk(1, false).await.unwrap();
     cluster.kill(1).await.unwrap();
     cluster.start(1).await.unwrap();

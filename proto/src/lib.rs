@@ -10,8 +10,12 @@
 //!
 //! Without the feature `grpc` only the messages are compiled, without tonic.
 
-// Generated code follows the .proto files, not the lints of hand-written code.
-#![allow(missing_docs, clippy::all, clippy::pedantic)]
+#![allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated code follows the .proto files, not the lints of hand-written code"
+)]
 
 /// Keys, values and events of the etcd v3 API.
 pub mod mvccpb {

@@ -1,7 +1,10 @@
 //! The program with planted bugs compiled in: it says so, and refuses a name that it does not know.
 
 #![cfg(feature = "planted-bugs")]
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy knows test functions, not the functions that they share"
+)]
 
 use std::process::{Command, Output};
 

@@ -33,14 +33,11 @@ use std::{
     ffi::OsString,
     fs,
     net::{Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
 };
 
-use holdfast_client::Client;
 use parking_lot::Mutex;
-use tokio::time::sleep;
 
 pub use enter::{Entered, GRACE, enter, run_inside};
 pub use error::NetnsError;
@@ -48,10 +45,9 @@ pub use topology::{NODES_MAX, Network, Topology, VARIABLE, run_in};
 
 use self::{rules::Rules, tmpfs::Disk, tools::Tools};
 use super::{
-    Cluster, End, FaultError, Node,
-    local::zone_name,
-    preload::Preload,
-    process::{Launch, Process},
+    Cluster, End, FaultError, Node, machine,
+    machine::{Machine, zone_name},
+    process::Launch,
     target::{Member, NodeArguments, Target},
 };
 use crate::history::NodeId;
@@ -63,14 +59,6 @@ pub const TMPFS_BYTES: u64 = 256 << 20;
 const CLIENT_PORT: u16 = 2379;
 /// Where nodes listen for each other.
 const PEER_PORT: u16 = 2380;
-/// How long a new cluster may take until all nodes serve.
-const SERVING_WITHIN: Duration = Duration::from_secs(60);
-/// How long one question to a starting node may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// Time between two looks at a starting node.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Lines of a node's log that an error shows.
-const LOG_TAIL_LINES: usize = 15;
 
 /// What a cluster in network namespaces is made of.
 #[derive(Clone, Debug)]
@@ -100,8 +88,8 @@ pub struct NetnsOptions {
 
 /// A cluster of processes in network namespaces.
 ///
-/// - `nodes` and `members` have the same ids in the same order, and so has `disks` if there are any.
-/// - `processes` has every process that was started and not yet seen to end.
+/// - The nodes of `machine` and `members` have the same ids in the same order, and so has `disks` if
+///   there are any.
 /// - Disks are unmounted after the processes have ended.
 pub struct NetnsCluster {
     options: NetnsOptions,
@@ -109,12 +97,10 @@ pub struct NetnsCluster {
     ip: PathBuf,
     bin: PathBuf,
     version: String,
-    nodes: Vec<Node>,
     members: Vec<Member>,
-    processes: Mutex<BTreeMap<NodeId, Arc<Process>>>,
+    machine: Machine,
     disks: Arc<Mutex<BTreeMap<NodeId, Disk>>>,
     rules: Arc<Rules>,
-    preload: Option<Preload>,
 }
 
 impl NetnsCluster {
@@ -125,7 +111,7 @@ impl NetnsCluster {
     ///
     /// The options do not fit the network or the directory, the caller is not in the hub, there is
     /// no program, or the nodes do not serve.
-    pub async fn attach(topology: Topology, options: NetnsOptions) -> Result<Self, NetnsError> {
+    pub async fn attach(topology: Topology, mut options: NetnsOptions) -> Result<Self, NetnsError> {
         topology.check_inside()?;
         let (nodes, zones) = (options.nodes, options.zones.unwrap_or(options.nodes));
         if nodes != topology.nodes() || zones == 0 || zones > nodes {
@@ -137,14 +123,14 @@ impl NetnsCluster {
         }
         let bin = options.target.find(options.bin.as_deref())?;
         let version = options.target.version(&bin).await?;
+        options.dir = machine::claim(&options.dir).map_err(NetnsError::Options)?;
         let mut cluster = Self::assemble(topology, options, bin, version)?;
         cluster.prepare_files()?;
         match cluster.come_up().await {
             Ok(()) => Ok(cluster),
             Err(missing) => {
-                let logs = cluster.log_tails();
                 cluster.shut_down().await;
-                Err(NetnsError::NotServing(format!("{missing}{logs}")))
+                Err(NetnsError::NotServing(missing))
             }
         }
     }
@@ -157,12 +143,14 @@ impl NetnsCluster {
     ) -> Result<Self, NetnsError> {
         let tools = Tools::find()?;
         let zones = options.zones.unwrap_or(options.nodes);
-        let (mut nodes, mut members) = (Vec::new(), Vec::new());
+        let mut machine =
+            Machine::new(options.target, options.dir.clone()).map_err(NetnsError::Io)?;
+        let mut members = Vec::new();
         for id in 1..=options.nodes as NodeId {
             let end = End::Node(id);
             let (address, direct) = (topology::address(end), topology::direct_address(end));
             let zone = zone_name((id as usize - 1) % zones);
-            nodes.push(Node {
+            machine.nodes.push(Node {
                 id,
                 zone: zone.clone(),
                 endpoint: format!("{address}:{CLIENT_PORT}"),
@@ -182,94 +170,44 @@ impl NetnsCluster {
             topology,
             bin,
             version,
-            nodes,
             members,
-            processes: Mutex::default(),
+            machine,
             disks: Arc::default(),
-            preload: None,
         })
     }
 
     /// Directories, disks and libraries.
     fn prepare_files(&mut self) -> Result<(), NetnsError> {
-        let in_dir = format!("cannot use the directory {}", self.options.dir.display());
-        fs::create_dir_all(&self.options.dir).map_err(NetnsError::io(&in_dir))?;
-        self.options.dir = self
-            .options
-            .dir
-            .canonicalize()
-            .map_err(NetnsError::io(&in_dir))?;
-        if self.node_dir(1).exists() {
-            return Err(NetnsError::Options(format!(
-                "{} holds the data of a cluster already; give another directory",
-                self.options.dir.display()
-            )));
-        }
-        for node in &self.nodes {
-            let dir = self.node_dir(node.id);
-            fs::create_dir(&dir).map_err(NetnsError::io(&in_dir))?;
+        for id in self.members.iter().map(|member| member.id) {
+            let dir = self.machine.node_dir(id);
+            let what = format!("cannot make the directory {}", dir.display());
+            fs::create_dir(&dir).map_err(NetnsError::io(what))?;
             if let Some(bytes) = self.options.tmpfs_bytes {
-                let source = self.topology.namespace(node.id);
+                let source = self.topology.namespace(id);
                 let what = format!("cannot mount a tmpfs at {}", dir.display());
                 let disk = Disk::mount(&source, &dir, bytes).map_err(NetnsError::io(what))?;
-                self.disks.lock().insert(node.id, disk);
+                self.disks.lock().insert(id, disk);
             }
         }
-        if self.options.preload && self.options.target != Target::Etcd {
-            let dir = self.options.dir.join("preload");
-            let what = format!("cannot prepare the libraries in {}", dir.display());
-            let ids: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
-            let preload = Preload::prepare(&dir, &ids).map_err(NetnsError::io(what))?;
-            if self.options.power_cuts {
-                for id in &ids {
-                    // Where it cannot be, the power cuts themselves are skipped and say why.
-                    let _ = preload.record_unsynced(*id, true);
-                }
-            }
-            self.preload = Some(preload);
+        if self.options.preload {
+            let loaded = self.machine.load_libraries(self.options.power_cuts);
+            loaded.map_err(NetnsError::Io)?;
         }
         Ok(())
     }
 
     /// Starts all nodes and waits until they serve.
     async fn come_up(&self) -> Result<(), String> {
-        for node in &self.nodes {
+        for node in &self.machine.nodes {
             self.spawn(node.id).map_err(|error| error.to_string())?;
         }
-        let begun = Instant::now();
-        for node in &self.nodes {
-            let client = Client::builder()
-                .endpoints([&node.direct])
-                .discover(false)
-                .timeout(ANSWER_WITHIN)
-                .connect_lazy()
-                .map_err(|error| error.to_string())?;
-            while let Err(error) = client.get("holdfast-jepsen").first().await {
-                for (id, process) in self.processes.lock().iter() {
-                    if let Some(status) = process.exit_status() {
-                        return Err(format!("node {id} ended by itself: {status}"));
-                    }
-                }
-                if begun.elapsed() > SERVING_WITHIN {
-                    let id = node.id;
-                    return Err(format!(
-                        "node {id} does not serve within {SERVING_WITHIN:?}: {error}"
-                    ));
-                }
-                sleep(LOOK_EVERY).await;
-            }
-        }
-        Ok(())
+        self.machine.until_serving().await
     }
 
     fn member(&self, node: NodeId) -> Result<&Member, FaultError> {
+        self.machine.check(node)?;
         let member = self.members.iter().find(|member| member.id == node);
-        member.ok_or_else(|| FaultError::Failed(format!("there is no node {node}")))
-    }
-
-    fn process(&self, node: NodeId) -> Result<Option<Arc<Process>>, FaultError> {
-        self.member(node)?;
-        Ok(self.processes.lock().get(&node).cloned())
+        Ok(member.expect("every node is a member"))
     }
 
     fn spawn(&self, node: NodeId) -> Result<(), FaultError> {
@@ -289,7 +227,7 @@ impl NetnsCluster {
         // `env` puts the variables in force after `ip`, into which nothing is to be loaded.
         let mut words: Vec<OsString> = vec![self.ip.clone().into()];
         words.extend(["netns", "exec", &self.topology.namespace(node), "env"].map(Into::into));
-        if let Some(preload) = &self.preload {
+        if let Some(preload) = &self.machine.preload {
             for (name, value) in preload.environment(node, &data_dir) {
                 let mut assignment = name;
                 assignment.push("=");
@@ -304,50 +242,20 @@ impl NetnsCluster {
             args,
             withheld: vec![target.variables().to_owned(), VARIABLE.to_owned()],
             env: Vec::new(),
-            log: self.node_log(node),
+            log: self.machine.node_log(node),
         };
-        let process = Process::spawn(&launch.behind(words))
-            .map_err(|error| FaultError::Failed(format!("node {node} does not start: {error}")))?;
-        self.processes.lock().insert(node, Arc::new(process));
-        Ok(())
-    }
-
-    fn node_dir(&self, node: NodeId) -> PathBuf {
-        self.options.dir.join(format!("node-{node}"))
+        self.machine.spawn(node, &launch.behind(words))
     }
 
     /// Beside the ballast, which is no business of the node.
     fn node_data(&self, node: NodeId) -> PathBuf {
-        self.node_dir(node).join("data")
+        self.machine.node_dir(node).join("data")
     }
-
-    fn node_log(&self, node: NodeId) -> PathBuf {
-        self.options.dir.join(format!("node-{node}.log"))
-    }
-
-    fn log_tails(&self) -> String {
-        let tails = self.nodes.iter().map(|node| tail(&self.node_log(node.id)));
-        tails.collect()
-    }
-}
-
-/// The end of a log, with a headline.
-fn tail(file: &Path) -> String {
-    let bytes = fs::read(file).unwrap_or_default();
-    let log = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = log.lines().collect();
-    let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
-    format!("\n--- the end of {}\n{}", file.display(), tail.join("\n"))
 }
 
 impl Drop for NetnsCluster {
     fn drop(&mut self) {
-        let mut processes = std::mem::take(self.processes.get_mut());
-        for process in processes.values() {
-            // What could not be killed here is waited for by its drop.
-            let _ = process.send_kill();
-        }
-        processes.clear();
+        self.machine.kill_now();
         self.disks.lock().clear();
     }
 }

@@ -21,19 +21,16 @@ mod links;
 mod pump;
 
 use std::{
-    fs::File,
-    io::{self, Write},
+    io,
     net::SocketAddr,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -47,7 +44,7 @@ use self::{
     links::is_cut,
     pump::{Ended, Pump},
 };
-use super::{End, LinkFault, attribution::Owners};
+use super::{End, LinkFault, attribution::Owners, machine::ClusterLog};
 use crate::history::NodeId;
 
 /// How long a node may take to accept a connection. A paused one whose queue is full takes forever.
@@ -67,30 +64,6 @@ pub enum Openers {
     Clients,
     /// The other nodes, told apart by their processes.
     Nodes(Owners),
-}
-
-/// What was done to a cluster, and what its proxies have to tell, appended to a file.
-#[derive(Debug)]
-pub struct ClusterLog {
-    file: Mutex<File>,
-    begun: Instant,
-}
-
-impl ClusterLog {
-    /// Appends to this file.
-    pub fn open(file: &Path) -> io::Result<Self> {
-        Ok(Self {
-            file: Mutex::new(File::options().create(true).append(true).open(file)?),
-            begun: Instant::now(),
-        })
-    }
-
-    /// Appends a line, with the seconds since the log was opened.
-    pub fn tell(&self, text: &str) {
-        let at = self.begun.elapsed().as_secs_f64();
-        // A full disk is a fault of its own; the proxies go on.
-        let _ = writeln!(self.file.lock(), "{at:.3} s: {text}");
-    }
 }
 
 /// What a proxy stands in front of.

@@ -30,6 +30,7 @@ pub enum Target {
 )]
 pub enum Fault {
     Kill(Target),
+    KillStaggered,
     Pause(Target),
     Restart(Target),
     Power(Target),
@@ -83,6 +84,11 @@ pub const FAULTS: &[(&str, Fault, &str)] = &[
         "kill-all",
         Fault::Kill(Target::All),
         "SIGKILL to all nodes at once",
+    ),
+    (
+        "kill-staggered",
+        Fault::KillStaggered,
+        "SIGKILL to one node, a while later to the rest; the one that lags is started first",
     ),
     (
         "zone-loss",
@@ -249,6 +255,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "kill-minority",
             "kill-majority",
             "kill-all",
+            "kill-staggered",
         ],
     ),
     ("pause", &["pause-one", "pause-leader", "pause-majority"]),
@@ -282,6 +289,8 @@ pub(super) enum Healing {
     None,
     /// Nodes are started again.
     Start(Vec<NodeId>),
+    /// Nodes are started again in this order, each a while after the one before.
+    StartInTurn(Vec<NodeId>),
     /// Nodes go on.
     Resume(Vec<NodeId>),
     /// The links of this fault are whole again.
@@ -327,6 +336,7 @@ impl Fault {
     ) -> Result<Injected, FaultError> {
         match self {
             Fault::Kill(target) => process::kill(ground, target, rng).await,
+            Fault::KillStaggered => process::kill_staggered(ground, rng).await,
             Fault::Pause(target) => process::pause(ground, target, rng).await,
             Fault::Restart(target) => process::restart(ground, target, rng).await,
             Fault::Power(target) => process::cut_power(ground, target, rng).await,

@@ -11,6 +11,8 @@ use super::{
 };
 use crate::{cluster::FaultError, history::NodeId};
 
+/// How long the others go on writing after the first node of a staggered kill is gone.
+const FALL_BEHIND: Duration = Duration::from_millis(800);
 /// How long a restarted node may take to serve before the next one is restarted.
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
 
@@ -40,6 +42,32 @@ pub(super) async fn kill(
     ground.kill(&nodes).await?;
     let detail = format!("{}{} killed", named(&nodes), suffix(target));
     Ok(Injected::new(nodes.clone(), detail, Healing::Start(nodes)))
+}
+
+/// One node goes and misses writes, then the rest goes. The node that lags is back first and asks
+/// for the leadership before those that have more than it: they must refuse.
+pub(super) async fn kill_staggered(
+    ground: &Ground,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let first = ground.choose(Target::One, rng).await?;
+    ground.kill(&first).await?;
+    tokio::time::sleep(FALL_BEHIND).await;
+    let rest = match ground.choose(Target::All, rng).await {
+        Ok(rest) => rest,
+        // Other faults hold the rest. This one is then that of a single node.
+        Err(FaultError::Skipped(_)) => Vec::new(),
+        Err(failed) => return Err(failed),
+    };
+    ground.kill(&rest).await?;
+    let detail = match rest.as_slice() {
+        [] => format!("{} killed", named(&first)),
+        rest => format!("{} killed, then {}", named(&first), named(rest)),
+    };
+    let mut in_turn = first;
+    in_turn.extend(rest);
+    let healing = Healing::StartInTurn(in_turn.clone());
+    Ok(Injected::new(in_turn, detail, healing))
 }
 
 pub(super) async fn cut_power(

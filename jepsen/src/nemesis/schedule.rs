@@ -25,6 +25,10 @@ use crate::{
     history::{FaultEvent, NodeId, Phase, What, jsonl::Recorder},
 };
 
+/// Time between the starts of nodes that come back one after the other: long enough to serve alone
+/// and to ask for the leadership in vain.
+const TURN: Duration = Duration::from_millis(600);
+
 /// A nemesis as it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nemesis {
@@ -140,6 +144,14 @@ async fn heal(ground: &Ground, id: u64, injected: &Injected) -> Result<String, F
     match &injected.healing {
         Healing::None => {}
         Healing::Start(nodes) => ground.start(nodes).await?,
+        Healing::StartInTurn(nodes) => {
+            for (number, node) in nodes.iter().enumerate() {
+                if number > 0 {
+                    tokio::time::sleep(TURN).await;
+                }
+                ground.start(&[*node]).await?;
+            }
+        }
         Healing::Resume(nodes) => ground.resume(nodes).await?,
         Healing::Links => ground.heal_links(id).await?,
         Healing::Syncs(nodes) => {

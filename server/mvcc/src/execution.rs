@@ -309,7 +309,10 @@ impl<'a, R: Reader> Execution<'a, R> {
         })
     }
 
-    #[allow(clippy::too_many_arguments)] // the parts of one change, each computed by its operation
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts of one change, each computed by its operation"
+    )]
     fn record(
         &mut self,
         prefix: Bytes,

@@ -1,7 +1,10 @@
 //! Failures of the machine: they leave the state machine as it was, and garbage is named.
 
 // A failed unwrap is a failed test, in the helpers of a test as well.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy knows test functions, not the functions that they share"
+)]
 
 use std::cell::Cell;
 

@@ -1,7 +1,10 @@
 //! Transactions are nested so deep and no deeper.
 
 // A failed unwrap is a failed test, in the helpers of a test as well.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy knows test functions, not the functions that they share"
+)]
 
 use holdfast_mvcc::{
     Limits, StateMachine, TXN_LEVELS_MAX,

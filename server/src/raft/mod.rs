@@ -217,7 +217,10 @@ impl RaftGroup {
             tuning.election_timeout_max,
             tuning.snapshot_bytes_per_second_max,
         );
-        #[cfg_attr(not(feature = "planted-bugs"), allow(unused_mut))]
+        #[cfg_attr(
+            not(feature = "planted-bugs"),
+            allow(unused_mut, reason = "only a planted bug changes it here")
+        )]
         let mut machine = GroupStateMachine::open(group_id, store)?;
         #[cfg(feature = "planted-bugs")]
         machine.take_unapplied_for_applied(&log);

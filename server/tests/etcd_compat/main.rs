@@ -6,7 +6,10 @@
 //! nested transactions, codes, metadata, authorities, the standard services of gRPC.
 
 // The helpers are tests as well.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy knows test functions, not the functions that they share"
+)]
 
 mod authority;
 mod cluster;

@@ -1,7 +1,10 @@
 //! Real nodes, really killed: what a cluster of three processes keeps through crashes, stops,
 //! absences, damage and abuse. The harness tells how a test of this kind is made.
 
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy knows test functions, not the functions that they share"
+)]
 
 #[path = "../harness/mod.rs"]
 mod harness;

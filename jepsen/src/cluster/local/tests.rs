@@ -58,10 +58,3 @@ async fn a_program_that_is_no_node_is_told_with_its_log() {
     // What bash says about the first argument.
     assert!(text.contains("start: No such file"), "{text}");
 }
-
-#[test]
-fn zones_have_letters() {
-    assert_eq!(zone_name(0), "zone-a");
-    assert_eq!(zone_name(25), "zone-z");
-    assert_eq!(zone_name(26), "zone-27");
-}

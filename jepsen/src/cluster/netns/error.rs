@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{VARIABLE, tools::Refusal};
-use crate::cluster::target::BinaryError;
+use crate::cluster::{machine::about, target::BinaryError};
 
 /// Why there is no cluster in network namespaces. Nothing of it runs or is left.
 #[derive(Debug, thiserror::Error)]
@@ -70,13 +70,8 @@ pub enum NetnsError {
     #[error(transparent)]
     Binary(#[from] BinaryError),
     /// The machine refused something.
-    #[error("{what}: {error}")]
-    Io {
-        /// What was refused.
-        what: String,
-        /// How.
-        error: io::Error,
-    },
+    #[error("{0}")]
+    Io(io::Error),
     /// The nodes do not serve; with the ends of their logs.
     #[error("{0}")]
     NotServing(String),
@@ -84,8 +79,8 @@ pub enum NetnsError {
 
 impl NetnsError {
     pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        let what = what.into();
-        move |error| NetnsError::Io { what, error }
+        let refused = about(what.into());
+        move |error| NetnsError::Io(refused(error))
     }
 
     pub(super) fn refused(what: &'static str, refusal: Refusal) -> Self {

@@ -1,6 +1,6 @@
 //! What may be done to a cluster in network namespaces.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 
@@ -8,33 +8,10 @@ use super::NetnsCluster;
 use crate::{
     cluster::{
         ClockFault, Cluster, Description, FaultError, Link, LinkFault, Node, SyncFault,
-        preload::Preload, target::Target,
+        machine::failed,
     },
     history::NodeId,
 };
-
-/// How long a node may take to stop when asked: more than handing over all leaderships takes.
-const STOP_WITHIN: Duration = Duration::from_secs(20);
-
-impl NetnsCluster {
-    fn preload(&self) -> Result<&Preload, FaultError> {
-        if self.options.target == Target::Etcd {
-            return Err(FaultError::Skipped(
-                "etcd is a Go program, which calls the kernel and not libc, so nothing can be \
-                 loaded between them"
-                    .to_owned(),
-            ));
-        }
-        self.preload.as_ref().ok_or_else(|| {
-            FaultError::Skipped("the cluster was started without loading libraries".to_owned())
-        })
-    }
-}
-
-fn failed(node: NodeId, what: &str) -> impl FnOnce(io::Error) -> FaultError {
-    let text = format!("cannot {what} node {node}");
-    move |error| FaultError::Failed(format!("{text}: {error}"))
-}
 
 /// Runs what blocks beside the tasks of the runtime.
 async fn blocking(
@@ -56,56 +33,35 @@ impl Cluster for NetnsCluster {
     }
 
     fn nodes(&self) -> &[Node] {
-        &self.nodes
+        &self.machine.nodes
     }
 
     async fn start(&self, node: NodeId) -> Result<(), FaultError> {
-        match self.process(node)? {
-            Some(process) if process.is_running() => Ok(()),
-            _ => self.spawn(node),
+        match self.machine.is_running(node)? {
+            true => Ok(()),
+            false => self.spawn(node),
         }
     }
 
     async fn kill(&self, node: NodeId) -> Result<(), FaultError> {
-        if let Some(process) = self.process(node)? {
-            process.kill().await.map_err(failed(node, "kill"))?;
-            self.processes.lock().remove(&node);
-        }
-        Ok(())
+        self.machine.kill(node).await
     }
 
     /// A node that has to be killed is [`FaultError::Failed`]; it is down all the same.
     async fn stop(&self, node: NodeId) -> Result<(), FaultError> {
-        let Some(process) = self.process(node)? else {
-            return Ok(());
-        };
-        let stopped = process.terminate(STOP_WITHIN).await;
-        let stopped = stopped.map_err(failed(node, "stop"))?;
-        self.processes.lock().remove(&node);
-        match stopped.killed {
-            true => Err(FaultError::Failed(format!(
-                "node {node} did not stop within {STOP_WITHIN:?} of SIGTERM and was killed"
-            ))),
-            false => Ok(()),
-        }
+        self.machine.stop(node).await
     }
 
     async fn pause(&self, node: NodeId) -> Result<(), FaultError> {
-        match self.process(node)? {
-            Some(process) if process.is_running() => process.pause().map_err(failed(node, "pause")),
-            _ => Err(FaultError::Skipped(format!("node {node} does not run"))),
-        }
+        self.machine.pause(node)
     }
 
     async fn resume(&self, node: NodeId) -> Result<(), FaultError> {
-        match self.process(node)? {
-            Some(process) => process.resume().map_err(failed(node, "resume")),
-            None => Ok(()),
-        }
+        self.machine.resume(node)
     }
 
     async fn is_running(&self, node: NodeId) -> bool {
-        matches!(self.process(node), Ok(Some(process)) if process.is_running())
+        matches!(self.machine.is_running(node), Ok(true))
     }
 
     async fn set_links(&self, links: &[(Link, LinkFault)]) -> Result<(), FaultError> {
@@ -119,42 +75,19 @@ impl Cluster for NetnsCluster {
     }
 
     async fn set_syncs(&self, node: NodeId, fault: SyncFault) -> Result<(), FaultError> {
-        self.member(node)?;
-        self.preload()?.set_syncs(node, fault)
+        self.machine.set_syncs(node, fault)
     }
 
     async fn set_clock(&self, node: NodeId, fault: ClockFault) -> Result<(), FaultError> {
-        self.member(node)?;
-        self.preload()?.set_clock(node, fault)
+        self.machine.set_clock(node, fault)
     }
 
     async fn cut_power(&self, nodes: &[NodeId]) -> Result<(), FaultError> {
-        let preload = self.preload()?;
-        let mut processes = Vec::new();
-        for node in nodes {
-            processes.extend(self.process(*node)?);
-        }
-        // All signals first: what the nodes still do while one after the other is waited for is
-        // what power that fails would not let them do.
-        for process in &processes {
-            let sent = process.send_kill();
-            sent.map_err(|error| FaultError::Failed(format!("cannot cut the power: {error}")))?;
-        }
-        for node in nodes {
-            self.kill(*node).await?;
-        }
-        // A node that was down before loses what its last process had not synced as well.
-        for node in nodes {
-            preload.take_back_unsynced(*node).map_err(|error| {
-                let text = format!("node {node} is killed, but keeps unsynced writes: {error}");
-                FaultError::Failed(text)
-            })?;
-        }
-        Ok(())
+        self.machine.cut_power(nodes).await
     }
 
     async fn fill_disk(&self, node: NodeId, full: bool) -> Result<(), FaultError> {
-        self.member(node)?;
+        self.machine.check(node)?;
         let disks = self.disks.clone();
         blocking(move || {
             let mut disks = disks.lock();
@@ -172,22 +105,17 @@ impl Cluster for NetnsCluster {
     }
 
     fn data_dir(&self, node: NodeId) -> Option<PathBuf> {
-        self.member(node).ok().map(|_| self.node_data(node))
+        let known = self.machine.check(node).is_ok();
+        known.then(|| self.node_data(node))
     }
 
     fn log_file(&self, node: NodeId) -> Option<PathBuf> {
-        self.member(node).ok().map(|_| self.node_log(node))
+        let known = self.machine.check(node).is_ok();
+        known.then(|| self.machine.node_log(node))
     }
 
     async fn shut_down(&self) {
-        let processes = std::mem::take(&mut *self.processes.lock());
-        for process in processes.values() {
-            // What could not be killed here is waited for by its drop.
-            let _ = process.send_kill();
-        }
-        for process in processes.into_values() {
-            let _ = process.kill().await;
-        }
+        self.machine.shut_down().await;
         // The network is taken away after this; the rules must not outlive a cluster all the same.
         let _ = self.heal_links().await;
         self.disks.lock().clear();

@@ -6,6 +6,7 @@ use std::{
     net::{TcpListener, TcpStream, UdpSocket},
     os::unix::fs::MetadataExt,
     sync::mpsc,
+    time::{Duration, Instant},
 };
 
 use parking_lot::MutexGuard;

@@ -60,7 +60,7 @@ pub(super) const BUGS: &[Bug] = &[
     bug(
         "election-without-log-check",
         "votes are granted to candidates that lack committed entries",
-        "register-kill-one-kill-leader",
+        "register-kill-staggered",
     ),
     bug(
         "log-purged-past-durable",
@@ -133,7 +133,7 @@ pub(super) fn scenario(name: &str) -> Result<Scenario> {
         "register-partition-leader" => (Register, "partition-leader", &[][..], usual),
         "register-lose-leader" => (Register, "partition-leader,kill-leader", &[][..], quick),
         "register-partition-one" => (Register, "partition-one", &[][..], usual),
-        "register-kill-one-kill-leader" => (Register, "kill-one,kill-leader", &[][..], quick),
+        "register-kill-staggered" => (Register, "kill-staggered", &[][..], quick),
         "register-kill-one-short-log" => (Register, "kill-one", short_log, usual),
         "counter-snapshot" => (CounterRetry, "kill-one", short_log, usual),
         "bank-compact" => (Bank, "compact", &[][..], quick),

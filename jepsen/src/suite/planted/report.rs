@@ -14,7 +14,7 @@ pub(super) const MARKDOWN: &str = "planted.md";
 /// How a bug showed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Caught {
-    /// Time from the begin of the run to the event that completes the first proof.
+    /// Time from the begin of the run to the end of the shortest history that proves it.
     pub seconds: f64,
     /// Who found it.
     pub checker: String,

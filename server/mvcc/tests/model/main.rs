@@ -7,7 +7,10 @@
 //! `HOLDFAST_TEST_SEED=n` chooses other histories, `PROPTEST_CASES=n` more of them.
 
 // A failed unwrap is a failed test, in the helpers of a test as well.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy knows test functions, not the functions that they share"
+)]
 
 mod generate;
 mod naive;

@@ -4,7 +4,10 @@
 //! they are then read before they are kept. What the words of a script do is in `runner.rs`.
 
 // A failed unwrap is a failed test, in the helpers of a test as well.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy knows test functions, not the functions that they share"
+)]
 
 mod requests;
 mod runner;

@@ -1,0 +1,77 @@
+//! What the tests of clusters of real nodes have in common.
+
+use std::{
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use holdfast_client::Client;
+use holdfast_jepsen::cluster::{Node, target::Target};
+use tokio::time::sleep;
+
+/// How long a condition may take that has no bound of its own.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a request may take that is repeated until it has its answer.
+const ONE_TRY: Duration = Duration::from_secs(4);
+
+/// Probes until there is an answer.
+pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let begun = Instant::now();
+    loop {
+        match probe().await {
+            Ok(value) => return value,
+            Err(missing) if begun.elapsed() > PATIENCE => {
+                panic!("not within {PATIENCE:?}: {what}; at last: {missing}")
+            }
+            Err(_) => sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// The program of Holdfast in the directory of this build; built if it is missing.
+pub fn holdfast() -> PathBuf {
+    if let Ok(bin) = Target::Holdfast.find(None) {
+        return bin;
+    }
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "-p", "holdfast-server", "--bin", "holdfast"]);
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    let status = build.status().expect("cargo can be executed");
+    assert!(
+        status.success(),
+        "the build of the server ends with {status}"
+    );
+    Target::Holdfast.find(None).expect("it has just been built")
+}
+
+/// A client of this endpoint alone.
+pub fn client(endpoint: &str, patience: Duration) -> Client {
+    Client::builder()
+        .endpoints([endpoint])
+        .discover(false)
+        .timeout(patience)
+        .connect_lazy()
+        .expect("an endpoint of a cluster is one")
+}
+
+/// Writes a key whose value is its name.
+pub async fn put(node: &Node, key: &str) {
+    let client = client(&node.endpoint, PATIENCE);
+    let put = client.put(key.to_owned(), key.to_owned()).await;
+    put.unwrap_or_else(|error| panic!("node {} refuses {key}: {error}", node.id));
+}
+
+/// The key is there, soon.
+pub async fn expect_value(node: &Node, key: &str) {
+    until("a read", async || {
+        let client = client(&node.endpoint, ONE_TRY);
+        match client.get(key.to_owned()).first().await {
+            Ok(Some(found)) if found.value == key.as_bytes() => Ok(()),
+            other => Err(format!("node {}: {other:?}", node.id)),
+        }
+    })
+    .await;
+}
