@@ -1,8 +1,9 @@
-//! A real node with every fault of the shim and of its files: `cargo build -p holdfast-server` first, then
-//! `cargo test -p holdfast-jepsen --test real_node -- --ignored`. `HOLDFAST_BIN` names another binary,
-//! `REAL_NODE_SEEDS` how many seeds are tried.
+//! A real node with every fault of the shim and of its files. `HOLDFAST_BIN` names another binary than
+//! that of this build, `REAL_NODE_SEEDS` how many seeds are tried.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod nodes;
 
 use std::{
     collections::BTreeMap,
@@ -22,6 +23,7 @@ use holdfast_client::Client;
 use holdfast_jepsen::cluster::{
     ClockFault, FaultError, SyncFault,
     damage::{Damage, Hit, flip_bit_in_log_tail, tear_last_record, truncate_log_tail},
+    ports,
     preload::{Preload, TakenBack, can_load_into},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -31,21 +33,8 @@ const WRITERS: u64 = 16;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn binary() -> PathBuf {
-    if let Some(binary) = std::env::var_os("HOLDFAST_BIN") {
-        return binary.into();
-    }
-    let test = std::env::current_exe().unwrap();
-    let target = test.parent().and_then(Path::parent).unwrap();
-    target.join("holdfast")
-}
-
-fn free_port(rng: &mut StdRng) -> u16 {
-    loop {
-        let port = rng.random_range(20_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
+    let chosen = std::env::var_os("HOLDFAST_BIN");
+    chosen.map_or_else(nodes::holdfast, PathBuf::from)
 }
 
 struct Node {
@@ -63,15 +52,17 @@ impl Drop for Node {
 }
 
 impl Node {
-    fn new(rng: &mut StdRng) -> Self {
+    fn new() -> Self {
         can_load_into(&binary()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let preload = Preload::prepare(&dir.path().join("preload"), &[NODE]).unwrap();
         preload.record_unsynced(NODE, true).unwrap();
+        let held = ports::free(2).unwrap();
+        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
         Self {
             dir,
             preload,
-            ports: [free_port(rng), free_port(rng)],
+            ports: [port(&held[0]), port(&held[1])],
             process: None,
             starts: 0,
         }
@@ -201,7 +192,7 @@ async fn write(client: Client, writer: u64, told: Arc<Told>) {
 /// Load, power cut, restart, three times over; returns what was taken back.
 async fn lose_power(seed: u64, delay: Duration, keep_share: f64) -> TakenBack {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut node = Node::new(&mut rng);
+    let mut node = Node::new();
     let told = Arc::new(Told::default());
     let mut taken = TakenBack::default();
     node.start();
@@ -307,7 +298,6 @@ fn seeds() -> u64 {
 }
 
 #[test]
-#[ignore = "needs the server's binary"]
 fn no_acknowledged_write_is_lost_when_the_power_fails() {
     let mut lost_while_slow = 0;
     for seed in 0..seeds() {
@@ -326,7 +316,7 @@ fn no_acknowledged_write_is_lost_when_the_power_fails() {
 /// Power that fails again and again while the node creates its files, or recovers them.
 async fn lose_power_while_starting(seed: u64) -> TakenBack {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut node = Node::new(&mut rng);
+    let mut node = Node::new();
     let mut taken = TakenBack::default();
     // Slower syncs hold every state between two of them for longer.
     let delay = Duration::from_millis(rng.random_range(0..10));
@@ -364,7 +354,6 @@ async fn lose_power_while_starting(seed: u64) -> TakenBack {
 }
 
 #[test]
-#[ignore = "needs the server's binary"]
 fn a_node_starts_whenever_the_power_failed_before() {
     let mut lost = 0;
     for seed in 0..seeds() {
@@ -376,11 +365,9 @@ fn a_node_starts_whenever_the_power_failed_before() {
 }
 
 #[test]
-#[ignore = "needs the server's binary"]
 fn a_failed_sync_stops_the_node_and_costs_no_acknowledged_write() {
-    let seed = 1;
     run(async {
-        let mut node = Node::new(&mut StdRng::seed_from_u64(seed));
+        let mut node = Node::new();
         node.start();
         node.contents().await.unwrap();
         let client = Client::builder()
@@ -413,11 +400,9 @@ fn a_failed_sync_stops_the_node_and_costs_no_acknowledged_write() {
 }
 
 #[test]
-#[ignore = "needs the server's binary"]
 fn a_node_serves_while_its_wall_clock_jumps() {
-    let seed = 1;
     run(async {
-        let mut node = Node::new(&mut StdRng::seed_from_u64(seed));
+        let mut node = Node::new();
         node.start();
         node.contents().await.unwrap();
         let client = Client::builder()
@@ -448,7 +433,7 @@ async fn damaged(
     damage: impl FnOnce(&Path, &mut StdRng) -> Damage,
 ) -> (Damage, Result<usize, String>) {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut node = Node::new(&mut rng);
+    let mut node = Node::new();
     node.start();
     node.contents().await.unwrap();
     let client = Client::builder()
@@ -470,7 +455,6 @@ async fn damaged(
 }
 
 #[test]
-#[ignore = "needs the server's binary"]
 fn damage_of_synced_data_is_refused_with_file_and_offset() {
     for seed in 0..seeds() {
         for truncates in [true, false] {
@@ -489,7 +473,6 @@ fn damage_of_synced_data_is_refused_with_file_and_offset() {
 }
 
 #[test]
-#[ignore = "needs the server's binary"]
 fn a_torn_last_record_is_dropped() {
     for seed in 0..seeds() {
         let (damage, served) = run(damaged(seed, |dir, rng| {

@@ -1,4 +1,6 @@
-//! What the tests of clusters of real nodes have in common.
+//! What the tests of real nodes have in common.
+
+#![allow(dead_code, reason = "not every one of them needs all of it")]
 
 use std::{
     path::PathBuf,
