@@ -21,6 +21,13 @@ pub enum MessageError {
 }
 
 impl RaftGroup {
+    /// Peers go on asking a group that has stopped here, dozens of times a second, and consensus
+    /// would write an error to the node's log for each: on a disk that is full already.
+    fn check_running(&self) -> Result<(), MessageError> {
+        self.stopped()
+            .map_or(Ok(()), |why| Err(MessageError::Stopped(why)))
+    }
+
     /// RequestVote or Pre-Vote.
     pub async fn handle_vote(
         &self,
@@ -34,6 +41,7 @@ impl RaftGroup {
         if planted::is(Bug::ElectionWithoutLogCheck) {
             rpc.last_log_id = Some(codec::log_id(u64::MAX, u64::MAX));
         }
+        self.check_running()?;
         let answer = if request.pre_vote {
             self.raft.pre_vote(rpc).await
         } else {
@@ -52,22 +60,26 @@ impl RaftGroup {
         &self,
         requests: impl Stream<Item = peer::AppendRequest> + Send + 'static,
     ) -> impl Stream<Item = Result<peer::AppendResponse, MessageError>> + Send + 'static {
+        let running = self.check_running();
+        let is_running = running.is_ok();
         // A request that does not decode ends the stream: nothing after it can be in order.
         let requests = requests
             .map(codec::append_from_wire)
-            .take_while(|request| {
+            .take_while(move |request| {
                 if let Err(e) = request {
                     tracing::warn!(error = %e, "ending an append stream");
                 }
-                std::future::ready(request.is_ok())
+                std::future::ready(request.is_ok() && is_running)
             })
             .filter_map(|request| std::future::ready(request.ok()));
-        self.raft
+        let answers = self
+            .raft
             .stream_append(requests)
             .map(|answer| match answer {
                 Ok(result) => Ok(codec::append_result_to_wire(&result)),
                 Err(e) => Err(MessageError::Stopped(e.to_string())),
-            })
+            });
+        futures_util::stream::iter(running.err().map(Err)).chain(answers)
     }
 
     /// One heartbeat.
@@ -76,6 +88,7 @@ impl RaftGroup {
         request: peer::AppendRequest,
     ) -> Result<peer::AppendResponse, MessageError> {
         let request = codec::append_from_wire(request)?;
+        self.check_running()?;
         let prev = request.prev_log_id;
         let answer = self.raft.append_entries(request).await;
         let answer = answer.map_err(|e| MessageError::Stopped(e.to_string()))?;
@@ -89,6 +102,7 @@ impl RaftGroup {
         &self,
     ) -> Result<impl Stream<Item = io::Result<peer::SnapshotChunk>> + Send + 'static, MessageError>
     {
+        self.check_running()?;
         let taken = self.raft.with_state_machine(|machine| {
             let taken = machine.live_snapshot();
             Box::pin(async move { taken })
@@ -125,6 +139,7 @@ impl RaftGroup {
             request.to_node,
             request.last_log_id.map(codec::log_id_from_wire),
         );
+        self.check_running()?;
         match self.raft.handle_transfer_leader(request).await {
             Ok(Ok(())) => Ok(None),
             Ok(Err(refused)) => Ok(Some(refused.to_string())),

@@ -266,6 +266,9 @@ impl RaftGroup {
 
     /// Proposes an encoded command. Dropping the future does not take the proposal back.
     pub async fn propose(&self, command: Bytes) -> Result<Committed, ProposeError> {
+        if let Some(why) = self.stopped() {
+            return Err(ProposeError::Stopped(why));
+        }
         let (responder, answer) = ProgressResponder::complete_only();
         self.raft
             .client_write_ff(Proposal(command), Some(responder))
@@ -298,6 +301,9 @@ impl RaftGroup {
             if metrics.state.is_leader() {
                 return Ok(metrics.last_applied.map_or(0, |id| id.index));
             }
+        }
+        if let Some(why) = self.stopped() {
+            return Err(ReadIndexError::Stopped(why));
         }
         match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => Ok(linearizer.read_log_id().index()),

@@ -166,3 +166,36 @@ fn the_states_of_all_nodes_are_rebuilt_from_their_logs() {
         cluster.verify(&history).await;
     });
 }
+
+/// The files of a keyspace vanish under a node. It stops the keyspace and says so; what its peers go on
+/// asking it does not fill its log.
+#[test]
+fn a_group_that_has_stopped_is_quiet_about_it() {
+    run(async |rng| {
+        let mut cluster = Cluster::start_with(rng, settings).await;
+        let mut history = cluster.load_of(16, 200).await.finish().await;
+        let leader = cluster.leader().await;
+        let id = cluster.others(leader)[0];
+        let state = cluster.node(id).data_dir().join("state").join("group-2");
+        fs::remove_dir_all(state).unwrap();
+        let load = cluster.load_of(16, 2_000).await;
+        until("the group stops", PATIENCE, async || {
+            let told = cluster.node(id).groups().await?;
+            match default_group(&told)?.stopped_because.is_empty() {
+                true => Err(format!("{told:?}")),
+                false => Ok(()),
+            }
+        })
+        .await;
+        let errors = |cluster: &Cluster| cluster.node(id).log().matches(" ERROR ").count();
+        let at_first = errors(&cluster);
+        assert!(at_first > 0, "it does not say that it has stopped");
+        history.extend(load.finish().await);
+        history.extend(cluster.load_of(16, 2_000).await.finish().await);
+        let later = errors(&cluster);
+        assert!(
+            later < at_first + 20,
+            "{at_first} errors when it stopped, {later} later"
+        );
+    });
+}
