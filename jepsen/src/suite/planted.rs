@@ -109,6 +109,7 @@ pub async fn hunt(hunt: Hunt, interrupted: watch::Receiver<bool>) -> anyhow::Res
             }
             let mut scenario = scenario.clone();
             scenario.bin = Some(clean.clone());
+            scenario.stop_when_invalid = true;
             let seed = seed_of(hunt.seed + number, name);
             let dir = hunt.out.join("clean").join(name).join(seed.to_string());
             eprintln!("the clean server in {name} (seed {seed})");

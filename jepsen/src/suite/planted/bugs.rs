@@ -55,7 +55,7 @@ pub(super) const BUGS: &[Bug] = &[
     bug(
         "duplicate-on-forward-timeout",
         "a write of unknown outcome is proposed again without a retry id",
-        "register-lose-leader",
+        "register-lose-answers",
     ),
     bug(
         "election-without-log-check",
@@ -122,15 +122,16 @@ pub(super) fn scenario(name: &str) -> Result<Scenario> {
     let checkpoints: &[&str] = &["--flush-interval-ms=1000"];
     let flushing: &[&str] = &["--flush-interval-ms=20"];
     // Milliseconds between faults, for which each is held, and seconds of the run.
-    let (usual, long) = ((2_000, 2_000, 25), (2_000, 2_000, 60));
-    let (quick, slow) = ((1_000, 1_000, 40), (4_000, 1_000, 30));
+    let (usual, slow) = ((2_000, 2_000, 25), (4_000, 1_000, 30));
+    let (quick, hasty) = ((1_000, 1_000, 40), (500, 300, 60));
     let (workload, nemesis, args, pace) = match name {
         "set-power" => (Set, "power-all,slow-fsync-all", &[][..], usual),
-        "register-kill-all" => (Register, "kill-all", &[][..], long),
+        "register-kill-all" => (Register, "kill-all", &[][..], hasty),
         "register-kill-all-checkpoints" => (Register, "kill-all", checkpoints, slow),
         "register-kill-all-purging" => (Register, "kill-all", purging, slow),
         "register-kill-all-flushing" => (Register, "kill-all,slow-fsync-all", flushing, quick),
         "register-partition-leader" => (Register, "partition-leader", &[][..], usual),
+        "register-lose-answers" => (Register, "partition-one-way,reset", &[][..], quick),
         "register-lose-leader" => (Register, "partition-leader,kill-leader", &[][..], quick),
         "register-partition-one" => (Register, "partition-one", &[][..], usual),
         "register-kill-staggered" => (Register, "kill-staggered", &[][..], quick),
