@@ -171,6 +171,12 @@ pub trait Cluster: Send + Sync {
         Err(FaultError::unsupported("take back unsynced writes"))
     }
 
+    /// Tells that somebody else than the node has changed its files while it was down: what they are
+    /// now is what a power cut leaves.
+    async fn files_changed(&self, _node: NodeId) -> Result<(), FaultError> {
+        Ok(())
+    }
+
     /// Leaves a node no room to write; `false` gives it back.
     async fn fill_disk(&self, _node: NodeId, _full: bool) -> Result<(), FaultError> {
         Err(FaultError::unsupported("fill a disk"))

@@ -23,7 +23,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Mutex, watch},
+    sync::{Mutex, RwLock, watch},
     task::{JoinSet, spawn_blocking},
     time::sleep,
 };
@@ -161,6 +161,7 @@ pub async fn run(
             seed: options.settings.seed,
         },
         faults: AtomicU64::new(1),
+        turn: RwLock::default(),
     });
     let processes = Arc::new(Processes::after(options.settings.concurrency));
     let team = Team {

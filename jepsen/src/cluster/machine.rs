@@ -325,6 +325,15 @@ impl Machine {
         Ok(())
     }
 
+    pub(super) fn files_changed(&self, node: NodeId) -> Result<(), FaultError> {
+        let forgotten = self.preload.as_ref().map(|p| p.forget_unsynced(node));
+        match forgotten {
+            // The node has written nothing so far that could be taken back.
+            None | Some(Err(FaultError::Skipped(_))) => Ok(()),
+            Some(done) => done,
+        }
+    }
+
     pub(super) fn set_syncs(&self, node: NodeId, fault: SyncFault) -> Result<(), FaultError> {
         self.check(node)?;
         self.preload()?.set_syncs(node, fault)

@@ -133,6 +133,7 @@ pub(super) async fn damage(
             };
             // It may refuse to come back, which is right.
             ground.may_end(node).await;
+            ground.cluster().files_changed(node).await?;
             damaged
         })
         .await?;

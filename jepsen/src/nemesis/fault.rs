@@ -327,6 +327,15 @@ impl Fault {
         found.map_or("unnamed", |(name, _, _)| name)
     }
 
+    /// Whether it must not overlap with another. Damage takes from one node what that has promised to
+    /// keep; a store that survives the loss of one copy may be wrong when a second one is out.
+    pub(super) fn wants_to_be_alone(self) -> bool {
+        matches!(
+            self,
+            Fault::TearLog | Fault::TruncateLog | Fault::FlipBit | Fault::Wipe
+        )
+    }
+
     /// Makes it. `id` is the number of the fault in the run.
     pub(super) async fn inject(
         self,

@@ -14,7 +14,7 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
-use tokio::sync::watch;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
 
 use super::{
     Fault, Ground, fault,
@@ -78,6 +78,8 @@ pub struct Shared {
     pub plan: Plan,
     /// Number of the next fault.
     pub faults: AtomicU64,
+    /// Held together by faults that overlap, and alone by one that must not.
+    pub turn: RwLock<()>,
 }
 
 /// Breaks and heals until `stop` says so; then heals what it holds and ends.
@@ -115,6 +117,10 @@ async fn strike(
     rng: &mut StdRng,
     stop: &mut watch::Receiver<bool>,
 ) {
+    let turn = tokio::select! {
+        turn = take_turn(shared, fault) => turn,
+        _ = stop.wait_for(|stopped| *stopped) => return,
+    };
     let id = shared.faults.fetch_add(1, Ordering::Relaxed);
     let tell = |phase, nodes: &[NodeId], detail: &str| {
         shared.recorder.record(What::Fault(FaultEvent {
@@ -132,11 +138,34 @@ async fn strike(
         Err(FaultError::Failed(why)) => return tell(Phase::Error, &[], &why),
     };
     tell(Phase::Broken, &injected.nodes, &injected.detail);
+    // What had to be alone is made by now.
+    let _together = match turn {
+        Turn::Together(guard) => Some(guard),
+        Turn::Alone(guard) => {
+            drop(guard);
+            None
+        }
+    };
     wait(hold, stop).await;
     tell(Phase::Heal, &injected.nodes, "");
     match heal(&shared.ground, id, &injected).await {
         Ok(detail) => tell(Phase::Healed, &injected.nodes, &detail),
         Err(why) => tell(Phase::Error, &injected.nodes, &why.to_string()),
+    }
+}
+
+/// The right to make a fault.
+enum Turn<'a> {
+    Together(RwLockReadGuard<'a, ()>),
+    Alone(RwLockWriteGuard<'a, ()>),
+}
+
+/// Waits until no other fault is in the way. One that wants to be alone is next as soon as those that
+/// are there have been healed.
+async fn take_turn(shared: &Shared, fault: Fault) -> Turn<'_> {
+    match fault.wants_to_be_alone() {
+        true => Turn::Alone(shared.turn.write().await),
+        false => Turn::Together(shared.turn.read().await),
     }
 }
 
@@ -195,15 +224,4 @@ fn around(time: Duration, rng: &mut StdRng) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_list_is_read_in_order_and_none_is_nothing() {
-        let list = Nemesis::parse_list("kill, partition-leader").unwrap();
-        let names: Vec<_> = list.iter().map(|n| n.name.as_str()).collect();
-        assert_eq!(names, ["kill", "partition-leader"]);
-        assert!(Nemesis::parse_list("none").unwrap().is_empty());
-        assert!(Nemesis::parse_list("kill,unheard-of").is_err());
-    }
-}
+mod tests;

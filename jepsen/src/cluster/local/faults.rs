@@ -73,6 +73,10 @@ impl Cluster for LocalCluster {
         self.machine.cut_power(nodes).await
     }
 
+    async fn files_changed(&self, node: NodeId) -> Result<(), FaultError> {
+        self.machine.files_changed(node)
+    }
+
     fn data_dir(&self, node: NodeId) -> Option<PathBuf> {
         let known = self.machine.check(node).is_ok();
         known.then(|| self.machine.node_dir(node))

@@ -86,6 +86,10 @@ impl Cluster for NetnsCluster {
         self.machine.cut_power(nodes).await
     }
 
+    async fn files_changed(&self, node: NodeId) -> Result<(), FaultError> {
+        self.machine.files_changed(node)
+    }
+
     async fn fill_disk(&self, node: NodeId, full: bool) -> Result<(), FaultError> {
         self.machine.check(node)?;
         let disks = self.disks.clone();

@@ -1,0 +1,169 @@
+use std::{collections::BTreeMap, path::PathBuf, time::Instant};
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::{
+    cluster::{Cluster, Description, Link, LinkFault, Node},
+    nemesis::Observer,
+};
+
+#[test]
+fn a_list_is_read_in_order_and_none_is_nothing() {
+    let list = Nemesis::parse_list("kill, partition-leader").unwrap();
+    let names: Vec<_> = list.iter().map(|n| n.name.as_str()).collect();
+    assert_eq!(names, ["kill", "partition-leader"]);
+    assert!(Nemesis::parse_list("none").unwrap().is_empty());
+    assert!(Nemesis::parse_list("kill,unheard-of").is_err());
+}
+
+/// A cluster of which nothing runs and to which everything can be done.
+struct Patient {
+    nodes: Vec<Node>,
+    dir: tempfile::TempDir,
+}
+
+#[async_trait]
+impl Cluster for Patient {
+    fn describe(&self) -> Description {
+        Description {
+            kind: "patient".to_owned(),
+            target: "nothing".to_owned(),
+            version: String::new(),
+        }
+    }
+
+    fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    async fn start(&self, _: NodeId) -> Result<(), FaultError> {
+        Ok(())
+    }
+
+    async fn kill(&self, _: NodeId) -> Result<(), FaultError> {
+        Ok(())
+    }
+
+    async fn stop(&self, _: NodeId) -> Result<(), FaultError> {
+        Ok(())
+    }
+
+    async fn pause(&self, _: NodeId) -> Result<(), FaultError> {
+        Ok(())
+    }
+
+    async fn resume(&self, _: NodeId) -> Result<(), FaultError> {
+        Ok(())
+    }
+
+    async fn is_running(&self, _: NodeId) -> bool {
+        true
+    }
+
+    async fn set_links(&self, _: &[(Link, LinkFault)]) -> Result<(), FaultError> {
+        Ok(())
+    }
+
+    async fn heal_links(&self) -> Result<(), FaultError> {
+        Ok(())
+    }
+
+    fn data_dir(&self, _: NodeId) -> Option<PathBuf> {
+        Some(self.dir.path().to_owned())
+    }
+
+    async fn shut_down(&self) {}
+}
+
+/// Three nodes, and a file for what is done to them.
+fn ward() -> (Arc<Shared>, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let nodes: Vec<Node> = (1..=3)
+        .map(|id| Node {
+            id,
+            zone: format!("zone-{id}"),
+            // Nobody listens there.
+            endpoint: "127.0.0.1:1".to_owned(),
+            direct: "127.0.0.1:1".to_owned(),
+        })
+        .collect();
+    let observer = Observer::new(&nodes).unwrap();
+    let patient = Patient {
+        nodes,
+        dir: tempfile::tempdir().unwrap(),
+    };
+    let recorder = Recorder::create(&dir.path().join("history.jsonl")).unwrap();
+    let shared = Shared {
+        ground: Ground::new(Arc::new(patient), observer),
+        recorder: Arc::new(recorder),
+        plan: Plan {
+            interval: Duration::from_millis(5),
+            hold: Duration::from_millis(20),
+            seed: 1,
+        },
+        faults: AtomicU64::new(1),
+        turn: RwLock::default(),
+    };
+    (Arc::new(shared), dir)
+}
+
+fn events(shared: &Shared) -> Vec<FaultEvent> {
+    shared.recorder.with_events(|events| {
+        let faults = events.iter().filter_map(|event| match &event.what {
+            What::Fault(fault) => Some(fault.clone()),
+            What::Client(_) => None,
+        });
+        faults.collect()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_done_while_nothing_else_is_broken() {
+    const TEARS: usize = 3;
+    let (shared, _dir) = ward();
+    let (stop, stopped) = watch::channel(false);
+    let mut torments = tokio::task::JoinSet::new();
+    let nemeses = Nemesis::parse_list("kill-one,pause-one,tear-log").unwrap();
+    for (number, nemesis) in nemeses.into_iter().enumerate() {
+        torments.spawn(torment(
+            shared.clone(),
+            nemesis,
+            number as u64,
+            stopped.clone(),
+        ));
+    }
+    let begun = Instant::now();
+    let tears = |events: &[FaultEvent]| {
+        let ended = |e: &&FaultEvent| e.nemesis == "tear-log" && e.phase != Phase::Begin;
+        events.iter().filter(ended).count()
+    };
+    while tears(&events(&shared)) < TEARS {
+        assert!(begun.elapsed() < Duration::from_secs(60), "nothing is torn");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.send_replace(true);
+    torments.join_all().await;
+
+    let (mut open, mut overlaps) = (BTreeMap::new(), 0);
+    for event in events(&shared) {
+        let is_damage = event.nemesis == "tear-log";
+        match event.phase {
+            Phase::Begin => {
+                let others: Vec<&String> = open.values().collect();
+                assert!(!is_damage || others.is_empty(), "{others:?} and a tear");
+                assert!(!others.iter().any(|name| *name == "tear-log"), "{event:?}");
+                overlaps += usize::from(!others.is_empty());
+                open.insert(event.fault, event.nemesis);
+            }
+            Phase::Healed | Phase::Skipped | Phase::Error => {
+                open.remove(&event.fault);
+            }
+            Phase::Broken if is_damage => {
+                open.remove(&event.fault);
+            }
+            Phase::Broken | Phase::Heal => {}
+        }
+    }
+    assert!(overlaps > 0, "the other two never met");
+}
