@@ -31,6 +31,7 @@ pub enum Target {
 pub enum Fault {
     Kill(Target),
     KillStaggered,
+    KillLeaderLast,
     Pause(Target),
     Restart(Target),
     Power(Target),
@@ -89,6 +90,11 @@ pub const FAULTS: &[(&str, Fault, &str)] = &[
         "kill-staggered",
         Fault::KillStaggered,
         "SIGKILL to one node, a while later to the rest; the one that lags is started first",
+    ),
+    (
+        "kill-leader-last",
+        Fault::KillLeaderLast,
+        "SIGKILL to all but the leader, a while later to the leader; it is started last",
     ),
     (
         "zone-loss",
@@ -256,6 +262,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "kill-majority",
             "kill-all",
             "kill-staggered",
+            "kill-leader-last",
         ],
     ),
     ("pause", &["pause-one", "pause-leader", "pause-majority"]),
@@ -346,6 +353,7 @@ impl Fault {
         match self {
             Fault::Kill(target) => process::kill(ground, target, rng).await,
             Fault::KillStaggered => process::kill_staggered(ground, rng).await,
+            Fault::KillLeaderLast => process::kill_leader_last(ground, rng).await,
             Fault::Pause(target) => process::pause(ground, target, rng).await,
             Fault::Restart(target) => process::restart(ground, target, rng).await,
             Fault::Power(target) => process::cut_power(ground, target, rng).await,

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{cluster::FaultError, history::NodeId};
 
-/// How long the others go on writing after the first node of a staggered kill is gone.
+/// How long those that are left go on after the first nodes of a staggered kill are gone.
 const FALL_BEHIND: Duration = Duration::from_millis(800);
 /// How long a restarted node may take to serve before the next one is restarted.
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
@@ -51,11 +51,40 @@ pub(super) async fn kill_staggered(
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
     let first = ground.choose(Target::One, rng).await?;
+    kill_in_turn(ground, first, async || {
+        ground.choose(Target::All, rng).await
+    })
+    .await
+}
+
+/// All but the leader go, and it takes writes that it cannot commit; then it goes. The others are back
+/// first and choose a leader, whose entries must replace those.
+pub(super) async fn kill_leader_last(
+    ground: &Ground,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let leader = ground.choose(Target::Leader, rng).await?;
+    let mut others = ground.choose(Target::All, rng).await?;
+    others.retain(|node| !leader.contains(node));
+    if others.is_empty() {
+        return Err(FaultError::Skipped(
+            "all but the leader are held by other faults".into(),
+        ));
+    }
+    kill_in_turn(ground, others, async || Ok(leader)).await
+}
+
+/// Kills the first, and a while later those that are chosen then. They are started in the same order.
+async fn kill_in_turn(
+    ground: &Ground,
+    first: Vec<NodeId>,
+    choose: impl AsyncFnOnce() -> Result<Vec<NodeId>, FaultError>,
+) -> Result<Injected, FaultError> {
     ground.kill(&first).await?;
     tokio::time::sleep(FALL_BEHIND).await;
-    let rest = match ground.choose(Target::All, rng).await {
+    let rest = match choose().await {
         Ok(rest) => rest,
-        // Other faults hold the rest. This one is then that of a single node.
+        // Other faults hold the rest. Only the first are killed then.
         Err(FaultError::Skipped(_)) => Vec::new(),
         Err(failed) => return Err(failed),
     };

@@ -110,7 +110,7 @@ pub(super) const BUGS: &[Bug] = &[
     bug(
         "vote-not-persisted",
         "votes and terms are not on disk",
-        "register-kill-all",
+        "register-kill-leader-last",
     ),
 ];
 
@@ -123,15 +123,15 @@ pub(super) fn scenario(name: &str) -> Result<Scenario> {
     let flushing: &[&str] = &["--flush-interval-ms=20"];
     // Milliseconds between faults, for which each is held, and seconds of the run.
     let (usual, slow) = ((2_000, 2_000, 25), (4_000, 1_000, 30));
-    let (quick, hasty) = ((1_000, 1_000, 40), (500, 300, 60));
+    let (quick, long) = ((1_000, 1_000, 40), (1_000, 1_000, 80));
     let (workload, nemesis, args, pace) = match name {
         "set-power" => (Set, "power-all,slow-fsync-all", &[][..], usual),
-        "register-kill-all" => (Register, "kill-all", &[][..], hasty),
+        "register-kill-leader-last" => (Register, "kill-leader-last", &[][..], long),
         "register-kill-all-checkpoints" => (Register, "kill-all", checkpoints, slow),
         "register-kill-all-purging" => (Register, "kill-all", purging, slow),
         "register-kill-all-flushing" => (Register, "kill-all,slow-fsync-all", flushing, quick),
         "register-partition-leader" => (Register, "partition-leader", &[][..], usual),
-        "register-lose-answers" => (Register, "partition-one-way,reset", &[][..], quick),
+        "register-lose-answers" => (Register, "partition-one-way,reset", &[][..], long),
         "register-lose-leader" => (Register, "partition-leader,kill-leader", &[][..], quick),
         "register-partition-one" => (Register, "partition-one", &[][..], usual),
         "register-kill-staggered" => (Register, "kill-staggered", &[][..], quick),
