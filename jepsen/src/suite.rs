@@ -79,10 +79,26 @@ pub async fn run_all(
         let row = row(entry, seed, &dir, begun.elapsed(), concluded);
         let note = if row.note.is_empty() { "" } else { ": " };
         eprintln!("        {:?}{note}{}", row.verdict, row.note);
+        if row.verdict == Verdict::Valid {
+            discard_data(&dir)?;
+        }
         scoreboard.rows.push(row);
         scoreboard.write_all(out)?;
     }
     Ok(scoreboard)
+}
+
+/// Removes what the nodes of a concluded run have stored, a hundred megabytes and more, of which a
+/// suite would fill the disk. Logs and evidence stay.
+fn discard_data(dir: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let is_data = entry.file_name().to_string_lossy().starts_with("node-");
+        if is_data && entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn row(
@@ -125,4 +141,28 @@ pub fn default_dir(name: &str) -> PathBuf {
     let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
     let now = now.replace([':', '-'], "").replace('Z', "");
     PathBuf::from("holdfast-jepsen-runs").join(format!("{now}-{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_nodes_have_stored_is_discarded_and_the_evidence_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        for data in ["node-1/log", "node-2", "node-1.wiped-1", "preload"] {
+            fs::create_dir_all(dir.path().join(data)).unwrap();
+        }
+        for file in ["node-1/log/1.log", "node-1.log", "history.jsonl"] {
+            fs::write(dir.path().join(file), "x").unwrap();
+        }
+        discard_data(dir.path()).unwrap();
+        let left = fs::read_dir(dir.path()).unwrap();
+        let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut left: Vec<String> = left.collect();
+        left.sort();
+        assert_eq!(left, ["history.jsonl", "node-1.log", "preload"]);
+    }
 }

@@ -19,7 +19,7 @@ use tokio::{process::Command, sync::watch, task::spawn_blocking};
 
 pub use self::report::{Catch, Report};
 use self::{bugs::BUGS, report::Caught};
-use super::{Surroundings, seed_of};
+use super::{Surroundings, discard_data, seed_of};
 use crate::{
     checker::Verdict,
     cluster::target::Target,
@@ -98,6 +98,9 @@ pub async fn hunt(hunt: Hunt, interrupted: watch::Receiver<bool>) -> anyhow::Res
                 Err(error) => Catch::Error(error.to_string()),
             };
             eprintln!("        {catch}");
+            if let Catch::Caught(_) = catch {
+                discard_data(&dir)?;
+            }
             report.note(bug, seed, catch);
             report.write(&hunt.out)?;
         }
@@ -120,6 +123,9 @@ pub async fn hunt(hunt: Hunt, interrupted: watch::Receiver<bool>) -> anyhow::Res
                 Err(error) => (Verdict::Unknown, error.to_string()),
             };
             eprintln!("        {:?} {}", verdict.0, verdict.1);
+            if verdict.0 == Verdict::Valid {
+                discard_data(&dir)?;
+            }
             report.note_clean(name, seed, verdict.0, verdict.1);
             report.write(&hunt.out)?;
         }
