@@ -1,6 +1,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use super::*;
 use crate::{
@@ -17,10 +18,14 @@ fn a_list_is_read_in_order_and_none_is_nothing() {
     assert!(Nemesis::parse_list("kill,unheard-of").is_err());
 }
 
+/// What was done, and to which node.
+type Treatment = (&'static str, NodeId);
+
 /// A cluster of which nothing runs and to which everything can be done.
 struct Patient {
     nodes: Vec<Node>,
     dir: tempfile::TempDir,
+    treatments: Arc<Mutex<Vec<Treatment>>>,
 }
 
 #[async_trait]
@@ -37,11 +42,13 @@ impl Cluster for Patient {
         &self.nodes
     }
 
-    async fn start(&self, _: NodeId) -> Result<(), FaultError> {
+    async fn start(&self, node: NodeId) -> Result<(), FaultError> {
+        self.treatments.lock().push(("start", node));
         Ok(())
     }
 
-    async fn kill(&self, _: NodeId) -> Result<(), FaultError> {
+    async fn kill(&self, node: NodeId) -> Result<(), FaultError> {
+        self.treatments.lock().push(("kill", node));
         Ok(())
     }
 
@@ -76,8 +83,8 @@ impl Cluster for Patient {
     async fn shut_down(&self) {}
 }
 
-/// Three nodes, and a file for what is done to them.
-fn ward() -> (Arc<Shared>, tempfile::TempDir) {
+/// Three nodes, what is done to them, and a directory for the history.
+fn ward() -> (Arc<Shared>, Arc<Mutex<Vec<Treatment>>>, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let nodes: Vec<Node> = (1..=3)
         .map(|id| Node {
@@ -89,9 +96,11 @@ fn ward() -> (Arc<Shared>, tempfile::TempDir) {
         })
         .collect();
     let observer = Observer::new(&nodes).unwrap();
+    let treatments = Arc::default();
     let patient = Patient {
         nodes,
         dir: tempfile::tempdir().unwrap(),
+        treatments: Arc::clone(&treatments),
     };
     let recorder = Recorder::create(&dir.path().join("history.jsonl")).unwrap();
     let shared = Shared {
@@ -105,7 +114,7 @@ fn ward() -> (Arc<Shared>, tempfile::TempDir) {
         faults: AtomicU64::new(1),
         turn: RwLock::default(),
     };
-    (Arc::new(shared), dir)
+    (Arc::new(shared), treatments, dir)
 }
 
 fn events(shared: &Shared) -> Vec<FaultEvent> {
@@ -118,10 +127,53 @@ fn events(shared: &Shared) -> Vec<FaultEvent> {
     })
 }
 
+#[tokio::test]
+async fn the_node_that_is_killed_first_is_alone_in_that_and_started_first() {
+    for seed in 0..3 {
+        let (shared, treatments, _dir) = ward();
+        let (_stop, mut stopped) = watch::channel(false);
+        let mut rng = StdRng::seed_from_u64(seed);
+        strike(
+            &shared,
+            Fault::KillStaggered,
+            Duration::ZERO,
+            &mut rng,
+            &mut stopped,
+        )
+        .await;
+        let done = treatments.lock().clone();
+        let of = |what| done.iter().filter(move |(did, _)| *did == what);
+        let [killed, started] = ["kill", "start"].map(|what| {
+            let nodes: Vec<NodeId> = of(what).map(|(_, node)| *node).collect();
+            nodes
+        });
+        assert_eq!(killed.len(), 3, "seed {seed}: {done:?}");
+        assert_eq!(killed, started, "seed {seed}");
+        let broken = events(&shared)
+            .into_iter()
+            .find(|e| e.phase == Phase::Broken)
+            .unwrap();
+        let first = format!("node {} killed, then nodes", killed[0]);
+        assert!(broken.detail.starts_with(&first), "{}", broken.detail);
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_nobody_knows_is_not_killed_last() {
+    let (shared, treatments, _dir) = ward();
+    let (_stop, mut stopped) = watch::channel(false);
+    let mut rng = StdRng::seed_from_u64(1);
+    let fault = Fault::KillLeaderLast;
+    strike(&shared, fault, Duration::ZERO, &mut rng, &mut stopped).await;
+    let phases: Vec<Phase> = events(&shared).iter().map(|event| event.phase).collect();
+    assert_eq!(phases, [Phase::Begin, Phase::Skipped]);
+    assert!(treatments.lock().is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_is_done_while_nothing_else_is_broken() {
     const TEARS: usize = 3;
-    let (shared, _dir) = ward();
+    let (shared, _, _dir) = ward();
     let (stop, stopped) = watch::channel(false);
     let mut torments = tokio::task::JoinSet::new();
     let nemeses = Nemesis::parse_list("kill-one,pause-one,tear-log").unwrap();
