@@ -79,26 +79,34 @@ pub async fn run_all(
         let row = row(entry, seed, &dir, begun.elapsed(), concluded);
         let note = if row.note.is_empty() { "" } else { ": " };
         eprintln!("        {:?}{note}{}", row.verdict, row.note);
-        if row.verdict == Verdict::Valid {
-            discard_data(&dir)?;
-        }
+        let is_valid = row.verdict == Verdict::Valid;
         scoreboard.rows.push(row);
         scoreboard.write_all(out)?;
+        if is_valid {
+            discard_data(&dir);
+        }
     }
     Ok(scoreboard)
 }
 
 /// Removes what the nodes of a concluded run have stored, a hundred megabytes and more, of which a
-/// suite would fill the disk. Logs and evidence stay.
-fn discard_data(dir: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let is_data = entry.file_name().to_string_lossy().starts_with("node-");
-        if is_data && entry.file_type()?.is_dir() {
-            std::fs::remove_dir_all(entry.path())?;
+/// suite would fill the disk. Logs and evidence stay. What cannot be removed is told; the suite goes
+/// on.
+fn discard_data(dir: &Path) {
+    let removed = || {
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            let is_data = entry.file_name().to_string_lossy().starts_with("node-");
+            if is_data && entry.file_type()?.is_dir() {
+                std::fs::remove_dir_all(entry.path())?;
+            }
         }
+        Ok::<_, std::io::Error>(())
+    };
+    if let Err(error) = removed() {
+        let dir = dir.display();
+        eprintln!("        the data of the nodes in {dir} cannot be removed: {error}");
     }
-    Ok(())
 }
 
 fn row(
@@ -158,7 +166,7 @@ mod tests {
         for file in ["node-1/log/1.log", "node-1.log", "history.jsonl"] {
             fs::write(dir.path().join(file), "x").unwrap();
         }
-        discard_data(dir.path()).unwrap();
+        discard_data(dir.path());
         let left = fs::read_dir(dir.path()).unwrap();
         let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut left: Vec<String> = left.collect();

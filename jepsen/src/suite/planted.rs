@@ -98,11 +98,12 @@ pub async fn hunt(hunt: Hunt, interrupted: watch::Receiver<bool>) -> anyhow::Res
                 Err(error) => Catch::Error(error.to_string()),
             };
             eprintln!("        {catch}");
-            if let Catch::Caught(_) = catch {
-                discard_data(&dir)?;
-            }
+            let is_caught = matches!(catch, Catch::Caught(_));
             report.note(bug, seed, catch);
             report.write(&hunt.out)?;
+            if is_caught {
+                discard_data(&dir);
+            }
         }
     }
     for (name, scenario) in scenarios {
@@ -123,11 +124,12 @@ pub async fn hunt(hunt: Hunt, interrupted: watch::Receiver<bool>) -> anyhow::Res
                 Err(error) => (Verdict::Unknown, error.to_string()),
             };
             eprintln!("        {:?} {}", verdict.0, verdict.1);
-            if verdict.0 == Verdict::Valid {
-                discard_data(&dir)?;
-            }
+            let is_valid = verdict.0 == Verdict::Valid;
             report.note_clean(name, seed, verdict.0, verdict.1);
             report.write(&hunt.out)?;
+            if is_valid {
+                discard_data(&dir);
+            }
         }
     }
     println!("{}", report.table());
