@@ -66,6 +66,20 @@ pub async fn put(node: &Node, key: &str) {
     put.unwrap_or_else(|error| panic!("node {} refuses {key}: {error}", node.id));
 }
 
+/// Writes a key whose value is its name; again, until a request is carried out.
+///
+/// For stores whose answer to a request that an election meets is that nobody knows what became of
+/// it: to repeat this write changes nothing.
+pub async fn put_soon(node: &Node, key: &str) {
+    until("a write", async || {
+        let client = client(&node.endpoint, ONE_TRY);
+        let put = client.put(key.to_owned(), key.to_owned()).await;
+        put.map(drop)
+            .map_err(|error| format!("node {}, {key}: {error}", node.id))
+    })
+    .await;
+}
+
 /// The key is there, soon.
 pub async fn expect_value(node: &Node, key: &str) {
     until("a read", async || {
