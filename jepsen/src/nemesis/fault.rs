@@ -46,6 +46,7 @@ pub enum Fault {
     SlowBandwidth,
     Loss,
     Reset,
+    LoseAnswers,
     ClockJump,
     ClockSkew,
     FullDisk,
@@ -198,6 +199,11 @@ pub const FAULTS: &[(&str, Fault, &str)] = &[
         "connections of one node reset, again and again",
     ),
     (
+        "lose-answers",
+        Fault::LoseAnswers,
+        "the leader's answers to one node are held back, then lost with the connections",
+    ),
+    (
         "clock-jump",
         Fault::ClockJump,
         "the wall clock of one node jumps",
@@ -280,7 +286,16 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "partition-clients",
         ],
     ),
-    ("slow", &["slow-link", "slow-bandwidth", "loss", "reset"]),
+    (
+        "slow",
+        &[
+            "slow-link",
+            "slow-bandwidth",
+            "loss",
+            "reset",
+            "lose-answers",
+        ],
+    ),
     ("clock", &["clock-jump", "clock-skew"]),
     (
         "disk",
@@ -368,6 +383,7 @@ impl Fault {
             | Fault::SlowBandwidth
             | Fault::Loss
             | Fault::Reset => network::inject(self, ground, id, rng).await,
+            Fault::LoseAnswers => network::lose_answers(ground, id, rng).await,
             Fault::ClockJump | Fault::ClockSkew => disk::clock(self, ground, rng).await,
             Fault::FullDisk => disk::full(ground, rng).await,
             Fault::SlowFsync(target) => disk::slow_fsync(ground, target, rng).await,

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use rand::{RngExt, rngs::StdRng, seq::SliceRandom};
+use rand::{
+    RngExt,
+    rngs::StdRng,
+    seq::{IndexedRandom, SliceRandom},
+};
 
 use super::{
     Fault, Ground,
@@ -21,6 +25,10 @@ const CUT: LinkFault = LinkFault {
     loss: 0.0,
     reset: false,
 };
+
+/// How long answers are held back before they are lost: less than a follower waits for its leader, so
+/// that requests go on being sent to it.
+const ANSWERS_HELD_BACK: Duration = Duration::from_millis(150);
 
 /// Which directions between a node and an end.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -144,6 +152,41 @@ pub(super) async fn inject(
     Ok(Injected::new(nodes, detail, Healing::Links))
 }
 
+/// What a node asks of the leader gets there and is carried out; the answers are held back, then lost
+/// with the connections. Nobody on the node's side knows what became of the requests.
+pub(super) async fn lose_answers(
+    ground: &Ground,
+    id: u64,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let leader = ground.choose(Target::Leader, rng).await?[0];
+    let mut others = ground.ids();
+    others.retain(|other| *other != leader);
+    let Some(&node) = others.choose(rng) else {
+        return Err(FaultError::Skipped("there is one node only".into()));
+    };
+    let answers = answers(leader, node);
+    ground.break_links(id, answers[..1].to_vec()).await?;
+    tokio::time::sleep(ANSWERS_HELD_BACK).await;
+    if let Err(error) = ground.break_links(id, answers.to_vec()).await {
+        ground.heal_links(id).await?;
+        return Err(error);
+    }
+    let detail = format!("node {node} gets no answers of node {leader} (leader)");
+    Ok(Injected::new(vec![node, leader], detail, Healing::Links))
+}
+
+/// The faults that lose what a leader answers a node: first its words, then the connections.
+fn answers(leader: NodeId, node: NodeId) -> [(Link, LinkFault); 2] {
+    let (leader, node) = (End::Node(leader), End::Node(node));
+    let reset = LinkFault {
+        reset: true,
+        ..Default::default()
+    };
+    let link = |from, to| Link { from, to };
+    [(link(leader, node), CUT), (link(node, leader), reset)]
+}
+
 fn links(
     node: NodeId,
     ends: &[End],
@@ -263,6 +306,19 @@ mod tests {
                 assert!(view.iter().all(|other| minority.contains(other) == inside));
             }
         }
+    }
+
+    #[test]
+    fn requests_arrive_when_answers_are_lost() {
+        let [held_back, lost] = answers(1, 2);
+        assert_eq!(reachable(&[1, 2], &[held_back], 1), [1].into());
+        assert_eq!(reachable(&[1, 2], &[held_back], 2), [1, 2].into());
+        let requests = Link {
+            from: End::Node(2),
+            to: End::Node(1),
+        };
+        assert_eq!(lost.0, requests);
+        assert!(lost.1.reset && !lost.1.cut);
     }
 
     #[test]

@@ -131,7 +131,7 @@ pub(super) fn scenario(name: &str) -> Result<Scenario> {
         "register-kill-all-purging" => (Register, "kill-all", purging, slow),
         "register-kill-all-flushing" => (Register, "kill-all,slow-fsync-all", flushing, quick),
         "register-partition-leader" => (Register, "partition-leader", &[][..], usual),
-        "register-lose-answers" => (Register, "partition-one-way,reset", &[][..], long),
+        "register-lose-answers" => (Register, "lose-answers", &[][..], quick),
         "register-lose-leader" => (Register, "partition-leader,kill-leader", &[][..], quick),
         "register-partition-one" => (Register, "partition-one", &[][..], usual),
         "register-kill-staggered" => (Register, "kill-staggered", &[][..], quick),
