@@ -11,6 +11,7 @@
 //! the others while they are there, then the next. A node that takes too long is killed.
 
 mod restart;
+mod tell;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,12 +23,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::child::{Process, describe};
-use super::cluster_file::{ClusterFile, NodeEntry};
+use super::cluster_file::ClusterFile;
 use super::layout::NodePlan;
 use super::screen::{Screen, short};
-use super::sentence::sentence;
 use super::signals::Signals;
-use super::view::{News, Observation, View};
+use super::view::{Observation, View};
 use super::watcher;
 use crate::cli::EXIT_REFUSED;
 use crate::limits::NODE_STOP_MS_MAX;
@@ -446,61 +446,6 @@ impl Supervisor {
         self.stopping = Some(Stopping {
             current: next.map(|id| (id, deadline)),
         });
-    }
-
-    fn publish(&self) {
-        let node = |id: u64, node: &Node| NodeStatus {
-            serves: self.view.serves(id),
-            starts: node.starts,
-            started: node.started,
-        };
-        self.status.send_replace(Status {
-            ready: self.view.was_ready(),
-            leader: self.view.leader("default"),
-            nodes: self
-                .nodes
-                .iter()
-                .map(|(id, known)| (*id, node(*id, known)))
-                .collect(),
-            stopping: self.stopping.is_some(),
-        });
-    }
-
-    fn write_cluster_file(&self) -> anyhow::Result<()> {
-        let entry = |node: &Node| {
-            Ok(NodeEntry {
-                id: node.plan.id,
-                zone: node.plan.zone.to_owned(),
-                pid: node.pid,
-                client_url: node.plan.client_url(),
-                peer_url: node.plan.peer_url(),
-                data_dir: std::path::absolute(&node.plan.data_dir)?,
-            })
-        };
-        let nodes: std::io::Result<Vec<NodeEntry>> = self.nodes.values().map(entry).collect();
-        nodes
-            .and_then(|nodes| ClusterFile { nodes }.write(&self.plan.data_dir))
-            .with_context(|| {
-                format!(
-                    "cannot write cluster.json in {}",
-                    self.plan.data_dir.display()
-                )
-            })
-    }
-
-    fn tell_news(&self, news: Vec<News>) {
-        for item in news {
-            self.screen.event(sentence(&item, |id| self.name(id)));
-            if let News::Ready { .. } = item {
-                self.screen.plain("ready");
-            }
-        }
-    }
-
-    fn name(&self, id: u64) -> String {
-        self.nodes
-            .get(&id)
-            .map_or_else(|| format!("node-{id}"), |node| node.plan.name())
     }
 }
 

@@ -12,14 +12,9 @@
 //! an answer can read what it wrote. Nothing here waits for the checkpoint engine, except when
 //! the memory tables are full.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+mod shared;
+
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -29,9 +24,7 @@ use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine},
 };
-use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::watch;
 
 use super::{
     codec::{DecodeError, log_id, membership_from_bytes, membership_to_bytes},
@@ -44,120 +37,9 @@ use crate::{
     storage::state::{StateStore, View},
 };
 
+pub use self::shared::{Pin, Published, SharedState};
+
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
-
-/// How far the state of a group has got, as readers may see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Published {
-    /// Index of the last applied entry; `None` before the first.
-    pub index: Option<u64>,
-    /// Term of that entry.
-    pub term: u64,
-    /// Revisions of the keyspace after it.
-    pub revisions: mvcc::Revisions,
-}
-
-impl Published {
-    fn at(applied: Option<LogId>, machine: &mvcc::StateMachine) -> Self {
-        Self {
-            index: applied.map(|id| id.index),
-            term: applied.map_or(0, |id| id.leader_id.term),
-            revisions: machine.revisions(),
-        }
-    }
-}
-
-/// What readers share with the state machine of a group.
-pub struct SharedState {
-    store: Arc<StateStore>,
-    /// Its lock is taken before those of the store.
-    published: watch::Sender<Published>,
-    /// Revisions at which snapshots are being read, with the number of them. Versions that a
-    /// snapshot may still need are not removed.
-    pins: Mutex<BTreeMap<i64, usize>>,
-    snapshots_installed: AtomicU64,
-}
-
-impl SharedState {
-    /// The present state: what is published, and a view that holds at least that much.
-    ///
-    /// The two are of one state: while the lock of `published` is held here, no snapshot takes the
-    /// place of the state in [`Self::install`].
-    pub fn read(&self) -> (Published, View) {
-        let published = self.published.borrow();
-        (*published, self.store.view())
-    }
-
-    /// Replaces the state by a snapshot that ends at `expected`. Blocks on the disk: everything is
-    /// loaded and checked before the first reader sees any of it.
-    fn install(&self, snapshot: SnapshotData, expected: Option<LogId>) -> io::Result<Loaded> {
-        let index = expected.map_or(0, |id| id.index);
-        let replacement = snapshot.load(&self.store, index)?;
-        let loaded = Loaded::read(&replacement.view(), Some(replacement.applied_record()))?;
-        if loaded.record.applied != expected {
-            return Err(io::Error::other(format!(
-                "a snapshot at {expected:?} holds the state at {:?}",
-                loaded.record.applied
-            )));
-        }
-        let mut committed = replacement.commit().map_err(io::Error::other)?;
-        self.published.send_modify(|published| {
-            committed.show();
-            *published = loaded.published();
-            // Before anybody sees what it brought.
-            let received = u64::from(snapshot.is_received());
-            self.snapshots_installed
-                .fetch_add(received, Ordering::Relaxed);
-        });
-        snapshot.installed();
-        Ok(loaded)
-    }
-
-    /// Follows the progress of applying.
-    pub fn watch(&self) -> watch::Receiver<Published> {
-        self.published.subscribe()
-    }
-
-    /// The store behind, for its figures.
-    pub fn store(&self) -> &StateStore {
-        &self.store
-    }
-
-    /// Snapshots installed from other nodes since the start.
-    pub fn snapshots_installed(&self) -> u64 {
-        self.snapshots_installed.load(Ordering::Relaxed)
-    }
-
-    fn pin(self: &Arc<Self>, revision: i64) -> Pin {
-        *self.pins.lock().entry(revision).or_default() += 1;
-        Pin {
-            shared: self.clone(),
-            revision,
-        }
-    }
-
-    fn lowest_pin(&self) -> Option<i64> {
-        self.pins.lock().keys().next().copied()
-    }
-}
-
-/// Holds back the removal of versions while a snapshot at `revision` is read.
-pub struct Pin {
-    shared: Arc<SharedState>,
-    revision: i64,
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        let mut pins = self.shared.pins.lock();
-        if let Some(count) = pins.get_mut(&self.revision) {
-            *count -= 1;
-            if *count == 0 {
-                pins.remove(&self.revision);
-            }
-        }
-    }
-}
 
 /// Applies the log of one group.
 ///
@@ -181,13 +63,7 @@ impl GroupStateMachine {
     /// Loads the counters of a group from its store.
     pub fn open(group_id: GroupId, store: Arc<StateStore>) -> io::Result<Self> {
         let loaded = Loaded::read(&store.view(), store.applied_record())?;
-        let (published, _) = watch::channel(loaded.published());
-        let shared = Arc::new(SharedState {
-            store,
-            published,
-            pins: Mutex::default(),
-            snapshots_installed: AtomicU64::new(0),
-        });
+        let shared = Arc::new(SharedState::new(store, loaded.published()));
         Ok(Self {
             group_id,
             shared,

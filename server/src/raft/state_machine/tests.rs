@@ -1,6 +1,10 @@
 //! Readers beside an installation of a snapshot.
 
-use std::{path::Path, sync::atomic::AtomicBool, thread};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use futures_util::stream;
 use holdfast_mvcc::range;
@@ -9,7 +13,7 @@ use holdfast_proto::{
     etcdserverpb::{CompactionRequest, PutRequest, RangeRequest},
 };
 use openraft::entry::RaftEntry;
-use parking_lot::Condvar;
+use parking_lot::{Condvar, Mutex};
 use tempfile::TempDir;
 
 use super::*;
