@@ -179,6 +179,8 @@ pub(super) fn recover(
         ..Recovery::default()
     };
     let End { last, newer } = find_end(&mut found)?;
+    // Only there: an older file that nobody needs holds batches because it was in use.
+    let torn_head = newer.iter().find_map(torn_head);
     let mut replay = Replay::default();
     let mut used = Vec::new();
     let mut unneeded: Vec<Found> = newer;
@@ -241,7 +243,7 @@ pub(super) fn recover(
             let torn = walk
                 .torn(&bytes)
                 .map(|found| (last.path.clone(), walk.stop, found));
-            let torn = torn.or_else(|| unneeded.iter().find_map(torn_head));
+            let torn = torn.or(torn_head);
             report.torn = torn.map(|(file, offset, found)| TornTail {
                 file,
                 offset: offset as u64,
@@ -256,14 +258,11 @@ pub(super) fn recover(
             (last.into_segment(), walk.stop as u64, next_batch)
         }
         None => {
-            report.torn = unneeded
-                .iter()
-                .find_map(torn_head)
-                .map(|(file, offset, found)| TornTail {
-                    file,
-                    offset: offset as u64,
-                    found,
-                });
+            report.torn = torn_head.map(|(file, offset, found)| TornTail {
+                file,
+                offset: offset as u64,
+                found,
+            });
             let first = directory
                 .prepare(next_segment, None)
                 .map_err(OpenError::io(dir, "create a segment in"))?;

@@ -29,7 +29,7 @@ fn options() -> LogOptions {
 }
 
 fn open(files: &FaultFiles) -> (Log, Recovery) {
-    Log::open(Path::new(DIR), options(), Arc::new(files.clone())).unwrap()
+    Log::open(Path::new(DIR), options(), Arc::new(files.mount())).unwrap()
 }
 
 fn done() -> (Done, oneshot::Receiver<io::Result<()>>) {

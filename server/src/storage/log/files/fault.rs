@@ -16,6 +16,8 @@
 //! a crash: growth that was not synced comes back as zeros.
 
 mod file;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -56,12 +58,13 @@ pub struct FaultCounts {
     pub dir_syncs: u64,
 }
 
-/// Files with faults. Clones share them, so a test keeps one and gives one to the log.
-#[derive(Clone)]
+/// Files with faults. A test keeps them, and gives the log what [`FaultFiles::mount`] returns.
 pub struct FaultFiles {
     inner: Arc<dyn Files>,
     /// Held during every operation.
     core: Arc<Mutex<Core>>,
+    /// The power cycle that these files are for; `None` for all of them.
+    generation: Option<u64>,
 }
 
 struct Core {
@@ -192,6 +195,17 @@ impl FaultFiles {
         FaultFiles {
             inner,
             core: Arc::new(Mutex::new(core)),
+            generation: None,
+        }
+    }
+
+    /// The same files for a process that starts now: after the next crash it can do nothing any more,
+    /// though its threads may still run.
+    pub fn mount(&self) -> FaultFiles {
+        FaultFiles {
+            inner: self.inner.clone(),
+            core: self.core.clone(),
+            generation: Some(self.core.lock().generation),
         }
     }
 
@@ -233,8 +247,8 @@ impl FaultFiles {
         self.core.lock().counts
     }
 
-    /// Cuts the power, if it is not off, and turns it on again: open files are dead, planned failures
-    /// are forgotten, and what was not synced is treated as `crash` says.
+    /// Cuts the power, if it is not off, and turns it on again: open files and mounts are dead, planned
+    /// failures are forgotten, and what was not synced is treated as `crash` says.
     pub fn crash(&self, crash: Crash) -> io::Result<()> {
         let mut core = self.core.lock();
         core.generation += 1;
@@ -323,13 +337,17 @@ impl FaultFiles {
         Arc::new(FaultFile {
             core: self.core.clone(),
             node,
-            generation: core.generation,
+            generation: self.generation.unwrap_or(core.generation),
         })
+    }
+
+    fn check_power(&self, core: &Core) -> io::Result<()> {
+        core.check_power(self.generation.unwrap_or(core.generation))
     }
 
     /// Decides whether a directory operation happens; when the power fails, chance does.
     fn directory_change(&self, core: &mut Core) -> io::Result<bool> {
-        core.check_power(core.generation)?;
+        self.check_power(core)?;
         Ok(match core.change() {
             Fate::PowerFails => core.below(2) == 0,
             Fate::Whole | Fate::Fails => true,
@@ -362,12 +380,13 @@ fn unless_off(core: &Core) -> io::Result<()> {
 
 impl Files for FaultFiles {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.check_power(&self.core.lock())?;
         self.inner.create_dir(dir)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let core = self.core.lock();
-        core.check_power(core.generation)?;
+        self.check_power(&core)?;
         let mut names = self.inner.list(dir)?;
         names.retain(|name| !name.starts_with(HIDDEN));
         Ok(names)
@@ -386,7 +405,7 @@ impl Files for FaultFiles {
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let mut core = self.core.lock();
-        core.check_power(core.generation)?;
+        self.check_power(&core)?;
         let file = self.inner.open(path)?;
         Ok(self.handle(&mut core, path, file))
     }

@@ -166,7 +166,7 @@ impl Trial {
             let opened = Log::open(
                 Path::new(DIR),
                 self.options.clone(),
-                Arc::new(self.files.clone()),
+                Arc::new(self.files.mount()),
             );
             self.files.no_more_failures();
             match opened {
@@ -181,7 +181,7 @@ impl Trial {
         Log::open(
             Path::new(DIR),
             self.options.clone(),
-            Arc::new(self.files.clone()),
+            Arc::new(self.files.mount()),
         )
         .unwrap_or_else(|error| panic!("seed {}: {error}", self.seed))
     }

@@ -162,7 +162,7 @@ fn an_idle_log_attests_its_last_batch() {
         lazy_delay: Duration::from_millis(1),
         ..options()
     };
-    let (log, _) = Log::open(Path::new(DIR), options, Arc::new(files.clone())).unwrap();
+    let (log, _) = Log::open(Path::new(DIR), options, Arc::new(files.mount())).unwrap();
     append(&log.group(1), vec![entry(1, 0, 40)]).unwrap();
     while log.stats().batches < 2 {
         std::thread::yield_now();
@@ -281,4 +281,32 @@ fn a_failed_sync_is_final() {
         log.close();
         assert_eq!(files.counts().writes, writes);
     }
+}
+
+/// A file that was freed under a name that a crash gave back.
+#[test]
+fn a_segment_that_was_freed_and_came_back_is_no_torn_tail() {
+    let files = FaultFiles::memory(1);
+    let (log, _) = open(&files);
+    fill(&log);
+    let before = image(&files);
+    purge(&log.group(1), pos(1, 10)).unwrap();
+    purge(&log.group(3), pos(2, 12)).unwrap();
+    for index in 2..14 {
+        append(&log.group(2), vec![entry(5, index, 400)]).unwrap();
+    }
+    let first = "00000000000000000001.log";
+    wait_until("the first segment is freed", || {
+        let names = files.list(Path::new(DIR)).unwrap();
+        !names.iter().any(|name| name == first)
+    });
+    let expected = contents(&log);
+    log.close();
+    let mut after = image(&files);
+    after.retain(|(name, _)| name.ends_with(".log"));
+    let freed = before.into_iter().find(|(name, _)| name == first);
+    after.push(freed.unwrap());
+    let (log, recovery) = reopen(&after).unwrap();
+    assert_eq!(recovery.torn, None);
+    assert_eq!(contents(&log), expected);
 }
