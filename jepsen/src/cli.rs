@@ -3,7 +3,11 @@
 //! Exit codes: 0 valid, 1 invalid, 2 unknown, or the harness could not do its work. An interrupted
 //! run heals and stops its cluster first; a second Ctrl-C ends it at once.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
@@ -15,7 +19,7 @@ use crate::{
         netns::{self, Entered},
         target::Target,
     },
-    evidence::{Results, results::exit_code, scoreboard::Scoreboard, summary},
+    evidence::{self, Results, results::exit_code, scoreboard::Scoreboard, summary},
     history::jsonl,
     nemesis::fault,
     run::{
@@ -64,7 +68,10 @@ enum Command {
         truncated: bool,
         /// How long a checker may search before its verdict is `unknown`
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_time)]
-        check_limit: std::time::Duration,
+        check_limit: Duration,
+        /// Also write the history in Jepsen's form to this file
+        #[arg(long, value_name = "FILE")]
+        edn: Option<PathBuf>,
     },
     /// List the workloads, the nemeses and the suites
     List,
@@ -138,7 +145,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             dir,
             truncated,
             check_limit,
-        } => check(&dir, truncated, check_limit),
+            edn,
+        } => check(&dir, truncated, check_limit, edn.as_deref()),
         Command::List => {
             list();
             Ok(ExitCode::SUCCESS)
@@ -267,9 +275,10 @@ async fn run_suite(args: SuiteArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn check(
-    dir: &std::path::Path,
+    dir: &Path,
     truncated: bool,
-    limit: std::time::Duration,
+    limit: Duration,
+    edn: Option<&Path>,
 ) -> anyhow::Result<ExitCode> {
     let (file, dir) = match dir.is_dir() {
         true => (dir.join(HISTORY), Some(dir)),
@@ -283,6 +292,10 @@ fn check(
     history
         .operations()
         .with_context(|| format!("{} is no history of a run", file.display()))?;
+    if let Some(edn) = edn {
+        evidence::write_edn(&history, edn)
+            .with_context(|| format!("cannot write {}", edn.display()))?;
+    }
     let states = dir.map(read_states).transpose()?.flatten();
     let findings = judge(&history, states.as_deref(), limit);
     let known = dir

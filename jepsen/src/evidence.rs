@@ -37,9 +37,18 @@ use crate::history::{History, edn};
 ///
 /// A file cannot be written.
 pub fn write_all(dir: &Path, history: &History, results: &Results) -> io::Result<()> {
-    let mut out = BufWriter::new(File::create(dir.join("history.edn"))?);
-    edn::write(history, &mut out)?;
-    out.flush()?;
+    write_edn(history, &dir.join("history.edn"))?;
     results.write(&dir.join("results.json"))?;
     fs::write(dir.join("report.html"), report::render(history, results))
+}
+
+/// Writes a history in Jepsen's form, over the file that is there.
+///
+/// # Errors
+///
+/// The file cannot be written.
+pub fn write_edn(history: &History, file: &Path) -> io::Result<()> {
+    let mut out = BufWriter::new(File::create(file)?);
+    edn::write(history, &mut out)?;
+    out.flush()
 }

@@ -106,6 +106,25 @@ fn a_history_that_was_cut_off_is_told() {
 }
 
 #[test]
+fn a_recorded_history_is_given_to_jepsens_checkers() {
+    let dir = tempdir().unwrap();
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("testdata/linearizability/bad-not-linearizable-deleted-read.jsonl");
+    let recorded = recorded.display().to_string();
+    let edn = dir.path().join("history.edn");
+    let args = ["check", &recorded, "--edn", edn.to_str().unwrap()];
+    let output = jepsen(dir.path(), &args);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let events = fs::read_to_string(&recorded).unwrap();
+    let operations = fs::read_to_string(&edn).unwrap();
+    assert_eq!(operations.lines().count(), events.lines().count());
+    assert!(operations.contains(":f :write :value [1 :absent]"));
+    // A directory is no file.
+    let at = dir.path().display().to_string();
+    refused(dir.path(), &["check", &recorded, "--edn", &at], &[&at]);
+}
+
+#[test]
 fn namespaces_without_root_are_refused() {
     // SAFETY: asks for an id and does nothing else.
     if unsafe { libc::geteuid() } == 0 {

@@ -4,9 +4,9 @@
 //!
 //! | operation | `:f` | `:value` invoked | `:value` when ok |
 //! | --- | --- | --- | --- |
-//! | read | `:read` | `[k nil]` | `[k v]`, `[k nil]` if there was no key |
+//! | read | `:read` | `[k nil]` | `[k v]`, `[k :absent]` if there was no key |
 //! | write | `:write` | `[k v]` | the same |
-//! | delete | `:write` | `[k nil]` | the same |
+//! | delete | `:write` | `[k :absent]` | the same |
 //! | compare-and-set | `:cas` | `[k [old new]]` | the same |
 //! | transaction on lists | `:txn` | `[[:append k v] [:r k nil]]` | `[[:append k v] [:r k [1 2]]]` |
 //! | add to a set | `:add` | `x` | the same |
@@ -19,12 +19,15 @@
 //!
 //! `:type` is `:invoke`, `:ok`, `:fail` or `:info`. What failed or is not known carries the value
 //! that was invoked: a compare-and-set that found another value is `:fail`, whatever it found.
-//! `[k v]` are tuples of `jepsen.independent`. Sets and counters are tuples too, `[set x]` and
-//! `[k 1]`, if the history has more than one of them.
+//! `[k v]` stand for tuples of `jepsen.independent`, which EDN has no form for: a reader makes them, as
+//! `docs/testing.md` shows. Sets and counters are such pairs too, `[set x]` and `[k 1]`, if the history
+//! has more than one of them.
+//!
+//! A key that does not exist is `:absent`, not `nil`: Knossos takes a read of `nil` as one that fits any
+//! state. Its model begins there: `(knossos.model/cas-register :absent)`.
 //!
 //! More keys: `:error` says what went wrong, `:serializable true` marks a read that may be old (leave
 //! those out before a check of linearizability), `:final? true` the reads made after healing.
-//! Knossos takes a read of `nil` as one that fits any state.
 //!
 //! A fault is `{:process :nemesis, :type :info, :f :kill-leader}` with `:value` in words, and
 //! `:fault` (its number), `:phase` and `:nodes`.
@@ -38,6 +41,9 @@ use std::{
 use super::{
     ClientEvent, Data, Event, FaultEvent, History, Kind, Op, Phase, Reply, Step, Value, What,
 };
+
+/// What a key holds that does not exist.
+const ABSENT: &str = ":absent";
 
 /// Writes a history; see the table above.
 ///
@@ -161,14 +167,15 @@ impl Tuples {
         Some(match op {
             Op::Read { key, .. } => {
                 let value = match data {
-                    None | Some(Data::Version(None)) => nil(),
+                    None => nil(),
+                    Some(Data::Version(None)) => ABSENT.to_owned(),
                     Some(Data::Version(Some(version))) => value(&version.value),
                     Some(_) => return None,
                 };
                 tuple(true, *key, value)
             }
             Op::Write { key, value } => tuple(true, *key, value.to_string()),
-            Op::Delete { key } => tuple(true, *key, nil()),
+            Op::Delete { key } => tuple(true, *key, ABSENT.to_owned()),
             Op::Cas { key, old, new } => tuple(true, *key, format!("[{old} {new}]")),
             Op::Add { set, element } => tuple(self.sets, *set, element.to_string()),
             Op::ReadSet { set } => {

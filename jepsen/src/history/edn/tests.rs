@@ -80,7 +80,7 @@ fn registers() {
     );
     assert_eq!(
         lines(&read, Kind::Ok, Some(Data::Version(None)))[1],
-        "ok :f :read :value [5 nil]"
+        "ok :f :read :value [5 :absent]"
     );
     assert_eq!(
         lines(&Op::Write { key: 5, value: -1 }, Kind::Ok, Some(Data::None)),
@@ -92,8 +92,8 @@ fn registers() {
     assert_eq!(
         lines(&Op::Delete { key: 5 }, Kind::Ok, Some(Data::Count(1))),
         [
-            "invoke :f :write :value [5 nil]",
-            "ok :f :write :value [5 nil]"
+            "invoke :f :write :value [5 :absent]",
+            "ok :f :write :value [5 :absent]"
         ]
     );
     let cas = Op::Cas {
