@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use holdfast_mvcc::Reader as _;
 
@@ -269,24 +269,26 @@ fn readers_never_miss_a_record_that_is_overwritten_or_flushed() {
         .write(vec![put("counter", &format!("{:09}", 0)), put("gone", "x")])
         .unwrap();
     let done = AtomicBool::new(false);
-    let counts: Vec<u64> = std::thread::scope(|scope| {
-        let readers: Vec<_> = (0..3)
-            .map(|_| {
-                scope.spawn(|| {
-                    let (mut last, mut reads) = (String::new(), 0);
-                    while !done.load(Ordering::Relaxed) {
-                        let now = text(store.view().get(b"counter").unwrap());
-                        assert!(now != "-" && now >= last, "{now} after {last}");
-                        last = now;
-                        let view = store.view();
-                        assert!(view.scan(b"counter", b"d").next().is_some());
-                        reads += 1;
-                    }
-                    reads
-                })
-            })
-            .collect();
-        for index in 1..20_000 {
+    let reads: [AtomicU64; 3] = Default::default();
+    std::thread::scope(|scope| {
+        for reads in &reads {
+            let (store, done) = (&store, &done);
+            scope.spawn(move || {
+                let mut last = String::new();
+                while !done.load(Ordering::Relaxed) {
+                    let now = text(store.view().get(b"counter").unwrap());
+                    assert!(now != "-" && now >= last, "{now} after {last}");
+                    last = now;
+                    let view = store.view();
+                    assert!(view.scan(b"counter", b"d").next().is_some());
+                    reads.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        // As long as it takes until every reader has read, which a busy machine may put off; a reader
+        // that fails reads no more.
+        let all_read = || reads.iter().all(|reads| reads.load(Ordering::Relaxed) > 0);
+        for index in 1..2_000_000 {
             store
                 .write(vec![put("counter", &format!("{index:09}"))])
                 .unwrap();
@@ -294,14 +296,13 @@ fn readers_never_miss_a_record_that_is_overwritten_or_flushed() {
                 .write(vec![put(&format!("x{}", index % 50), "filler")])
                 .unwrap();
             store.mark_applied(index, Bytes::new()).unwrap();
+            if index >= 20_000 && all_read() {
+                break;
+            }
         }
         done.store(true, Ordering::Relaxed);
-        readers
-            .into_iter()
-            .map(|reader| reader.join().unwrap())
-            .collect()
+        assert!(all_read(), "reads of each reader: {reads:?}");
     });
-    assert!(counts.iter().all(|&reads| reads > 0));
     assert!(
         *store.durable_applied().borrow() > 0,
         "tables were flushed meanwhile"
