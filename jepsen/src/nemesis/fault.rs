@@ -35,6 +35,7 @@ pub enum Fault {
     Pause(Target),
     Restart(Target),
     Power(Target),
+    PowerStalled,
     IsolateOne,
     PartitionOne,
     PartitionLeader,
@@ -146,6 +147,11 @@ pub const FAULTS: &[(&str, Fault, &str)] = &[
         "power-all",
         Fault::Power(Target::All),
         "power cut of all nodes at once",
+    ),
+    (
+        "power-stalled",
+        Fault::PowerStalled,
+        "the syncs of all nodes stall, then a power cut of all of them",
     ),
     (
         "isolate-one",
@@ -273,7 +279,10 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ),
     ("pause", &["pause-one", "pause-leader", "pause-majority"]),
     ("restart", &["restart-one", "restart-leader", "restart-all"]),
-    ("power", &["power-one", "power-leader", "power-all"]),
+    (
+        "power",
+        &["power-one", "power-leader", "power-all", "power-stalled"],
+    ),
     (
         "partition",
         &[
@@ -372,6 +381,7 @@ impl Fault {
             Fault::Pause(target) => process::pause(ground, target, rng).await,
             Fault::Restart(target) => process::restart(ground, target, rng).await,
             Fault::Power(target) => process::cut_power(ground, target, rng).await,
+            Fault::PowerStalled => process::cut_power_stalled(ground, rng).await,
             Fault::IsolateOne
             | Fault::PartitionOne
             | Fault::PartitionLeader

@@ -9,10 +9,15 @@ use super::{
     Ground,
     fault::{Healing, Injected, Target},
 };
-use crate::{cluster::FaultError, history::NodeId};
+use crate::{
+    cluster::{FaultError, SyncFault},
+    history::NodeId,
+};
 
 /// How long those that are left go on after the first nodes of a staggered kill are gone.
 const FALL_BEHIND: Duration = Duration::from_millis(800);
+/// How long syncs stall before the power goes.
+const STALL: Duration = Duration::from_millis(400);
 /// How long a restarted node may take to serve before the next one is restarted.
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
 
@@ -108,6 +113,35 @@ pub(super) async fn cut_power(
     ground.cut_power(&nodes).await?;
     let detail = format!("{}{} without power", named(&nodes), suffix(target));
     Ok(Injected::new(nodes.clone(), detail, Healing::Start(nodes)))
+}
+
+/// The syncs of all nodes stall, then the power goes: what was promised meanwhile was promised too soon.
+pub(super) async fn cut_power_stalled(
+    ground: &Ground,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let nodes = ground.choose(Target::All, rng).await?;
+    let stalled = SyncFault {
+        delay: STALL * 10,
+        fail: false,
+    };
+    let cut = async {
+        set_syncs(ground, &nodes, stalled).await?;
+        tokio::time::sleep(STALL).await;
+        ground.cut_power(&nodes).await
+    };
+    let cut = cut.await;
+    set_syncs(ground, &nodes, SyncFault::default()).await?;
+    cut?;
+    let detail = format!("syncs of {} stalled, then no power", named(&nodes));
+    Ok(Injected::new(nodes.clone(), detail, Healing::Start(nodes)))
+}
+
+async fn set_syncs(ground: &Ground, nodes: &[NodeId], fault: SyncFault) -> Result<(), FaultError> {
+    for node in nodes {
+        ground.cluster().set_syncs(*node, fault).await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn pause(

@@ -27,7 +27,7 @@ use crate::{
 
 /// Time between the starts of nodes that come back one after the other: long enough to serve alone
 /// and to ask for the leadership in vain.
-const TURN: Duration = Duration::from_millis(600);
+const TURN: Duration = Duration::from_secs(1);
 
 /// A nemesis as it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]

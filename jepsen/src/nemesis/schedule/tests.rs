@@ -1,4 +1,8 @@
-use std::{collections::BTreeMap, path::PathBuf, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Instant,
+};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -73,6 +77,20 @@ impl Cluster for Patient {
     }
 
     async fn heal_links(&self) -> Result<(), FaultError> {
+        Ok(())
+    }
+
+    async fn set_syncs(&self, node: NodeId, fault: SyncFault) -> Result<(), FaultError> {
+        let stall = !fault.delay.is_zero() && !fault.fail;
+        let what = if stall { "stall" } else { "sync" };
+        self.treatments.lock().push((what, node));
+        Ok(())
+    }
+
+    async fn cut_power(&self, nodes: &[NodeId]) -> Result<(), FaultError> {
+        for node in nodes {
+            self.treatments.lock().push(("cut", *node));
+        }
         Ok(())
     }
 
@@ -159,15 +177,33 @@ async fn the_node_that_is_killed_first_is_alone_in_that_and_started_first() {
 }
 
 #[tokio::test]
-async fn a_leader_that_nobody_knows_is_not_killed_last() {
+async fn the_power_goes_while_all_syncs_stall_and_comes_back_to_disks_that_work() {
     let (shared, treatments, _dir) = ward();
     let (_stop, mut stopped) = watch::channel(false);
     let mut rng = StdRng::seed_from_u64(1);
-    let fault = Fault::KillLeaderLast;
+    let fault = Fault::PowerStalled;
     strike(&shared, fault, Duration::ZERO, &mut rng, &mut stopped).await;
-    let phases: Vec<Phase> = events(&shared).iter().map(|event| event.phase).collect();
-    assert_eq!(phases, [Phase::Begin, Phase::Skipped]);
-    assert!(treatments.lock().is_empty());
+    let done = treatments.lock().clone();
+    let steps: Vec<&str> = done.iter().map(|(what, _)| *what).collect();
+    let expected = ["stall", "cut", "sync", "start"].map(|what| [what; 3]);
+    assert_eq!(steps, expected.concat());
+    for step in done.chunks(3) {
+        let nodes: BTreeSet<NodeId> = step.iter().map(|(_, node)| *node).collect();
+        assert_eq!(nodes, [1, 2, 3].into(), "{step:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_done_to_a_leader_is_not_done_where_nobody_knows_one() {
+    for fault in [Fault::KillLeaderLast, Fault::LoseAnswers] {
+        let (shared, treatments, _dir) = ward();
+        let (_stop, mut stopped) = watch::channel(false);
+        let mut rng = StdRng::seed_from_u64(1);
+        strike(&shared, fault, Duration::ZERO, &mut rng, &mut stopped).await;
+        let phases: Vec<Phase> = events(&shared).iter().map(|event| event.phase).collect();
+        assert_eq!(phases, [Phase::Begin, Phase::Skipped]);
+        assert!(treatments.lock().is_empty());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
