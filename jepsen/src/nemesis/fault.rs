@@ -367,6 +367,11 @@ impl Fault {
         )
     }
 
+    /// Whether it takes back what was not synced.
+    pub fn cuts_power(self) -> bool {
+        matches!(self, Fault::Power(_) | Fault::PowerStalled)
+    }
+
     /// Makes it. `id` is the number of the fault in the run.
     pub(super) async fn inject(
         self,

@@ -131,29 +131,44 @@ impl Ground {
 
     /// SIGKILL to all of them, as close together as can be.
     pub(super) async fn kill(&self, nodes: &[NodeId]) -> Result<(), FaultError> {
-        let mut claims = self.claims.lock().await;
-        let kills = nodes.iter().map(|node| self.cluster.kill(*node));
-        for killed in futures_util::future::join_all(kills).await {
-            killed?;
-        }
-        claims.take_down(nodes);
-        Ok(())
+        let kills = async {
+            let kills = nodes.iter().map(|node| self.cluster.kill(*node));
+            let killed = futures_util::future::join_all(kills).await;
+            killed.into_iter().collect()
+        };
+        self.bring_down(nodes, kills).await
     }
 
     /// A power cut of all of them at once.
     pub(super) async fn cut_power(&self, nodes: &[NodeId]) -> Result<(), FaultError> {
-        let mut claims = self.claims.lock().await;
-        self.cluster.cut_power(nodes).await?;
-        claims.take_down(nodes);
-        Ok(())
+        self.bring_down(nodes, self.cluster.cut_power(nodes)).await
     }
 
     /// Asks one node to stop.
     pub(super) async fn stop(&self, node: NodeId) -> Result<(), FaultError> {
+        self.bring_down(&[node], self.cluster.stop(node)).await
+    }
+
+    /// Takes nodes down, all of them or none: where that fails, those that are down are started again,
+    /// as nobody would give them back.
+    async fn bring_down(
+        &self,
+        nodes: &[NodeId],
+        how: impl Future<Output = Result<(), FaultError>>,
+    ) -> Result<(), FaultError> {
         let mut claims = self.claims.lock().await;
-        self.cluster.stop(node).await?;
-        claims.take_down(&[node]);
-        Ok(())
+        let done = how.await;
+        if done.is_ok() {
+            claims.take_down(nodes);
+            return done;
+        }
+        for node in nodes {
+            if !claims.down.contains_key(node) && !self.cluster.is_running(*node).await {
+                // A node that does not start is told by the end of the run.
+                let _ = self.cluster.start(*node).await;
+            }
+        }
+        done
     }
 
     /// Gives back that these nodes are down; those that nobody else holds are started.

@@ -5,11 +5,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use crate::{
-    cluster::target::Target,
-    nemesis::{Fault, Nemesis},
-    workload::Workload,
-};
+use crate::{cluster::target::Target, nemesis::Nemesis, workload::Workload};
 
 /// Longest time that a run or a part of it may be given.
 const TIME_MAX: Duration = Duration::from_secs(7 * 86_400);
@@ -129,13 +125,9 @@ impl Scenario {
 
     /// Whether the power of a node may be cut: then what it writes and does not sync is recorded.
     pub fn cuts_power(&self) -> bool {
-        let faults = self
-            .nemeses()
-            .into_iter()
-            .flat_map(|nemesis| nemesis.faults);
-        faults
-            .into_iter()
-            .any(|fault| matches!(fault, Fault::Power(_)))
+        let nemeses = self.nemeses();
+        let mut faults = nemeses.iter().flat_map(|nemesis| &nemesis.faults);
+        faults.any(|fault| fault.cuts_power())
     }
 
     /// Keys in use at the same time.

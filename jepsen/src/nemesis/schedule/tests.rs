@@ -27,6 +27,8 @@ type Treatment = (&'static str, NodeId);
 
 /// A cluster of which nothing runs and to which everything can be done.
 struct Patient {
+    /// Where power cuts go wrong half way: the nodes are down, and that was not all.
+    without_cuts: bool,
     nodes: Vec<Node>,
     dir: tempfile::TempDir,
     treatments: Arc<Mutex<Vec<Treatment>>>,
@@ -68,8 +70,12 @@ impl Cluster for Patient {
         Ok(())
     }
 
-    async fn is_running(&self, _: NodeId) -> bool {
-        true
+    async fn is_running(&self, node: NodeId) -> bool {
+        let treatments = self.treatments.lock();
+        let last = treatments
+            .iter()
+            .rfind(|(what, of)| *of == node && ["start", "kill", "cut"].contains(what));
+        last.is_none_or(|(what, _)| *what == "start")
     }
 
     async fn set_links(&self, _: &[(Link, LinkFault)]) -> Result<(), FaultError> {
@@ -91,7 +97,10 @@ impl Cluster for Patient {
         for node in nodes {
             self.treatments.lock().push(("cut", *node));
         }
-        Ok(())
+        match self.without_cuts {
+            true => Err(FaultError::Failed("the cut went wrong".to_owned())),
+            false => Ok(()),
+        }
     }
 
     fn data_dir(&self, _: NodeId) -> Option<PathBuf> {
@@ -103,6 +112,10 @@ impl Cluster for Patient {
 
 /// Three nodes, what is done to them, and a directory for the history.
 fn ward() -> (Arc<Shared>, Arc<Mutex<Vec<Treatment>>>, tempfile::TempDir) {
+    ward_where(false)
+}
+
+fn ward_where(without_cuts: bool) -> (Arc<Shared>, Arc<Mutex<Vec<Treatment>>>, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let nodes: Vec<Node> = (1..=3)
         .map(|id| Node {
@@ -116,6 +129,7 @@ fn ward() -> (Arc<Shared>, Arc<Mutex<Vec<Treatment>>>, tempfile::TempDir) {
     let observer = Observer::new(&nodes).unwrap();
     let treatments = Arc::default();
     let patient = Patient {
+        without_cuts,
         nodes,
         dir: tempfile::tempdir().unwrap(),
         treatments: Arc::clone(&treatments),
@@ -191,6 +205,25 @@ async fn the_power_goes_while_all_syncs_stall_and_comes_back_to_disks_that_work(
         let nodes: BTreeSet<NodeId> = step.iter().map(|(_, node)| *node).collect();
         assert_eq!(nodes, [1, 2, 3].into(), "{step:?}");
     }
+}
+
+#[tokio::test]
+async fn nodes_that_a_failed_fault_took_down_are_started_again() {
+    let (shared, treatments, _dir) = ward_where(true);
+    let (_stop, mut stopped) = watch::channel(false);
+    let mut rng = StdRng::seed_from_u64(1);
+    for fault in [Fault::Power(fault::Target::One), Fault::PowerStalled] {
+        strike(&shared, fault, Duration::ZERO, &mut rng, &mut stopped).await;
+        for node in 1..=3 {
+            assert!(shared.ground.cluster().is_running(node).await);
+        }
+    }
+    let last = treatments.lock().last().copied();
+    assert!(matches!(last, Some(("sync", _))), "{last:?}");
+    let phases: Vec<Phase> = events(&shared).iter().map(|event| event.phase).collect();
+    assert_eq!(phases, [Phase::Begin, Phase::Error].repeat(2));
+    shared.ground.heal_all().await.unwrap();
+    assert!(shared.ground.ended_by_themselves().await.is_empty());
 }
 
 #[tokio::test]
