@@ -176,14 +176,24 @@ async fn the_deadline_holds_and_tells_the_last_failure() {
     mock.world
         .script(|_| Fate::Refused(Status::unavailable("etcdserver: no leader")));
     let limit = Duration::from_millis(300);
-    let begun = Instant::now();
-    let error = client
-        .put("k", "v")
-        .timeout(limit)
-        .await
-        .expect_err("no leader");
-    let took = begun.elapsed();
-    assert!(took >= limit && took < limit * 5, "{took:?}");
+    // A deadline that passes during an attempt leaves that one unknown, as it should. On a busy machine
+    // it may take a few deadlines until one passes between two attempts.
+    let mut tries = 0;
+    let error = loop {
+        let begun = Instant::now();
+        let error = client
+            .put("k", "v")
+            .timeout(limit)
+            .await
+            .expect_err("no leader");
+        let took = begun.elapsed();
+        assert!(took >= limit && took < limit * 5, "{took:?}");
+        tries += 1;
+        if error.effect() == Effect::None {
+            break error;
+        }
+        assert!(tries < 20, "nothing was appended by any attempt: {error:?}");
+    };
     let ErrorKind::DeadlineExceeded {
         last: Some(last), ..
     } = error.kind()
@@ -191,11 +201,6 @@ async fn the_deadline_holds_and_tells_the_last_failure() {
         panic!("{error:?}")
     };
     assert!(matches!(last.kind(), ErrorKind::NoLeader));
-    assert_eq!(
-        error.effect(),
-        Effect::None,
-        "nothing was appended by any attempt"
-    );
     assert!(error.attempts() > 3, "{error:?}");
 
     mock.world.script(|_| Fate::Silence);
