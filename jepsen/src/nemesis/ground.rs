@@ -11,13 +11,19 @@ use std::{
 };
 
 use rand::{Rng, seq::SliceRandom};
-use tokio::sync::Mutex;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
 
 use super::{Observer, fault::Target};
 use crate::{
     cluster::{Cluster, FaultError, Link, LinkFault},
     history::NodeId,
 };
+
+/// Time between two looks at a node that may end.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The cluster and the claims on it.
 pub struct Ground {
@@ -182,21 +188,40 @@ impl Ground {
         Ok(())
     }
 
-    /// Starts nodes again that were allowed to end, or to stop a keyspace, and did. That is what an
-    /// operator does when the cause is gone.
-    pub(super) async fn restart_ended(&self, nodes: &[NodeId]) -> Result<Vec<NodeId>, FaultError> {
-        let mut claims = self.claims.lock().await;
+    /// Starts nodes again that were allowed to end, or to stop a keyspace, and do so within `patience`:
+    /// a failure that a node has met may be on its way to its end. That is what an operator does when
+    /// the cause is gone. From then on none of them may end.
+    pub(super) async fn restart_ended(
+        &self,
+        nodes: &[NodeId],
+        patience: Duration,
+    ) -> Result<Vec<NodeId>, FaultError> {
+        let deadline = Instant::now() + patience;
         let mut ended = Vec::new();
-        for node in nodes {
-            claims.may_end.remove(node);
-            if claims.down.contains_key(node) {
-                continue;
+        loop {
+            let mut claims = self.claims.lock().await;
+            let mut going = false;
+            for node in nodes {
+                if !claims.may_end.contains(node) {
+                    continue;
+                }
+                let down = claims.down.contains_key(node);
+                let restarted = !down && self.restart_if_ended(*node).await?;
+                if restarted {
+                    ended.push(*node);
+                }
+                if down || restarted || Instant::now() >= deadline {
+                    claims.may_end.remove(node);
+                } else {
+                    going = true;
+                }
             }
-            if self.restart_if_ended(*node).await? {
-                ended.push(*node);
+            drop(claims);
+            if !going {
+                return Ok(ended);
             }
+            sleep(LOOK_EVERY).await;
         }
-        Ok(ended)
     }
 
     async fn restart_if_ended(&self, node: NodeId) -> Result<bool, FaultError> {

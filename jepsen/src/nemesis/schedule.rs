@@ -29,6 +29,9 @@ use crate::{
 /// and to ask for the leadership in vain.
 const TURN: Duration = Duration::from_secs(1);
 
+/// How long a node that has met a failure may take to end over it.
+const ENDS_WITHIN: Duration = Duration::from_secs(3);
+
 /// A nemesis as it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nemesis {
@@ -203,7 +206,7 @@ async fn heal(ground: &Ground, id: u64, injected: &Injected) -> Result<String, F
 }
 
 async fn restarted(ground: &Ground, nodes: &[NodeId]) -> Result<String, FaultError> {
-    let ended = ground.restart_ended(nodes).await?;
+    let ended = ground.restart_ended(nodes, ENDS_WITHIN).await?;
     Ok(if ended.is_empty() {
         String::new()
     } else {

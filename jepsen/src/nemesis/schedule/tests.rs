@@ -227,6 +227,36 @@ async fn nodes_that_a_failed_fault_took_down_are_started_again() {
 }
 
 #[tokio::test]
+async fn a_node_that_ends_only_after_its_fsync_is_healed_is_started_again() {
+    let (shared, treatments, _dir) = ward();
+    let (_stop, mut stopped) = watch::channel(false);
+    let mut rng = StdRng::seed_from_u64(1);
+    let fault = Fault::FailFsync;
+    let strike = strike(&shared, fault, Duration::ZERO, &mut rng, &mut stopped);
+    let end = async {
+        loop {
+            let synced: Vec<Treatment> = treatments.lock().clone();
+            if let [_, ("sync", node)] = synced[..] {
+                // It met the failure, and takes a while to say its last words.
+                tokio::time::sleep(Duration::from_millis(150)).await;
+                treatments.lock().push(("kill", node));
+                return node;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let ((), node) = tokio::join!(strike, end);
+    assert_eq!(treatments.lock().last(), Some(&("start", node)));
+    let healed = events(&shared).pop().unwrap();
+    assert_eq!(healed.phase, Phase::Healed);
+    assert!(healed.detail.contains("had stopped over it"), "{healed:?}");
+    assert!(shared.ground.ended_by_themselves().await.is_empty());
+    // It has no excuse any more.
+    treatments.lock().push(("kill", node));
+    assert_eq!(shared.ground.ended_by_themselves().await, [node]);
+}
+
+#[tokio::test]
 async fn what_is_done_to_a_leader_is_not_done_where_nobody_knows_one() {
     for fault in [Fault::KillLeaderLast, Fault::LoseAnswers] {
         let (shared, treatments, _dir) = ward();
