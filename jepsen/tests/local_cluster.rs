@@ -300,7 +300,8 @@ async fn a_file_with_commands_drives_nodes_that_run_already() {
         let pid = rest.lines().next().unwrap();
         text += &format!(
             "[[nodes]]\nid = {}\nzone = {:?}\nendpoint = {:?}\ndirect = {:?}\n\
-             pause = 'kill -STOP {pid}'\nresume = 'kill -CONT {pid}'\n\
+             pause = 'kill -STOP {pid}; while grep -qvh \") T \" /proc/{pid}/task/*/stat; do sleep \
+             0.05; done'\nresume = 'kill -CONT {pid}'\n\
              stop = 'kill {pid}; while kill -0 {pid} && ! grep -q \") Z\" /proc/{pid}/stat; do \
              sleep 0.05; done'\nstart = 'false'\n",
             node.id, node.zone, node.endpoint, node.direct

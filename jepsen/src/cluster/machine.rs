@@ -276,10 +276,10 @@ impl Machine {
         Ok(())
     }
 
-    pub(super) fn pause(&self, node: NodeId) -> Result<(), FaultError> {
+    pub(super) async fn pause(&self, node: NodeId) -> Result<(), FaultError> {
         match self.process(node)? {
             Some(process) if process.is_running() => {
-                process.pause().map_err(failed(node, "pause"))?;
+                process.pause().await.map_err(failed(node, "pause"))?;
                 self.log.tell(&format!("node {node} is paused"));
                 Ok(())
             }

@@ -13,6 +13,7 @@ use std::{
     ffi::OsString,
     fs::File,
     io,
+    mem::MaybeUninit,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -23,11 +24,13 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
-/// Time between two looks at a process that is about to end.
+/// Time between two looks at a process that is about to end or to stop.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// How long the kernel may take to end a process after SIGKILL. It is longer than any disk that
 /// still answers keeps a process from ending.
 const KILL_WITHIN: Duration = Duration::from_secs(30);
+/// How long the threads of a process may take to stop after SIGSTOP.
+const PAUSE_WITHIN: Duration = Duration::from_secs(30);
 
 /// What to start, and how.
 #[derive(Clone, Debug)]
@@ -205,9 +208,42 @@ impl Process {
         }
     }
 
-    /// SIGSTOP: the process hangs, its connections stay. Does nothing if it has ended.
-    pub fn pause(&self) -> io::Result<()> {
-        self.send(&[libc::SIGSTOP])
+    /// SIGSTOP, and waits until all threads hang; the connections stay. Does nothing if the process has
+    /// ended.
+    ///
+    /// The signal takes effect when the thread that is to take it is scheduled, which on a busy machine
+    /// may be seconds later; until then the others go on. Fails if it is not obeyed, and takes it back.
+    pub async fn pause(&self) -> io::Result<()> {
+        self.send(&[libc::SIGSTOP])?;
+        let begun = Instant::now();
+        while !self.is_stopped()? && self.is_running() {
+            if begun.elapsed() >= PAUSE_WITHIN {
+                self.resume()?;
+                let text = format!("process {} goes on {PAUSE_WITHIN:?} after SIGSTOP", self.id);
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// Whether all its threads are stopped by a signal.
+    fn is_stopped(&self) -> io::Result<bool> {
+        let mut child = self.child.lock();
+        if ended(&mut child).is_some() {
+            return Ok(false);
+        }
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        let options = libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT;
+        // SAFETY: the process is our child and, under the lock, has not been waited for; `info` is ours,
+        // and zeros are a value of it, which stay where there is nothing to tell.
+        let stopped = unsafe {
+            match libc::waitid(libc::P_PID, self.id, info.as_mut_ptr(), options) {
+                0 => info.assume_init().si_pid() != 0,
+                _ => return Err(io::Error::last_os_error()),
+            }
+        };
+        Ok(stopped)
     }
 
     /// SIGCONT. Does nothing if it has ended.

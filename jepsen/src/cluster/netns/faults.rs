@@ -53,7 +53,7 @@ impl Cluster for NetnsCluster {
     }
 
     async fn pause(&self, node: NodeId) -> Result<(), FaultError> {
-        self.machine.pause(node)
+        self.machine.pause(node).await
     }
 
     async fn resume(&self, node: NodeId) -> Result<(), FaultError> {
