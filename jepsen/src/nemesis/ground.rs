@@ -235,11 +235,19 @@ impl Ground {
         Ok(true)
     }
 
-    /// SIGSTOP.
+    /// SIGSTOP to all of them, or to none.
     pub(super) async fn pause(&self, nodes: &[NodeId]) -> Result<(), FaultError> {
         let mut claims = self.claims.lock().await;
-        for node in nodes {
-            self.cluster.pause(*node).await?;
+        for (done, node) in nodes.iter().enumerate() {
+            if let Err(error) = self.cluster.pause(*node).await {
+                // Nobody would give back those before it.
+                for node in &nodes[..done] {
+                    if give_back(&mut claims.paused, *node) {
+                        self.cluster.resume(*node).await?;
+                    }
+                }
+                return Err(error);
+            }
             *claims.paused.entry(*node).or_default() += 1;
         }
         Ok(())

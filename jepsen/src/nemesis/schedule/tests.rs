@@ -62,11 +62,17 @@ impl Cluster for Patient {
         Ok(())
     }
 
-    async fn pause(&self, _: NodeId) -> Result<(), FaultError> {
+    async fn pause(&self, node: NodeId) -> Result<(), FaultError> {
+        let mut treatments = self.treatments.lock();
+        if treatments.iter().any(|(what, _)| *what == "pause") {
+            return Err(FaultError::Failed("only one can be paused".to_owned()));
+        }
+        treatments.push(("pause", node));
         Ok(())
     }
 
-    async fn resume(&self, _: NodeId) -> Result<(), FaultError> {
+    async fn resume(&self, node: NodeId) -> Result<(), FaultError> {
+        self.treatments.lock().push(("resume", node));
         Ok(())
     }
 
@@ -224,6 +230,22 @@ async fn nodes_that_a_failed_fault_took_down_are_started_again() {
     assert_eq!(phases, [Phase::Begin, Phase::Error].repeat(2));
     shared.ground.heal_all().await.unwrap();
     assert!(shared.ground.ended_by_themselves().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_pause_that_fails_half_way_leaves_no_node_paused() {
+    let (shared, treatments, _dir) = ward();
+    let (_stop, mut stopped) = watch::channel(false);
+    let mut rng = StdRng::seed_from_u64(1);
+    let fault = Fault::Pause(fault::Target::Majority);
+    strike(&shared, fault, Duration::ZERO, &mut rng, &mut stopped).await;
+    let done = treatments.lock().clone();
+    let [("pause", paused), ("resume", resumed)] = done[..] else {
+        panic!("{done:?}")
+    };
+    assert_eq!(paused, resumed);
+    let phases: Vec<Phase> = events(&shared).iter().map(|event| event.phase).collect();
+    assert_eq!(phases, [Phase::Begin, Phase::Error]);
 }
 
 #[tokio::test]
