@@ -155,6 +155,13 @@ fn ward_where(without_cuts: bool) -> (Arc<Shared>, Arc<Mutex<Vec<Treatment>>>, t
     (Arc::new(shared), treatments, dir)
 }
 
+/// Makes a fault and heals it at once.
+async fn struck(shared: &Shared, fault: Fault, seed: u64) {
+    let (_stop, mut stopped) = watch::channel(false);
+    let mut rng = StdRng::seed_from_u64(seed);
+    strike(shared, fault, Duration::ZERO, &mut rng, &mut stopped).await;
+}
+
 fn events(shared: &Shared) -> Vec<FaultEvent> {
     shared.recorder.with_events(|events| {
         let faults = events.iter().filter_map(|event| match &event.what {
@@ -169,16 +176,7 @@ fn events(shared: &Shared) -> Vec<FaultEvent> {
 async fn the_node_that_is_killed_first_is_alone_in_that_and_started_first() {
     for seed in 0..3 {
         let (shared, treatments, _dir) = ward();
-        let (_stop, mut stopped) = watch::channel(false);
-        let mut rng = StdRng::seed_from_u64(seed);
-        strike(
-            &shared,
-            Fault::KillStaggered,
-            Duration::ZERO,
-            &mut rng,
-            &mut stopped,
-        )
-        .await;
+        struck(&shared, Fault::KillStaggered, seed).await;
         let done = treatments.lock().clone();
         let of = |what| done.iter().filter(move |(did, _)| *did == what);
         let [killed, started] = ["kill", "start"].map(|what| {
@@ -199,10 +197,7 @@ async fn the_node_that_is_killed_first_is_alone_in_that_and_started_first() {
 #[tokio::test]
 async fn the_power_goes_while_all_syncs_stall_and_comes_back_to_disks_that_work() {
     let (shared, treatments, _dir) = ward();
-    let (_stop, mut stopped) = watch::channel(false);
-    let mut rng = StdRng::seed_from_u64(1);
-    let fault = Fault::PowerStalled;
-    strike(&shared, fault, Duration::ZERO, &mut rng, &mut stopped).await;
+    struck(&shared, Fault::PowerStalled, 1).await;
     let done = treatments.lock().clone();
     let steps: Vec<&str> = done.iter().map(|(what, _)| *what).collect();
     let expected = ["stall", "cut", "sync", "start"].map(|what| [what; 3]);
@@ -216,10 +211,8 @@ async fn the_power_goes_while_all_syncs_stall_and_comes_back_to_disks_that_work(
 #[tokio::test]
 async fn nodes_that_a_failed_fault_took_down_are_started_again() {
     let (shared, treatments, _dir) = ward_where(true);
-    let (_stop, mut stopped) = watch::channel(false);
-    let mut rng = StdRng::seed_from_u64(1);
     for fault in [Fault::Power(fault::Target::One), Fault::PowerStalled] {
-        strike(&shared, fault, Duration::ZERO, &mut rng, &mut stopped).await;
+        struck(&shared, fault, 1).await;
         for node in 1..=3 {
             assert!(shared.ground.cluster().is_running(node).await);
         }
@@ -235,10 +228,7 @@ async fn nodes_that_a_failed_fault_took_down_are_started_again() {
 #[tokio::test]
 async fn a_pause_that_fails_half_way_leaves_no_node_paused() {
     let (shared, treatments, _dir) = ward();
-    let (_stop, mut stopped) = watch::channel(false);
-    let mut rng = StdRng::seed_from_u64(1);
-    let fault = Fault::Pause(fault::Target::Majority);
-    strike(&shared, fault, Duration::ZERO, &mut rng, &mut stopped).await;
+    struck(&shared, Fault::Pause(fault::Target::Majority), 1).await;
     let done = treatments.lock().clone();
     let [("pause", paused), ("resume", resumed)] = done[..] else {
         panic!("{done:?}")
@@ -251,10 +241,7 @@ async fn a_pause_that_fails_half_way_leaves_no_node_paused() {
 #[tokio::test]
 async fn a_node_that_ends_only_after_its_fsync_is_healed_is_started_again() {
     let (shared, treatments, _dir) = ward();
-    let (_stop, mut stopped) = watch::channel(false);
-    let mut rng = StdRng::seed_from_u64(1);
-    let fault = Fault::FailFsync;
-    let strike = strike(&shared, fault, Duration::ZERO, &mut rng, &mut stopped);
+    let strike = struck(&shared, Fault::FailFsync, 1);
     let end = async {
         loop {
             let synced: Vec<Treatment> = treatments.lock().clone();
@@ -282,9 +269,7 @@ async fn a_node_that_ends_only_after_its_fsync_is_healed_is_started_again() {
 async fn what_is_done_to_a_leader_is_not_done_where_nobody_knows_one() {
     for fault in [Fault::KillLeaderLast, Fault::LoseAnswers] {
         let (shared, treatments, _dir) = ward();
-        let (_stop, mut stopped) = watch::channel(false);
-        let mut rng = StdRng::seed_from_u64(1);
-        strike(&shared, fault, Duration::ZERO, &mut rng, &mut stopped).await;
+        struck(&shared, fault, 1).await;
         let phases: Vec<Phase> = events(&shared).iter().map(|event| event.phase).collect();
         assert_eq!(phases, [Phase::Begin, Phase::Skipped]);
         assert!(treatments.lock().is_empty());
