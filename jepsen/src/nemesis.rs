@@ -16,6 +16,7 @@
 mod disk;
 pub mod fault;
 pub mod ground;
+mod memory;
 mod network;
 pub mod observe;
 mod process;

@@ -32,6 +32,10 @@ use rand::{Rng, RngExt};
 
 use super::FaultError;
 
+mod copies;
+
+pub use self::copies::{copy, lose_log, put_back, wipe};
+
 /// How far from the end of a log damage is made, in bytes.
 const TAIL_BYTES: usize = 64 * 1024;
 const SEGMENT_HEADER_BYTES: usize = 64;
@@ -76,6 +80,8 @@ pub enum Change {
         /// Where it is now.
         to: PathBuf,
     },
+    /// All is as it was when a copy was made.
+    PutBack,
 }
 
 /// What damage hit, as far as the format is known.
@@ -104,6 +110,7 @@ impl fmt::Display for Damage {
             }
             Change::Zeroed { bytes } => write!(f, "{file}: {bytes} zeros at byte {offset}")?,
             Change::Moved { to } => return write!(f, "{file}: moved to {}", to.display()),
+            Change::PutBack => return write!(f, "{file}: an old copy was put back"),
         }
         match self.hit {
             Hit::Synced => write!(f, " (synced data)"),
@@ -241,33 +248,6 @@ pub fn tear_last_record(data_dir: &Path, rng: &mut impl Rng) -> Result<Damage, F
     log.damaged(offset, Change::Zeroed { bytes }, last.hit, |file| {
         file.write_all_at(&vec![0; bytes as usize], offset as u64)
     })
-}
-
-/// Moves the directory of a node aside, to the same name with `.wiped-N` behind it.
-pub fn wipe(data_dir: &Path) -> Result<Damage, FaultError> {
-    let mut number = 1;
-    let to = loop {
-        let mut name = data_dir.as_os_str().to_owned();
-        name.push(format!(".wiped-{number}"));
-        let to = PathBuf::from(name);
-        if !to.exists() {
-            break to;
-        }
-        number += 1;
-    };
-    match fs::rename(data_dir, &to) {
-        Ok(()) => Ok(Damage {
-            file: data_dir.to_owned(),
-            offset: 0,
-            change: Change::Moved { to },
-            hit: Hit::All,
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(FaultError::Skipped(format!(
-            "{} does not exist",
-            data_dir.display()
-        ))),
-        Err(error) => Err(failed("move", data_dir)(error)),
-    }
 }
 
 fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> FaultError {

@@ -97,13 +97,9 @@ pub(super) async fn clock(
     Ok(Injected::new(vec![node], detail, Healing::Clock(node)))
 }
 
-/// Damages the files of one node. Not while another node is out: what the cluster has left must be
-/// able to go on.
-pub(super) async fn damage(
-    fault: Fault,
-    ground: &Ground,
-    rng: &mut StdRng,
-) -> Result<Injected, FaultError> {
+/// Refuses a fault that costs the cluster a node for the rest of the run if that is one too many, or if
+/// another node is not there now.
+pub(super) async fn spare_one(ground: &Ground) -> Result<(), FaultError> {
     let out = ground.out().await;
     let survives = (ground.ids().len() - 1) / 2;
     if out.len() >= survives {
@@ -112,17 +108,32 @@ pub(super) async fn damage(
             "the cluster cannot spare a node any more: {nodes:?} are out"
         )));
     }
+    // What is not on this node must be on all others: the damage is to one copy, and a copy that
+    // lags is a second one.
+    let mut there = ground.ids();
+    there.retain(|node| !out.contains_key(node));
+    let settled = ground
+        .observer()
+        .states(&there, Duration::from_secs(1))
+        .await;
+    if settled.iter().any(|state| state.error.is_some()) {
+        return Err(FaultError::Skipped("another node does not answer".into()));
+    }
+    Ok(())
+}
+
+/// Damages the files of one node. Not while another node is out: what the cluster has left must be
+/// able to go on.
+pub(super) async fn damage(
+    fault: Fault,
+    ground: &Ground,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    spare_one(ground).await?;
     let node = ground.choose(Target::One, rng).await?[0];
     let Some(dir) = ground.cluster().data_dir(node) else {
         return Err(FaultError::unsupported("get at the files of a node"));
     };
-    // What is not on this node must be on all others: the damage is to one copy, and a copy that
-    // lags is a second one.
-    let observer = ground.observer();
-    let settled = observer.states(&ground.ids(), Duration::from_secs(1)).await;
-    if settled.iter().any(|state| state.error.is_some()) {
-        return Err(FaultError::Skipped("another node does not answer".into()));
-    }
     let done = ground
         .while_down(node, async || {
             let damaged = match fault {
@@ -150,7 +161,7 @@ pub(super) async fn damage(
 }
 
 /// Why a node does not come back, or `None` once it serves.
-async fn stays_out(ground: &Ground, node: NodeId) -> Option<String> {
+pub(super) async fn stays_out(ground: &Ground, node: NodeId) -> Option<String> {
     let deadline = Instant::now() + SETTLES_WITHIN;
     loop {
         if !ground.cluster().is_running(node).await {

@@ -2,7 +2,7 @@
 
 use rand::rngs::StdRng;
 
-use super::{Ground, disk, network, process};
+use super::{Ground, disk, memory, network, process};
 use crate::{cluster::FaultError, history::NodeId};
 
 /// Which nodes a fault hits.
@@ -57,6 +57,9 @@ pub enum Fault {
     TruncateLog,
     FlipBit,
     Wipe,
+    LoseLog,
+    OldCopyFollower,
+    OldCopyLeader,
     Compact,
     MoveLeader,
 }
@@ -255,6 +258,21 @@ pub const FAULTS: &[(&str, Fault, &str)] = &[
         Fault::Wipe,
         "one node loses its disk: it must stay out and say so",
     ),
+    (
+        "lose-log",
+        Fault::LoseLog,
+        "one node loses its log while the others lag or are down: it must stay out and say so",
+    ),
+    (
+        "old-copy-follower",
+        Fault::OldCopyFollower,
+        "a follower comes back with an old copy of its files while the others lag or are down",
+    ),
+    (
+        "old-copy-leader",
+        Fault::OldCopyLeader,
+        "the leader comes back with a copy of its files that was made while it led",
+    ),
     ("compact", Fault::Compact, "old versions are compacted away"),
     (
         "move-leader",
@@ -311,6 +329,10 @@ pub const GROUPS: &[(&str, &[&str])] = &[
         &["slow-fsync", "slow-fsync-all", "fail-fsync", "full-disk"],
     ),
     ("damage", &["tear-log", "truncate-log", "flip-bit", "wipe"]),
+    (
+        "memory",
+        &["lose-log", "old-copy-follower", "old-copy-leader"],
+    ),
 ];
 
 /// How a fault is undone.
@@ -363,7 +385,13 @@ impl Fault {
     pub(super) fn wants_to_be_alone(self) -> bool {
         matches!(
             self,
-            Fault::TearLog | Fault::TruncateLog | Fault::FlipBit | Fault::Wipe
+            Fault::TearLog
+                | Fault::TruncateLog
+                | Fault::FlipBit
+                | Fault::Wipe
+                | Fault::LoseLog
+                | Fault::OldCopyFollower
+                | Fault::OldCopyLeader
         )
     }
 
@@ -406,6 +434,9 @@ impl Fault {
             Fault::TearLog | Fault::TruncateLog | Fault::FlipBit | Fault::Wipe => {
                 disk::damage(self, ground, rng).await
             }
+            Fault::LoseLog => memory::lose_log(ground, rng).await,
+            Fault::OldCopyFollower => memory::old_copy_follower(ground, rng).await,
+            Fault::OldCopyLeader => memory::old_copy_leader(ground, rng).await,
             Fault::Compact => process::compact(ground).await,
             Fault::MoveLeader => process::move_leader(ground).await,
         }

@@ -133,6 +133,9 @@ const QUICK: &[Line] = &[
     line(Register, "isolate-one,compact").short_log(),
     line(Register, "clock,disk").holdfast_only(),
     line(Set, "damage").holdfast_only(),
+    line(Register, "lose-log").holdfast_only(),
+    line(Register, "old-copy-follower").holdfast_only(),
+    line(Register, "old-copy-leader").holdfast_only(),
     line(Append, "zone-loss,partition").nodes(5, "5-nodes"),
 ];
 
@@ -162,6 +165,12 @@ const FULL_MORE: &[Line] = &[
         .holdfast_only(),
     line(Set, "damage").holdfast_only(),
     line(Register, "damage").holdfast_only(),
+    line(Register, "lose-log").holdfast_only(),
+    line(Register, "old-copy-follower").holdfast_only(),
+    line(Register, "old-copy-leader").holdfast_only(),
+    line(CounterRetry, "memory,kill-one")
+        .nodes(5, "5-nodes")
+        .holdfast_only(),
 ];
 
 /// The scenarios of a suite against a target. The planted bugs have a list of their own.

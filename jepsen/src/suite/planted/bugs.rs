@@ -134,6 +134,7 @@ pub(super) fn scenario(name: &str) -> Result<Scenario> {
         "register-kill-all-flushing" => (Register, "kill-all,slow-fsync-all", flushing, quick),
         "register-partition-leader" => (Register, "partition-leader", &[][..], held),
         "register-lose-answers" => (Register, "lose-answers", &[][..], quick),
+        "register-lose-log" => (Register, "lose-log", &[][..], usual),
         "register-lose-leader" => (Register, "partition-leader,kill-leader", &[][..], quick),
         "register-partition-one" => (Register, "partition-one", &[][..], usual),
         "register-kill-staggered" => (Register, "kill-staggered", &[][..], long),
