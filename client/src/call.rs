@@ -19,6 +19,7 @@
 
 use std::{collections::HashMap, future::Future, pin::pin, sync::Arc, time::Duration};
 
+use holdfast_proto::metadata::{CLIENT_ID, KEYSPACE, REQUEST_SEQ, RETRY};
 use parking_lot::Mutex;
 use rand::RngExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -34,15 +35,6 @@ use crate::{
     rpc::{Class, Rpc},
     sessions::{Sessions, Ticket},
 };
-
-/// Metadata key of the client id, 32 lower-case hexadecimal digits.
-pub const CLIENT_ID: &str = "holdfast-client-id";
-/// Metadata key of the request's number under its client id, counted from 1.
-pub const REQUEST_SEQ: &str = "holdfast-request-seq";
-/// Metadata key, with the value 1, of an attempt when an earlier one may have taken effect.
-pub const RETRY: &str = "holdfast-retry";
-/// Metadata key of the keyspace.
-pub const KEYSPACE: &str = "holdfast-keyspace";
 
 /// Bounds of the pause before another attempt: the n-th is random between 0 and
 /// `min(BACKOFF_MAX_MS, BACKOFF_MS * 2^n)`.
@@ -213,9 +205,10 @@ impl<R: Rpc> Call<'_, R> {
         if class == Class::Read {
             return;
         }
-        // The cluster refused the write for what it is. With a retry id that is the fate of every
-        // attempt of it: had an earlier one taken effect, this one would have got its answer.
-        let vouched = verdict.effect == Effect::None && !verdict.again && self.protected();
+        // With a retry id the state machine's own answer is the fate of every attempt: had an
+        // earlier one taken effect, this one would have got its answer. Any other refusal, of a
+        // proxy or of a node that looked at the request alone, knows nothing of earlier attempts.
+        let vouched = verdict.settled && self.protected();
         self.in_doubt = !vouched && (self.in_doubt || verdict.effect == Effect::Unknown);
     }
 

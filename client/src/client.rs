@@ -8,6 +8,7 @@ use holdfast_proto::{
         CompactionRequest, HashKvRequest, HashKvResponse, Member, MemberListRequest,
         MoveLeaderRequest, StatusRequest, StatusResponse, TxnRequest,
     },
+    metadata::KEYSPACE,
     v1::{GroupsRequest, GroupsResponse, Node, NodesRequest, TransferLeaderRequest},
 };
 use tokio::time::timeout;
@@ -18,7 +19,7 @@ use tonic::{
 
 use crate::{
     builder::ClientBuilder,
-    call::{Core, KEYSPACE, Scope},
+    call::{Core, Scope},
     cluster::Cluster,
     endpoint::{Endpoint, ServerKind, Transport, normalize},
     error::{Effect, Error, ErrorKind, Result, judge},

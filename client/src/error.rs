@@ -15,6 +15,7 @@
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
+use holdfast_proto::metadata::{OUTCOME, outcome};
 use tonic::{Code, Status};
 
 /// Result of a request.
@@ -326,6 +327,9 @@ pub(crate) struct Verdict {
     pub(crate) effect: Effect,
     /// Another attempt may fare better.
     pub(crate) again: bool,
+    /// This is the state machine's own answer, so it is the fate of every attempt of the request
+    /// under its retry id: none of them took effect.
+    pub(crate) settled: bool,
     pub(crate) fault: Fault,
 }
 
@@ -348,11 +352,17 @@ pub(crate) fn judge(status: &Status) -> Verdict {
     let code = status.code();
     let text = status.message();
     let short = text.strip_prefix("etcdserver: ").unwrap_or(text);
+    // Code and message may be those of a proxy, or of a server that never heard of the attempts
+    // before. This is said by Holdfast alone.
+    let said = status.metadata().get(OUTCOME).map(|value| value.as_bytes());
+    let settled = said == Some(outcome::REFUSED.as_bytes());
+    let not_appended = said == Some(outcome::NOT_APPENDED.as_bytes());
     let refused = |kind| Verdict {
         kind,
         code,
         effect: Effect::None,
         again: false,
+        settled,
         fault: Fault::None,
     };
     let nothing_done = |kind| Verdict {
@@ -360,13 +370,18 @@ pub(crate) fn judge(status: &Status) -> Verdict {
         code,
         effect: Effect::None,
         again: true,
+        settled: false,
         fault: Fault::Avoid,
     };
     let unknown = |kind, fault| Verdict {
         kind,
         code,
-        effect: Effect::Unknown,
+        effect: match not_appended {
+            true => Effect::None,
+            false => Effect::Unknown,
+        },
         again: true,
+        settled: false,
         fault,
     };
     match (code, short) {
@@ -405,6 +420,7 @@ pub(crate) fn judge(status: &Status) -> Verdict {
             code,
             effect: Effect::Unknown,
             again: false,
+            settled: false,
             fault: Fault::None,
         },
         (Code::NotFound | Code::InvalidArgument, m) if m.contains("keyspace") => {
@@ -433,6 +449,7 @@ pub(crate) fn judge(status: &Status) -> Verdict {
             code,
             effect: Effect::Unknown,
             again: false,
+            settled: false,
             fault: Fault::Avoid,
         },
         (Code::Ok | Code::Unknown | Code::Internal, _) => Verdict {
@@ -443,6 +460,7 @@ pub(crate) fn judge(status: &Status) -> Verdict {
             code,
             effect: Effect::Unknown,
             again: false,
+            settled: false,
             fault: Fault::None,
         },
     }
@@ -473,6 +491,7 @@ fn judge_transport(status: &Status, source: &(dyn StdError + 'static)) -> Verdic
             code,
             effect: Effect::Unknown,
             again: true,
+            settled: false,
             fault: Fault::None,
         };
     }
@@ -486,6 +505,7 @@ fn judge_transport(status: &Status, source: &(dyn StdError + 'static)) -> Verdic
         code,
         effect,
         again: true,
+        settled: false,
         fault: Fault::Down,
     }
 }

@@ -44,11 +44,13 @@ mod txn;
 
 pub use builder::{ClientBuilder, DEFAULT_ENDPOINT, DEFAULT_TIMEOUT};
 pub use bytes::Bytes;
-pub use call::{CLIENT_ID, KEYSPACE, REQUEST_SEQ, RETRY};
 pub use client::{BoxFuture, Client, DEFAULT_KEYSPACE};
 pub use endpoint::ServerKind;
 pub use error::{Effect, Error, ErrorKind, Result};
-pub use holdfast_proto::etcdserverpb::compare::CompareResult;
+pub use holdfast_proto::{
+    etcdserverpb::compare::CompareResult,
+    metadata::{CLIENT_ID, KEYSPACE, REQUEST_SEQ, RETRY},
+};
 pub use kv::{Binding, Compact, Delete, Get, Put, SortOrder, SortTarget, Unbound, prefix_end};
 pub use txn::{Compare, CompareTo, Op, Txn};
 

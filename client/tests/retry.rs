@@ -227,7 +227,7 @@ async fn a_refusal_after_a_lost_answer_is_vouched_for_by_holdfast() {
     let client = connect(&mock).await;
     mock.world.script(|write| match write.retry {
         false => Fate::Refused(Status::unavailable("etcdserver: leader changed")),
-        true => Fate::Refused(Status::invalid_argument("etcdserver: key not found")),
+        true => Fate::RefusedForGood(Status::invalid_argument("etcdserver: key not found")),
     });
     let error = client
         .put("k", "")
@@ -236,6 +236,36 @@ async fn a_refusal_after_a_lost_answer_is_vouched_for_by_holdfast() {
         .expect_err("refused");
     assert!(matches!(error.kind(), ErrorKind::KeyNotFound));
     assert_eq!(error.effect(), Effect::None);
+}
+
+/// A proxy, a node that does not know the keyspace, a stock etcd behind the same name: none of them
+/// knows what became of an earlier attempt.
+#[tokio::test]
+async fn a_refusal_that_is_not_the_state_machines_leaves_a_lost_answer_in_doubt() {
+    let mock = Mock::holdfast(&["a"]);
+    let client = connect(&mock).await;
+    for refusal in [
+        Status::permission_denied("grpc-status header missing, mapped from HTTP status code 403"),
+        Status::not_found("holdfast: keyspace \"default\" does not exist"),
+        Status::invalid_argument("etcdserver: key not found"),
+        Status::invalid_argument("etcdserver: request is too large"),
+        Status::unimplemented("no such method"),
+        Status::failed_precondition("not here"),
+    ] {
+        let said = refusal.clone();
+        mock.world.script(move |write| match write.retry {
+            false => Fate::AnswerLost(Status::unavailable("etcdserver: leader changed")),
+            true => Fate::Refused(said.clone()),
+        });
+        let error = client.put("k", "v").await.expect_err("refused");
+        assert_eq!(error.effect(), Effect::Unknown, "{refusal:?}");
+        // Alone it tells what became of its own attempt.
+        let said = refusal.clone();
+        mock.world.script(move |_| Fate::Refused(said.clone()));
+        let error = client.put("k", "v").await.expect_err("refused");
+        assert_eq!(error.effect(), Effect::None, "{refusal:?}");
+    }
+    mock.world.never_twice();
 }
 
 #[tokio::test]

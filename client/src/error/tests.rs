@@ -252,3 +252,34 @@ fn the_text_of_an_error_says_where_and_whether_the_effect_is_known() {
         (3, Some("http://10.0.0.1:2379"))
     );
 }
+
+#[test]
+fn only_holdfast_itself_says_that_nothing_was_appended_or_that_all_is_settled() {
+    let judged = |code, message: &str, said: Option<&'static str>| {
+        let mut status = Status::new(code, message);
+        if let Some(said) = said {
+            let value = tonic::metadata::MetadataValue::from_static(said);
+            status.metadata_mut().insert(OUTCOME, value);
+        }
+        let verdict = judge(&status);
+        (verdict.effect, verdict.settled)
+    };
+    let stopped = "etcdserver: server stopped";
+    assert_eq!(
+        judged(Code::Unavailable, stopped, None),
+        (Effect::Unknown, false)
+    );
+    assert_eq!(
+        judged(Code::Unavailable, stopped, Some(outcome::NOT_APPENDED)),
+        (Effect::None, false)
+    );
+    let compacted = "etcdserver: mvcc: required revision has been compacted";
+    assert_eq!(
+        judged(Code::OutOfRange, compacted, None),
+        (Effect::None, false)
+    );
+    assert_eq!(
+        judged(Code::OutOfRange, compacted, Some(outcome::REFUSED)),
+        (Effect::None, true)
+    );
+}

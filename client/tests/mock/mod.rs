@@ -27,6 +27,7 @@ use holdfast_client::{
             cluster_server::{Cluster, ClusterServer},
             kv_server::{Kv, KvServer},
         },
+        metadata::{OUTCOME, outcome},
         mvccpb::KeyValue,
         v1::{
             self,
@@ -37,7 +38,11 @@ use holdfast_client::{
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{oneshot, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::{Request, Response, Status, metadata::MetadataMap, transport::Server};
+use tonic::{
+    Request, Response, Status,
+    metadata::{MetadataMap, MetadataValue},
+    transport::Server,
+};
 
 /// A write as a node received it.
 #[derive(Clone, Debug)]
@@ -57,6 +62,8 @@ pub enum Fate {
     Served,
     /// Refused before anything is done.
     Refused(Status),
+    /// Refused by the state machine of a Holdfast, which says so.
+    RefusedForGood(Status),
     /// Carried out, but the answer is this.
     AnswerLost(Status),
     /// Carried out, and never answered.
@@ -358,6 +365,11 @@ impl Kv for Service {
         match fate {
             Fate::Served => Ok(Response::new(self.apply(&write, put))),
             Fate::Refused(status) => Err(status),
+            Fate::RefusedForGood(mut status) => {
+                let value = MetadataValue::from_static(outcome::REFUSED);
+                status.metadata_mut().insert(OUTCOME, value);
+                Err(status)
+            }
             Fate::AnswerLost(status) => {
                 self.apply(&write, put);
                 Err(status)

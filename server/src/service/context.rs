@@ -9,6 +9,7 @@ use bytes::Bytes;
 use holdfast_proto::{
     command::{Command, command::Op},
     etcdserverpb::ResponseHeader,
+    metadata::{CLIENT_ID, HAS_LEADER, KEYSPACE, REQUEST_SEQ, RETRY, TIMEOUT},
 };
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -25,17 +26,6 @@ use crate::{
 /// Longest time a node works on a request whose client set no deadline. etcd allows itself 5 s
 /// and twice its election timeout.
 const PATIENCE: Duration = Duration::from_secs(7);
-
-/// Metadata key that names the keyspace.
-const KEYSPACE: &str = "holdfast-keyspace";
-/// Metadata keys of retry-safe writes.
-const CLIENT_ID: &str = "holdfast-client-id";
-const REQUEST_SEQ: &str = "holdfast-request-seq";
-const RETRY: &str = "holdfast-retry";
-/// Metadata key by which an etcd client asks to be refused when the node sees no leader.
-const HAS_LEADER: &str = "hasleader";
-/// Metadata key of the client's deadline (gRPC over HTTP/2, "Timeout").
-const TIMEOUT: &str = "grpc-timeout";
 
 /// The host of the authority that a request was sent to, put beside it by the server.
 #[derive(Clone, Debug)]

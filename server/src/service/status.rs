@@ -3,17 +3,34 @@
 //! Where etcd has none the message begins with `holdfast:` and the code tells what a client may
 //! do: `Aborted` — the effect is unknown and stays so; `InvalidArgument`, `NotFound` — change the
 //! request; `Unavailable` — another node may answer.
+//!
+//! A refusal that vouches for something says so in the metadata [`OUTCOME`], which nobody between
+//! this node and the client makes up: the state machine's own answers, and refusals of what was not
+//! appended.
 
 use std::fmt::Display;
 
 use holdfast_mvcc::{ReadError, validate::Invalid};
-use holdfast_proto::command::{Error, error::Kind};
-use tonic::Status;
+use holdfast_proto::{
+    command::{Error, error::Kind},
+    metadata::{OUTCOME, outcome},
+};
+use tonic::{Status, metadata::MetadataValue};
 
 use crate::group::GroupError;
 
+fn vouched(mut status: Status, outcome: &'static str) -> Status {
+    let value = MetadataValue::from_static(outcome);
+    status.metadata_mut().insert(OUTCOME, value);
+    status
+}
+
+fn not_appended(status: Status) -> Status {
+    vouched(status, outcome::NOT_APPENDED)
+}
+
 pub(super) fn no_leader() -> Status {
-    Status::unavailable("etcdserver: no leader")
+    not_appended(Status::unavailable("etcdserver: no leader"))
 }
 
 pub(super) fn unknown_keyspace(name: &str) -> Status {
@@ -71,16 +88,18 @@ pub(super) fn invalid(invalid: Invalid) -> Status {
 
 /// A deterministic error: every replica gives the same.
 pub(super) fn answered(error: &Error) -> Status {
-    match error.kind() {
+    let status = match error.kind() {
         Kind::KeyNotFound => Status::invalid_argument("etcdserver: key not found"),
         Kind::Compacted => compacted(),
         Kind::FutureRevision => future_revision(),
         Kind::LeaseNotFound => Status::not_found("etcdserver: requested lease not found"),
-        Kind::RetryForgotten => Status::aborted(format!("holdfast: {}", error.message)),
+        // Whether an earlier sending took effect is what nobody knows any more.
+        Kind::RetryForgotten => return Status::aborted(format!("holdfast: {}", error.message)),
         Kind::Malformed | Kind::Unspecified => {
             Status::internal(format!("holdfast: {}", error.message))
         }
-    }
+    };
+    vouched(status, outcome::REFUSED)
 }
 
 /// A read of local state that has no answer.
@@ -95,13 +114,15 @@ pub(super) fn unreadable<E: Display>(error: &ReadError<E>) -> Status {
 /// A group that did not do what was asked.
 pub(super) fn group(error: &GroupError) -> Status {
     match error {
-        GroupError::Overloaded => Status::resource_exhausted("etcdserver: too many requests"),
+        GroupError::Overloaded => {
+            not_appended(Status::resource_exhausted("etcdserver: too many requests"))
+        }
         GroupError::NoLeader => no_leader(),
         GroupError::LeaderLost => Status::unavailable(
             "etcdserver: request timed out, possibly due to previous leader failure",
         ),
         GroupError::TimedOut => Status::unavailable("etcdserver: request timed out"),
-        GroupError::Stopped(_) => Status::unavailable("etcdserver: server stopped"),
+        GroupError::Stopped(_) => not_appended(Status::unavailable("etcdserver: server stopped")),
     }
 }
 
@@ -110,6 +131,36 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+
+    #[test]
+    fn what_vouches_for_an_effect_is_marked_and_nothing_else_is() {
+        let marked = |status: &Status| {
+            let value = status.metadata().get(OUTCOME);
+            value.map(|value| value.to_str().unwrap().to_owned())
+        };
+        let answer = |kind: Kind| {
+            answered(&Error {
+                kind: kind.into(),
+                ..Default::default()
+            })
+        };
+        let (refused, not_appended) = (Some("refused"), Some("not-appended"));
+        for (status, expected) in [
+            (answer(Kind::KeyNotFound), refused),
+            (answer(Kind::Compacted), refused),
+            (answer(Kind::LeaseNotFound), refused),
+            (answer(Kind::RetryForgotten), None),
+            (group(&GroupError::NoLeader), not_appended),
+            (group(&GroupError::Overloaded), not_appended),
+            (group(&GroupError::Stopped(String::new())), not_appended),
+            (group(&GroupError::LeaderLost), None),
+            (group(&GroupError::TimedOut), None),
+            (unknown_keyspace("x"), None),
+            (invalid(Invalid::EmptyKey), None),
+        ] {
+            assert_eq!(marked(&status).as_deref(), expected, "{status:?}");
+        }
+    }
 
     #[test]
     fn stock_clients_find_the_code_and_the_message_they_match_on() {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_proto::etcdserverpb::PutRequest;
 use holdfast_proto::etcdserverpb::kv_client::KvClient;
+use holdfast_proto::metadata::{CLIENT_ID, REQUEST_SEQ, RETRY};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::Code;
@@ -172,10 +173,10 @@ impl ZoneClient {
         });
         request.set_timeout(ATTEMPT_TIMEOUT);
         let metadata = request.metadata_mut();
-        metadata.insert("holdfast-client-id", self.id.clone());
-        metadata.insert("holdfast-request-seq", MetadataValue::from(write.seq));
+        metadata.insert(CLIENT_ID, self.id.clone());
+        metadata.insert(REQUEST_SEQ, MetadataValue::from(write.seq));
         if again {
-            metadata.insert("holdfast-retry", MetadataValue::from_static("1"));
+            metadata.insert(RETRY, MetadataValue::from_static("1"));
         }
         request
     }

@@ -8,7 +8,10 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt};
-use holdfast_proto::peer::{self, peer_client::PeerClient};
+use holdfast_proto::{
+    metadata,
+    peer::{self, peer_client::PeerClient},
+};
 use tonic::{
     Request, Status, Streaming,
     metadata::{Ascii, MetadataValue},
@@ -18,7 +21,7 @@ use tonic::{
 
 use super::{
     link::{Carried, Link},
-    metadata, until_error,
+    until_error,
 };
 use crate::{
     limits,

@@ -36,11 +36,3 @@ fn until_error<T: Send + 'static>(stream: Streaming<T>) -> impl Stream<Item = T>
         }
     })
 }
-
-/// Metadata of every call between nodes.
-mod metadata {
-    pub(super) const CLUSTER_ID: &str = "holdfast-cluster-id";
-    pub(super) const NODE_ID: &str = "holdfast-node-id";
-    pub(super) const INCARNATION: &str = "holdfast-incarnation";
-    pub(super) const TO_NODE: &str = "holdfast-to-node";
-}

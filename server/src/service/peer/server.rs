@@ -3,12 +3,15 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
-use holdfast_proto::peer::{self, forward_error::Kind, peer_server::Peer};
+use holdfast_proto::{
+    metadata,
+    peer::{self, forward_error::Kind, peer_server::Peer},
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{metadata, until_error};
+use super::until_error;
 use crate::{
     group::Group,
     identity::DataDir,
