@@ -13,11 +13,31 @@ use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
 use crate::config::settings::{Kind, SETTINGS, Setting};
 use crate::config::{Config, Given};
 use crate::dev::DevArgs;
+use crate::storage::cause::Cause;
 
-/// Exit code of a command that ran and failed.
+/// Exit code of a command that ran and failed: a node could not start, or could not go on for a reason
+/// that has no code of its own.
 pub const EXIT_FAILED: u8 = 1;
 /// Exit code of a command line or configuration that was refused; nothing was done.
 pub const EXIT_REFUSED: u8 = 2;
+/// Exit code of a node that cannot go on because its disk is full. It may be started again when there
+/// is room; what it acknowledged is there.
+pub const EXIT_NO_SPACE: u8 = 3;
+/// Exit code of a node whose disk failed or holds damage: an I/O error, a failed sync, a record that
+/// is not what was written.
+pub const EXIT_DISK: u8 = 4;
+/// Exit code of a node whose stop was forced, by a second signal or because the stated time had passed.
+/// A message said what it waited for.
+pub const EXIT_FORCED: u8 = 5;
+
+/// Exit code of a node that cannot go on for this cause.
+pub fn exit_code(cause: Cause) -> u8 {
+    match cause {
+        Cause::NoSpace => EXIT_NO_SPACE,
+        Cause::Disk => EXIT_DISK,
+        Cause::Other => EXIT_FAILED,
+    }
+}
 
 /// What a command line asks for.
 #[derive(Debug)]
@@ -41,7 +61,8 @@ pub fn command() -> Command {
         .version(crate::planted::version())
         .about("Holdfast: an active-active replicated key-value store that speaks the etcd v3 API")
         .after_help(
-            "Exit codes: 0 done or stopped as asked, 1 failed, 2 the command line or the configuration is refused.",
+            "Exit codes: 0 done or stopped as asked, 1 failed, 2 the command line or the configuration is refused. \
+             Of a node also: 3 its disk is full, 4 its disk failed or holds damage, 5 its stop was forced.",
         )
         .subcommand_required(true)
         .arg_required_else_help(true)
@@ -102,7 +123,9 @@ fn start_command() -> Command {
              A value is taken from its flag, else from its environment variable, else from the file given by \
              --config, else its default. Sizes are bytes or such as 64KiB, 1.5MiB, 1GiB; times are milliseconds \
              or such as 50ms, 1.5s, 2m. The file is TOML; an unknown field in it is refused.\n\n\
-             SIGTERM and SIGINT stop the node gracefully: it hands its leaderships over first.",
+             SIGTERM and SIGINT stop the node gracefully: it hands its leaderships over first. A second signal, \
+             or 10 seconds, end it at once (exit code 5). A node ends by itself when its disk is full and it cannot \
+             go on (3), and when its disk fails or holds damage (4).",
         )
         .arg(
             Arg::new("config")

@@ -25,7 +25,7 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::raft::NodeId;
+use crate::{raft::NodeId, storage::cause::Cause};
 
 const IDENTITY: &str = "identity.json";
 const PEERS: &str = "peers.json";
@@ -99,6 +99,17 @@ pub enum IdentityError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl IdentityError {
+    /// What kind of trouble it is.
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Io { source, .. } => Cause::of(source),
+            Self::Damaged { .. } => Cause::Disk,
+            _ => Cause::Other,
+        }
+    }
 }
 
 /// Who the node is.

@@ -12,4 +12,5 @@ pub mod node;
 pub mod planted;
 pub mod raft;
 pub mod service;
+pub mod stop;
 pub mod storage;

@@ -177,9 +177,12 @@ pub const HANDOVER_MS_MAX: u64 = 2_000;
 pub const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// The same for peers: their streams have no end of their own, and the groups behind have stopped.
 pub const PEER_DRAIN_MAX: Duration = Duration::from_millis(100);
+/// Longest time that a node takes to stop from the first signal on, in milliseconds. At the bound its
+/// process ends by force, with exit code 5: the log has what the checkpoint lacks.
+pub const STOP_MS_MAX: u64 = 10_000;
 /// Longest time that a supervisor waits for a node which was asked to stop, in milliseconds. At the
 /// bound it is killed.
-pub const NODE_STOP_MS_MAX: u64 = 6_000;
+pub const NODE_STOP_MS_MAX: u64 = 12_000;
 
 // ---- relations -------------------------------------------------------------------------------
 
@@ -221,6 +224,11 @@ const _: () = {
     assert!(FORWARD_BATCH_REQUESTS_MAX <= FORWARD_QUEUE_REQUESTS_DEFAULT);
     assert!(SNAPSHOT_CHUNK_BYTES <= SNAPSHOT_BYTES_PER_SECOND_DEFAULT);
 
-    // The supervisor gives a node time to hand over and still to close its files.
-    assert!(HANDOVER_MS_MAX < NODE_STOP_MS_MAX);
+    // A node has time to hand over, to drain, and still to close its files; the supervisor lets it end
+    // by itself, so that its message and exit code tell what it waited for.
+    assert!(
+        HANDOVER_MS_MAX + DRAIN_MAX.as_millis() as u64 + PEER_DRAIN_MAX.as_millis() as u64
+            <= STOP_MS_MAX / 2
+    );
+    assert!(STOP_MS_MAX < NODE_STOP_MS_MAX);
 };

@@ -3,11 +3,12 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use holdfast_server::cli::{self, EXIT_FAILED, EXIT_REFUSED, Invocation};
+use holdfast_server::cli::{self, EXIT_FAILED, EXIT_REFUSED, Invocation, exit_code};
 use holdfast_server::config::{self, Config, Given};
-use holdfast_server::node::Node;
+use holdfast_server::node::{Node, NodeFailure, StartError};
+use holdfast_server::stop::StopWatch;
+use holdfast_server::storage::cause::Cause;
 use holdfast_server::{dev, logging};
-use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let invocation = match cli::parse(std::env::args_os(), cli::environment()) {
@@ -64,7 +65,7 @@ fn start(given: &Given, check: bool) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("the node stops: {error:#}");
-            ExitCode::from(EXIT_FAILED)
+            ExitCode::from(exit_code(cause(&error)))
         }
     }
 }
@@ -72,18 +73,30 @@ fn start(given: &Given, check: bool) -> ExitCode {
 /// Runs a node until it is asked to stop, or until it cannot go on.
 async fn serve(config: Config) -> anyhow::Result<()> {
     // Before the node starts, so that a signal during a long start is not lost.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut stop = StopWatch::start()?;
     let node = Node::start(config).await?;
     let name = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-        reason = node.failed() => anyhow::bail!("{reason}"),
+        name = stop.asked() => name,
+        failure = node.failed() => {
+            // Taking it apart would wait for the disk that failed.
+            std::mem::forget(node);
+            return Err(failure.into());
+        }
     };
     tracing::info!("{name}: the node hands its leaderships over and stops");
-    node.shutdown().await;
+    node.shutdown(stop.step()).await;
     tracing::info!("the node has stopped");
     Ok(())
+}
+
+/// What kind of trouble ended a node.
+fn cause(error: &anyhow::Error) -> Cause {
+    if let Some(failure) = error.downcast_ref::<NodeFailure>() {
+        return failure.cause;
+    }
+    error
+        .downcast_ref::<StartError>()
+        .map_or(Cause::Other, StartError::cause)
 }
 
 /// Runs a future on the main thread; what it spawns runs on the workers.
@@ -91,7 +104,10 @@ fn run<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(future)
+    let outcome = runtime.block_on(future);
+    // What matters was awaited; dropping the runtime would wait for whatever still reads from a disk.
+    runtime.shutdown_background();
+    outcome
 }
 
 fn fail(code: u8, error: impl std::fmt::Display) -> ExitCode {

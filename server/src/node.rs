@@ -36,7 +36,9 @@ use crate::{
         peer::{GrpcTransport, Introduction, PeerServer, client, introduce},
         serve_clients, serve_peers,
     },
+    stop::Step,
     storage::{
+        cause::Cause,
         log::{GroupLog, Log, LogOptions, files::DiskFiles},
         sled_engine::Sled,
         state::{StateError, StateOptions, StateStore},
@@ -63,6 +65,26 @@ pub enum StartError {
     Peers(#[from] tonic::transport::Error),
 }
 
+impl StartError {
+    /// What kind of trouble it is.
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Identity(error) => error.cause(),
+            Self::Serve(_) | Self::Peers(_) => Cause::Other,
+        }
+    }
+}
+
+/// What ended a node that had started.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct NodeFailure {
+    /// What kind of trouble it is.
+    pub cause: Cause,
+    /// What happened, and what to do.
+    pub why: String,
+}
+
 /// Why a node that had started gave up.
 #[derive(Debug, thiserror::Error)]
 enum RunError {
@@ -86,6 +108,19 @@ enum RunError {
     },
 }
 
+impl RunError {
+    fn cause(&self) -> Cause {
+        match self {
+            Self::Identity(error) => error.cause(),
+            Self::Log(error) => error.into(),
+            Self::State { error, .. } => error.into(),
+            Self::Raft(RaftStartError::State(error)) => Cause::of(error),
+            Self::Raft(_) | Self::NothingToRestoreFrom { .. } => Cause::Other,
+            Self::Directory { source, .. } => Cause::of(source),
+        }
+    }
+}
+
 /// A running node.
 pub struct Node {
     context: Arc<ServiceContext>,
@@ -103,7 +138,7 @@ struct Inner {
     /// Kept to be closed last: everything above writes to it.
     log: Mutex<Option<Log>>,
     stores: Mutex<Vec<Arc<StateStore>>>,
-    failed: watch::Sender<Option<String>>,
+    failed: watch::Sender<Option<NodeFailure>>,
 }
 
 impl Node {
@@ -169,40 +204,46 @@ impl Node {
     }
 
     /// Waits until the node meets an error that it cannot go on with, and tells it.
-    pub async fn failed(&self) -> String {
+    pub async fn failed(&self) -> NodeFailure {
         let mut failed = self.inner.failed.subscribe();
         match failed.wait_for(Option::is_some).await {
-            Ok(why) => why.clone().unwrap_or_default(),
-            // The sender lives in `self`.
-            Err(_) => std::future::pending().await,
+            Ok(failure) => failure.clone().expect("waited for"),
+            Err(_) => unreachable!("the sender lives in `self`"),
         }
     }
 
     /// Stops the node in good order: leaderships go to others first, requests under way are
-    /// answered, the state is made durable.
-    pub async fn shutdown(self) {
+    /// answered, the state is made durable. Tells `step` what it is about to wait for.
+    pub async fn shutdown(self, step: &watch::Sender<Step>) {
+        step.send_replace(Step::HandOver);
         self.joining.abort();
         let handover = Duration::from_millis(limits::HANDOVER_MS_MAX);
         let deadline = Instant::now() + handover;
         let groups = self.context.keyspaces.all();
         futures_util::future::join_all(groups.iter().map(|group| leave(group, deadline))).await;
+        step.send_replace(Step::DrainClients);
         self.context.stopping.send_replace(true);
         self.clients.stop(limits::DRAIN_MAX).await;
+        step.send_replace(Step::StopGroups);
         for group in self.context.keyspaces.take_all() {
             group.raft().shutdown().await;
         }
+        step.send_replace(Step::DrainPeers);
         self.peers.stop(limits::PEER_DRAIN_MAX).await;
+        step.send_replace(Step::FlushState);
         let stores = std::mem::take(&mut *self.inner.stores.lock());
         for store in stores {
-            if let Err(e) = store.flush().await {
+            if let Err(e) = store.flush_at_rest().await {
                 tracing::warn!(error = %e, "the last checkpoint was not made; the log has what it lacks");
             }
         }
+        step.send_replace(Step::CloseLog);
         let log = self.inner.log.lock().take();
         if let Some(log) = log {
             // It waits for the disk; nothing else runs any more.
             tokio::task::block_in_place(|| log.close());
         }
+        step.send_replace(Step::Done);
         tracing::info!("stopped");
     }
 }
@@ -249,8 +290,16 @@ impl Inner {
     }
 
     fn fail(&self, e: &RunError) {
-        tracing::error!(error = %e, "the node cannot go on");
-        self.failed.send_replace(Some(e.to_string()));
+        self.end(e.cause(), e.to_string());
+    }
+
+    /// The node cannot go on; the first reason is the one that is told.
+    fn end(&self, cause: Cause, why: String) {
+        self.failed.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert(NodeFailure { cause, why });
+            first
+        });
     }
 
     /// The node has lost its memory: it must neither vote nor acknowledge anything.
@@ -272,7 +321,7 @@ impl Inner {
         }
     }
 
-    async fn run_groups(&self) -> Result<(), RunError> {
+    async fn run_groups(self: &Arc<Self>) -> Result<(), RunError> {
         let config = &self.context.config;
         let data = &self.context.data;
         let incoming_dir = data.path().join("incoming");
@@ -353,7 +402,7 @@ impl Inner {
         Ok(())
     }
 
-    fn open_store(&self, group: u64) -> Result<Arc<StateStore>, RunError> {
+    fn open_store(self: &Arc<Self>, group: u64) -> Result<Arc<StateStore>, RunError> {
         let config = &self.context.config;
         let dir = self
             .context
@@ -381,6 +430,7 @@ impl Inner {
         }
         let store = Arc::new(opened.store);
         self.stores.lock().push(store.clone());
+        self.watch_store(group, store.clone());
         Ok(store)
     }
 
@@ -450,12 +500,25 @@ impl Inner {
     }
 
     /// A log that cannot write is the end of the node: nothing may be acknowledged any more.
-    fn watch_log(&self, log: Log) {
-        let failed = self.failed.clone();
+    fn watch_log(self: &Arc<Self>, log: Log) {
+        let inner = self.clone();
         tokio::spawn(async move {
-            let why = log.failed().await;
-            tracing::error!(%why, "the log failed; the node stops");
-            failed.send_replace(Some(format!("the log failed: {why}")));
+            let failure = log.failed().await;
+            inner.end(failure.cause(), failure.to_string());
+        });
+    }
+
+    /// So is a state that cannot be written or read for want of room or because of the disk: all
+    /// groups of the node are on it.
+    fn watch_store(self: &Arc<Self>, group: u64, store: Arc<StateStore>) {
+        let inner = self.clone();
+        tokio::spawn(async move {
+            let failure = store.failed().await;
+            let why = format!("the state of group {group}: {}", failure.reason);
+            match failure.cause {
+                Cause::NoSpace | Cause::Disk => inner.end(failure.cause, why),
+                Cause::Other => {}
+            }
         });
     }
 }

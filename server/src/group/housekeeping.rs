@@ -78,6 +78,9 @@ async fn scrub(group: Weak<Group>) {
             let compact = published.borrow_and_update().revisions.compact;
             if compact > *group.scrubbed.borrow() {
                 loop {
+                    if group.raft.shared().store().wait_for_room().await.is_err() {
+                        return;
+                    }
                     match group.raft.scrub_step(limits::SCRUB_STEP_RECORDS_MAX).await {
                         Ok(true) => tokio::task::yield_now().await,
                         Ok(false) => break,

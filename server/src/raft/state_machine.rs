@@ -183,8 +183,11 @@ impl GroupStateMachine {
     }
 
     /// Removes superseded versions, looking at `records_max` records at most in this step. Returns
-    /// whether there is more to remove now.
+    /// whether there is more to remove now. The caller awaits room in the store between two steps.
     pub fn scrub_step(&mut self, records_max: usize) -> io::Result<bool> {
+        let Some(applied) = self.applied else {
+            return Ok(false);
+        };
         let compact = self.machine.revisions().compact;
         // A snapshot needs everything that is visible from its own compact revision on.
         let target = self
@@ -201,7 +204,15 @@ impl GroupStateMachine {
         let view = self.shared.store.view();
         let (writes, next) =
             mvcc::scrub(&view, cursor, goal, records_max).map_err(io::Error::other)?;
-        self.shared.store.write(writes).map_err(io::Error::other)?;
+        if !writes.is_empty() {
+            let store = &self.shared.store;
+            store.write(writes).map_err(io::Error::other)?;
+            // A table is cut only at a mark. Without one nothing would go down to the disk until the
+            // next entry, which may never come.
+            store
+                .mark_applied(applied.index, self.applied_record())
+                .map_err(io::Error::other)?;
+        }
         match next {
             Some(next) => self.scrub = Some((next, goal)),
             None => self.scrubbed_to = goal,

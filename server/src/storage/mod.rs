@@ -1,5 +1,6 @@
 //! What a node keeps on disk.
 
+pub mod cause;
 pub mod engine;
 pub mod fault_engine;
 pub mod log;

@@ -50,11 +50,13 @@ use self::generations::{Generation, Generations};
 use self::health::Health;
 use self::table::Table;
 use self::view::Layers;
+use super::cause::Cause;
 use super::engine::{EngineError, OpenEngine};
 use super::sled_engine::Sled;
 use crate::limits;
 
 pub use self::generations::MovedAside;
+pub use self::health::StoreFailure;
 pub use self::loader::{Committed, Loader, Replacement};
 pub use self::view::View;
 
@@ -97,6 +99,8 @@ pub enum StateError {
     Poisoned {
         /// The first failure.
         reason: Arc<str>,
+        /// What kind of trouble it was.
+        cause: Cause,
     },
     /// A file of the store itself could not be read or written.
     #[error("{path}: {source}", path = path.display())]
@@ -106,6 +110,10 @@ pub enum StateError {
         /// What the system said.
         source: io::Error,
     },
+    /// Writes follow the last mark and nobody will mark them: they are of an entry that was not applied
+    /// to its end.
+    #[error("the last entry was not applied to its end")]
+    Unfinished,
     /// A replacement was loaded without saying which applied index it is the state of.
     #[error("the loaded state carries no applied index")]
     Unmarked,
@@ -373,6 +381,21 @@ impl StateStore {
         };
         shared.wait_until(|writer| writer.flushed >= wanted).await?;
         Ok(*shared.durable.borrow())
+    }
+
+    /// [`StateStore::flush`] for a store that nobody writes to any more, so that it never waits for a
+    /// mark that will not come: writes after the last mark make it fail at once, with
+    /// [`StateError::Unfinished`].
+    pub async fn flush_at_rest(&self) -> Result<u64, StateError> {
+        if !self.inner.shared.writer.lock().clean {
+            return Err(StateError::Unfinished);
+        }
+        self.flush().await
+    }
+
+    /// Resolves when the engine has failed, which ends the store.
+    pub async fn failed(&self) -> StoreFailure {
+        self.inner.shared.health.failed().await
     }
 
     /// Bytes of memory in the tables.

@@ -79,6 +79,11 @@ impl Node {
         child.wait().expect("a killed process ends");
     }
 
+    /// Sends a signal, and does not wait.
+    pub fn signal(&self, signal: i32) {
+        self.send(signal);
+    }
+
     /// SIGTERM, and waits for the process to end.
     pub async fn term(&mut self) -> ExitStatus {
         self.send(libc::SIGTERM);

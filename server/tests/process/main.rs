@@ -17,3 +17,4 @@ mod deadlines;
 mod lost_memory;
 mod refusals;
 mod retry_table;
+mod stopping;

@@ -344,3 +344,57 @@ async fn an_entry_sees_the_one_before_it_although_the_table_was_cut_meanwhile() 
     let found = &answer.kvs[0];
     assert_eq!((found.create_revision, found.version), (3, 2));
 }
+
+/// A compaction is the last entry: what its scrub wrote goes down to the disk all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_scrub_writes_goes_down_though_no_entry_follows() {
+    let (_dir, mut machine) = machine(MemoryDisk::default());
+    let puts = (0..100).map(|n| put(&n.to_string()));
+    apply(&mut machine, puts.chain([compact(101)])).await;
+    let shared = machine.shared();
+    let store = shared.store();
+    let applied = store.applied_index();
+    assert_eq!(store.flush().await.unwrap(), applied);
+    while machine.scrub_step(10).unwrap() {}
+    let flushed = tokio::time::timeout(std::time::Duration::from_secs(60), store.flush());
+    let durable = flushed.await.expect("a flush ends by itself").unwrap();
+    assert_eq!(durable, applied, "a scrub moves nobody's position");
+    assert_eq!(store.table_bytes(), 0, "nothing is left in memory");
+    assert_eq!(read(&shared), (101, "99".into()));
+}
+
+/// A scrub that awaits room between its steps keeps to the bound of the tables, though no entry
+/// is applied meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_scrub_keeps_to_the_bound_of_the_tables() {
+    const TABLE_BYTES: u64 = 64 * 1024;
+    // A deleted version and a deleted index entry, with their overhead.
+    const STEP_BYTES: u64 = 2 * 512 * 300;
+    let dir = tempfile::tempdir().unwrap();
+    let options = StateOptions {
+        engine: Arc::new(MemoryDisk::default()),
+        table_bytes_max: TABLE_BYTES,
+        ..StateOptions::default()
+    };
+    let store = Arc::new(StateStore::open(dir.path(), options).unwrap().store);
+    let mut machine = GroupStateMachine::open(1, store.clone()).unwrap();
+    for _ in 0..50 {
+        apply(&mut machine, (0..200).map(|n| put(&n.to_string()))).await;
+    }
+    apply(&mut machine, [compact(10_001)]).await;
+    store.flush().await.unwrap();
+    let mut most = 0;
+    loop {
+        let room = store.wait_for_room();
+        let room = tokio::time::timeout(std::time::Duration::from_secs(60), room);
+        room.await.expect("the table is cut by itself").unwrap();
+        let more = machine.scrub_step(512).unwrap();
+        most = most.max(store.table_bytes());
+        if !more {
+            break;
+        }
+    }
+    let bound = 2 * (TABLE_BYTES + STEP_BYTES);
+    assert!(most <= bound, "{most} bytes in tables bounded by {bound}");
+    assert!(most > TABLE_BYTES, "the test is about more than one table");
+}

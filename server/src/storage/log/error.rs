@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::storage::cause::Cause;
+
 /// What an operator can do about a damaged log.
 const REMEDY: &str = "nothing was changed; do not edit or delete single files. Check the disk. If the cluster has \
      other voters, move this data directory aside and let the node rejoin from its peers; otherwise restore a backup";
@@ -90,6 +92,7 @@ impl From<Corruption> for io::Error {
 #[derive(Clone, Debug)]
 pub struct Failure {
     kind: io::ErrorKind,
+    cause: Cause,
     message: Arc<str>,
 }
 
@@ -98,15 +101,34 @@ impl Failure {
         let message = format!("the raft log failed and accepts nothing more: {operation}: {error}");
         Failure {
             kind: error.kind(),
+            cause: Cause::of(error),
             message: message.into(),
+        }
+    }
+
+    /// Of a sync: whatever the system calls it, what was written may be gone.
+    pub(super) fn of_sync(operation: &str, error: &io::Error) -> Self {
+        let failure = Self::new(operation, error);
+        match failure.cause {
+            Cause::NoSpace => failure,
+            Cause::Disk | Cause::Other => Self {
+                cause: Cause::Disk,
+                ..failure
+            },
         }
     }
 
     pub(super) fn closed() -> Self {
         Failure {
             kind: io::ErrorKind::NotConnected,
+            cause: Cause::Other,
             message: "the log is closed".into(),
         }
+    }
+
+    /// What kind of trouble it was.
+    pub fn cause(&self) -> Cause {
+        self.cause
     }
 
     /// The failure as an error of one operation.

@@ -337,7 +337,7 @@ impl Writer {
             .active
             .file
             .sync()
-            .map_err(failed("sync a batch"))?;
+            .map_err(|error| Failure::of_sync("sync a batch", &error))?;
         self.shared.counters.syncs.fetch_add(1, Ordering::Relaxed);
         self.synced_through = self.tail.next_batch - 1;
         self.unsynced = false;

@@ -1,29 +1,66 @@
 //! Whether the store may still be used: the first failure of the engine ends it.
 
-use std::fmt::Display;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+
+use tokio::sync::watch;
 
 use super::StateError;
+use crate::storage::cause::Cause;
+
+/// Why a store takes no more part.
+#[derive(Clone, Debug)]
+pub struct StoreFailure {
+    /// The first failure.
+    pub reason: Arc<str>,
+    /// What kind of trouble it was.
+    pub cause: Cause,
+}
 
 /// The first failure, kept for everyone who asks later.
-#[derive(Default)]
 pub(super) struct Health {
-    failure: OnceLock<Arc<str>>,
+    failure: watch::Sender<Option<StoreFailure>>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Health {
+            failure: watch::Sender::new(None),
+        }
+    }
 }
 
 impl Health {
     /// Ends the use of the store; the first reason is the one that stays.
-    pub(super) fn poison(&self, reason: &dyn Display) {
-        if self.failure.set(reason.to_string().into()).is_ok() {
-            tracing::error!(%reason, "state store failed; its group stops on this node");
+    pub(super) fn poison(&self, error: &StateError) {
+        let first = self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert_with(|| StoreFailure {
+                reason: error.to_string().into(),
+                cause: error.into(),
+            });
+            first
+        });
+        if first {
+            tracing::error!(reason = %error, "state store failed; its group stops on this node");
+        }
+    }
+
+    /// Resolves with the first failure.
+    pub(super) async fn failed(&self) -> StoreFailure {
+        let mut failure = self.failure.subscribe();
+        // The sender lives in `self`, and what is waited for is there when the wait is over.
+        match failure.wait_for(Option::is_some).await {
+            Ok(failure) => failure.clone().expect("waited for"),
+            Err(_) => unreachable!("the health is borrowed"),
         }
     }
 
     /// `Err` once the store has failed.
     pub(super) fn check(&self) -> Result<(), StateError> {
-        match self.failure.get() {
-            Some(reason) => Err(StateError::Poisoned {
+        match &*self.failure.borrow() {
+            Some(StoreFailure { reason, cause }) => Err(StateError::Poisoned {
                 reason: reason.clone(),
+                cause: *cause,
             }),
             None => Ok(()),
         }

@@ -702,3 +702,19 @@ async fn a_damaged_sled_database_is_moved_aside_or_read_right() {
         "at least the third that was overwritten: {moved} of 12 moved aside"
     );
 }
+
+#[tokio::test]
+async fn a_store_at_rest_does_not_wait_for_a_mark_that_never_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &options(MemoryDisk::default()));
+    store.write(vec![put("a", "1")]).unwrap();
+    store.mark_applied(1, Bytes::new()).unwrap();
+    assert_eq!(store.flush_at_rest().await.unwrap(), 1);
+    store.write(vec![put("a", "2")]).unwrap();
+    assert!(matches!(
+        store.flush_at_rest().await,
+        Err(StateError::Unfinished)
+    ));
+    store.mark_applied(2, Bytes::new()).unwrap();
+    assert_eq!(store.flush_at_rest().await.unwrap(), 2);
+}

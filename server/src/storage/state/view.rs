@@ -46,8 +46,9 @@ impl View {
     }
 
     fn failed(&self, error: EngineError) -> StateError {
+        let error = StateError::Engine(error);
         self.0.health.poison(&error);
-        StateError::Engine(error)
+        error
     }
 }
 
