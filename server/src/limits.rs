@@ -168,6 +168,28 @@ pub const CACHE_BYTES_DEFAULT: u64 = 64 * MIB;
 /// Smallest value that `storage.cache_bytes` accepts.
 pub const CACHE_BYTES_MIN: u64 = 4 * MIB;
 
+// ---- output of the log -------------------------------------------------------------------------
+
+/// Bytes of lines that wait to be written to standard error. At the bound: lost, and counted.
+pub const LOG_QUEUE_OUTPUT_BYTES_MAX: usize = MIB as usize;
+/// Bytes of one line. At the bound: cut, and marked.
+pub const LOG_LINE_BYTES_MAX: usize = 16 * KIB as usize;
+/// Shortest time between two lines that tell how many others were lost.
+pub const LOG_LOST_NOTICE_INTERVAL: Duration = Duration::from_secs(10);
+/// Longest time that a process which ends waits for standard error. At the bound: lost.
+pub const LOG_FLUSH_MAX: Duration = Duration::from_secs(1);
+/// Time in which lines that are the same are counted together.
+pub const LOG_REPEAT_WINDOW: Duration = Duration::from_secs(60);
+/// Lines that are the same and logged one by one when a condition begins. At the bound: counted, and
+/// summed up at the end of the window.
+pub const LOG_REPEATS_MAX: u32 = 3;
+/// Different lines that are told apart in a window. What comes beyond is counted together.
+pub const LOG_REPEATS_TRACKED_MAX: usize = 1024;
+/// Lines in a window that are not told apart and still logged. At the bound: counted, and summed up.
+pub const LOG_UNTRACKED_LINES_MAX: u32 = 60;
+/// Bytes of the line that a summary quotes. At the bound: cut.
+pub const LOG_SUMMARY_BYTES_MAX: usize = 512;
+
 // ---- shutdown --------------------------------------------------------------------------------
 
 /// Longest time that a node which was asked to stop spends on handing its leaderships over, in
@@ -223,6 +245,10 @@ const _: () = {
     // A peer's queue holds at least one full batch; a rate of snapshots at least one chunk.
     assert!(FORWARD_BATCH_REQUESTS_MAX <= FORWARD_QUEUE_REQUESTS_DEFAULT);
     assert!(SNAPSHOT_CHUNK_BYTES <= SNAPSHOT_BYTES_PER_SECOND_DEFAULT);
+
+    // One line of the log finds room in its queue, and one that sums up others in a line.
+    assert!(LOG_LINE_BYTES_MAX <= LOG_QUEUE_OUTPUT_BYTES_MAX);
+    assert!(LOG_SUMMARY_BYTES_MAX < LOG_LINE_BYTES_MAX);
 
     // A node has time to hand over, to drain, and still to close its files; the supervisor lets it end
     // by itself, so that its message and exit code tell what it waited for.

@@ -42,7 +42,7 @@ fn start(given: &Given, check: bool) -> ExitCode {
     };
     if check {
         for warning in config.warnings() {
-            eprintln!("warning: {warning}");
+            let _ = writeln!(std::io::stderr(), "warning: {warning}");
         }
         return print(config.to_toml().as_bytes());
     }
@@ -61,13 +61,15 @@ fn start(given: &Given, check: bool) -> ExitCode {
             "the environment variable {name} is none of ours and changes nothing; see `holdfast start --help`"
         );
     }
-    match run(serve(config)) {
+    let code = match run(serve(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("the node stops: {error:#}");
             ExitCode::from(exit_code(cause(&error)))
         }
-    }
+    };
+    logging::flush();
+    code
 }
 
 /// Runs a node until it is asked to stop, or until it cannot go on.
@@ -111,7 +113,8 @@ fn run<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> 
 }
 
 fn fail(code: u8, error: impl std::fmt::Display) -> ExitCode {
-    eprintln!("error: {error}");
+    // The exit code tells it too; where standard error takes nothing, it has to do.
+    let _ = writeln!(std::io::stderr(), "error: {error}");
     ExitCode::from(code)
 }
 

@@ -162,6 +162,7 @@ fn sentence(why: Impatience, step: Step) -> String {
 
 fn end(why: Impatience, step: Step) -> ! {
     tracing::error!("{}", sentence(why, step));
+    crate::logging::flush();
     std::process::exit(i32::from(EXIT_FORCED))
 }
 

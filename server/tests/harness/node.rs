@@ -47,6 +47,11 @@ impl Node {
 
     /// Starts the process with the node's configuration.
     pub fn start(&mut self) {
+        self.start_as(|_| {});
+    }
+
+    /// Starts the process with changes to how it is run: other outputs, other limits.
+    pub fn start_as(&mut self, change: impl FnOnce(&mut Command)) {
         assert!(self.child.is_none(), "node {} runs already", self.id);
         let file = self.file("toml");
         fs::write(&file, self.config.to_toml()).expect("the configuration is written");
@@ -61,15 +66,15 @@ impl Node {
                 command.env_remove(name);
             }
         }
-        let child = command
+        command
             .arg("start")
             .arg("--config")
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("the log file has two users"))
-            .stderr(log)
-            .spawn();
-        self.child = Some(child.expect("the binary starts"));
+            .stderr(log);
+        change(&mut command);
+        self.child = Some(command.spawn().expect("the binary starts"));
     }
 
     /// SIGKILL, as when the power goes.

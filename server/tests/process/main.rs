@@ -14,6 +14,7 @@ mod catch_up;
 mod crashes;
 mod damage;
 mod deadlines;
+mod diagnostics;
 mod lost_memory;
 mod refusals;
 mod retry_table;
