@@ -16,7 +16,7 @@ pub mod process;
 pub mod proxy;
 pub mod target;
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -180,6 +180,18 @@ pub trait Cluster: Send + Sync {
     /// Leaves a node no room to write; `false` gives it back.
     async fn fill_disk(&self, _node: NodeId, _full: bool) -> Result<(), FaultError> {
         Err(FaultError::unsupported("fill a disk"))
+    }
+
+    /// From the next start of a node on, what it says goes to a device that is full; `false` takes that
+    /// back.
+    async fn fill_output(&self, _node: NodeId, _full: bool) -> Result<(), FaultError> {
+        Err(FaultError::unsupported("redirect the output of a node"))
+    }
+
+    /// The addresses on which a node itself listens, for clients and for other nodes, as far as they are
+    /// known and can be reached.
+    fn doors(&self, _node: NodeId) -> Vec<SocketAddr> {
+        Vec::new()
     }
 
     /// Directory with everything that a node stores, if the harness can get at it.

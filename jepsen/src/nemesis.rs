@@ -20,6 +20,7 @@ mod memory;
 mod network;
 pub mod observe;
 mod process;
+mod scarcity;
 pub mod schedule;
 
 pub use self::{

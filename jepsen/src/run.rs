@@ -10,6 +10,7 @@
 //!   that does not come back then is a finding, not an error of the harness.
 //! - Whatever happens, the cluster is shut down by the caller and the history is on disk.
 
+mod footprint;
 pub mod judge;
 pub mod scenario;
 pub mod session;
@@ -29,6 +30,7 @@ use tokio::{
 };
 
 use self::{
+    footprint::Footprint,
     judge::judge,
     worker::{Processes, Worker, client},
 };
@@ -72,6 +74,8 @@ pub struct Options {
     pub hold: Duration,
     /// Judge while it goes on, and end as soon as something is wrong.
     pub stop_when_invalid: bool,
+    /// Bytes that the log of each node may take on its disk.
+    pub log_bytes_max: Option<u64>,
     /// Where `history.jsonl` goes.
     pub dir: PathBuf,
     /// Before every key of this run.
@@ -196,6 +200,10 @@ pub async fn run(
         ));
     }
 
+    let footprint = options
+        .log_bytes_max
+        .map(|most| Footprint::watch(cluster.clone(), most));
+
     let calm = options.time.mul_f64(CALM_SHARE).clamp(CALM.0, CALM.1);
     let ended = tokio::select! {
         () = sleep(options.time.saturating_sub(calm)) => Ended::TimeIsUp,
@@ -217,6 +225,10 @@ pub async fn run(
     stop_load.send_replace(true);
     while let Some(ended) = load.join_next().await {
         ended?;
+    }
+
+    if let Some(footprint) = footprint {
+        shortcomings.extend(footprint.finish().await?);
     }
 
     let out = shared.ground.out().await;

@@ -36,6 +36,7 @@ fn options(target: Target, bin: PathBuf, dir: &Path) -> LocalOptions {
         dir: dir.to_owned(),
         extra_args: Vec::new(),
         env: Vec::new(),
+        nofile: None,
         preload: false,
         power_cuts: false,
         seed: 1,

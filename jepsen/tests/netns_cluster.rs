@@ -64,6 +64,7 @@ fn options(dir: &Path) -> NetnsOptions {
         dir: dir.to_owned(),
         extra_args: Vec::new(),
         env: Vec::new(),
+        nofile: None,
         tmpfs_bytes: Some(192 << 20),
         preload: false,
         power_cuts: false,

@@ -157,6 +157,7 @@ mod tests {
                 withheld: Vec::new(),
                 env: Vec::new(),
                 log: dir.path().join("log"),
+                descriptors_max: None,
             };
             let process = Process::spawn(&launch).unwrap();
             let (_stream, from) = listener.accept().unwrap();

@@ -58,6 +58,8 @@ pub struct LocalOptions {
     pub extra_args: Vec<String>,
     /// Variables that every node gets besides.
     pub env: Vec<(String, String)>,
+    /// Descriptors that each node may have; as many as the harness may if it is not given.
+    pub nofile: Option<u64>,
     /// Load the libraries that faults of syncs, clocks and power need.
     pub preload: bool,
     /// Record what is written and not synced, so that the power can be cut. Slows writes down.
@@ -258,7 +260,8 @@ impl LocalCluster {
             }),
             withheld: vec![target.variables().to_owned()],
             env,
-            log: self.machine.node_log(node),
+            log: self.machine.output(node),
+            descriptors_max: self.options.nofile,
         };
         self.machine.spawn(node, &launch)
     }

@@ -8,7 +8,7 @@
 //!   was started and ended, and what else a cluster has to tell.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     fs::File,
     io,
@@ -40,6 +40,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long a node may take to stop when asked: more than handing over all leaderships takes.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
+/// What can be opened and takes nothing.
+const FULL_DEVICE: &str = "/dev/full";
 /// Lines of a node's log that an error shows.
 const LOG_TAIL_LINES: usize = 15;
 
@@ -114,6 +116,8 @@ pub(super) struct Machine {
     pub(super) preload: Option<Preload>,
     pub(super) log: Arc<ClusterLog>,
     processes: Mutex<BTreeMap<NodeId, Arc<Process>>>,
+    /// Nodes whose output goes to a full device from their next start on.
+    muted: Mutex<BTreeSet<NodeId>>,
 }
 
 impl Machine {
@@ -130,6 +134,7 @@ impl Machine {
             preload: None,
             log: Arc::new(log),
             processes: Mutex::default(),
+            muted: Mutex::default(),
         })
     }
 
@@ -159,6 +164,27 @@ impl Machine {
 
     pub(super) fn node_log(&self, node: NodeId) -> PathBuf {
         self.dir.join(format!("node-{node}.log"))
+    }
+
+    /// Where the output of a node goes when it is started now.
+    pub(super) fn output(&self, node: NodeId) -> PathBuf {
+        match self.muted.lock().contains(&node) {
+            true => PathBuf::from(FULL_DEVICE),
+            false => self.node_log(node),
+        }
+    }
+
+    pub(super) fn fill_output(&self, node: NodeId, full: bool) -> Result<(), FaultError> {
+        self.check(node)?;
+        let mut muted = self.muted.lock();
+        match full {
+            true if !Path::new(FULL_DEVICE).exists() => {
+                return Err(FaultError::Skipped(format!("there is no {FULL_DEVICE}")));
+            }
+            true => muted.insert(node),
+            false => muted.remove(&node),
+        };
+        Ok(())
     }
 
     /// Fails if there is no such node.

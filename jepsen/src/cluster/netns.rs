@@ -80,6 +80,8 @@ pub struct NetnsOptions {
     /// Size of the tmpfs that each node keeps its data in, such as [`TMPFS_BYTES`]. Without it,
     /// data is in the directory itself and no disk can be filled.
     pub tmpfs_bytes: Option<u64>,
+    /// Descriptors that each node may have; as many as the harness may if it is not given.
+    pub nofile: Option<u64>,
     /// Load the libraries that faults of syncs, clocks and power need.
     pub preload: bool,
     /// Record what is written and not synced, so that the power can be cut. Slows writes down.
@@ -242,7 +244,8 @@ impl NetnsCluster {
             args,
             withheld: vec![target.variables().to_owned(), VARIABLE.to_owned()],
             env: Vec::new(),
-            log: self.machine.node_log(node),
+            log: self.machine.output(node),
+            descriptors_max: self.options.nofile,
         };
         self.machine.spawn(node, &launch.behind(words))
     }

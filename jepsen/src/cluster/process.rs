@@ -45,6 +45,8 @@ pub struct Launch {
     pub env: Vec<(OsString, OsString)>,
     /// File that standard output and standard error are appended to.
     pub log: PathBuf,
+    /// Most descriptors that the process may have open; as many as the harness may if it is not given.
+    pub descriptors_max: Option<u64>,
 }
 
 impl Launch {
@@ -77,10 +79,14 @@ impl Launch {
             .stderr(log)
             .process_group(0);
         let harness = std::process::id();
+        let descriptors_max = self.descriptors_max;
         // SAFETY: between fork and exec only system calls are made that are safe after a signal,
         // and nothing is allocated.
         unsafe {
-            command.pre_exec(move || die_with(harness));
+            command.pre_exec(move || {
+                die_with(harness)?;
+                descriptors_max.map_or(Ok(()), limit_descriptors)
+            });
         }
         Ok(command)
     }
@@ -99,6 +105,19 @@ pub(super) fn die_with(harness: u32) -> io::Result<()> {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
     Ok(())
+}
+
+/// Lets the calling process have so many descriptors, and no more ever.
+fn limit_descriptors(most: u64) -> io::Result<()> {
+    let limit = libc::rlimit {
+        rlim_cur: most,
+        rlim_max: most,
+    };
+    // SAFETY: the call reads a structure of ours.
+    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 type Job = Box<dyn FnOnce() + Send>;

@@ -54,12 +54,23 @@ pub(super) async fn fail_fsync(ground: &Ground, rng: &mut StdRng) -> Result<Inje
     Ok(Injected::new(nodes.clone(), detail, Healing::Syncs(nodes)))
 }
 
-pub(super) async fn full(ground: &Ground, rng: &mut StdRng) -> Result<Injected, FaultError> {
-    let node = ground.choose(Target::One, rng).await?[0];
-    ground.may_end(node).await;
-    ground.cluster().fill_disk(node, true).await?;
-    let detail = format!("the disk of node {node} is full");
-    Ok(Injected::new(vec![node], detail, Healing::Room(node)))
+pub(super) async fn full(
+    ground: &Ground,
+    target: Target,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let nodes = ground.choose(target, rng).await?;
+    for (done, node) in nodes.iter().enumerate() {
+        ground.may_end(*node).await;
+        if let Err(error) = ground.cluster().fill_disk(*node, true).await {
+            for filled in &nodes[..done] {
+                ground.cluster().fill_disk(*filled, false).await?;
+            }
+            return Err(error);
+        }
+    }
+    let detail = format!("the disks of {nodes:?} are full");
+    Ok(Injected::new(nodes.clone(), detail, Healing::Room(nodes)))
 }
 
 pub(super) async fn clock(

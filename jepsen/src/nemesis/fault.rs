@@ -2,7 +2,7 @@
 
 use rand::rngs::StdRng;
 
-use super::{Ground, disk, memory, network, process};
+use super::{Ground, disk, memory, network, process, scarcity};
 use crate::{cluster::FaultError, history::NodeId};
 
 /// Which nodes a fault hits.
@@ -50,9 +50,13 @@ pub enum Fault {
     LoseAnswers,
     ClockJump,
     ClockSkew,
-    FullDisk,
+    FullDisk(Target),
     SlowFsync(Target),
     FailFsync,
+    FullLog,
+    IdleConnections,
+    HangDisk,
+    SlowInstall,
     TearLog,
     TruncateLog,
     FlipBit,
@@ -224,8 +228,13 @@ pub const FAULTS: &[(&str, Fault, &str)] = &[
     ),
     (
         "full-disk",
-        Fault::FullDisk,
+        Fault::FullDisk(Target::One),
         "one node has no room to write",
+    ),
+    (
+        "full-disk-all",
+        Fault::FullDisk(Target::All),
+        "no node has room to write",
     ),
     (
         "slow-fsync",
@@ -238,6 +247,26 @@ pub const FAULTS: &[(&str, Fault, &str)] = &[
         "fsync of all nodes is slow",
     ),
     ("fail-fsync", Fault::FailFsync, "fsync of one node fails"),
+    (
+        "full-log",
+        Fault::FullLog,
+        "log lines of all nodes go to a full device while the leader is killed",
+    ),
+    (
+        "idle-connections",
+        Fault::IdleConnections,
+        "hundreds of connections to every node over which nothing is said (see --nofile)",
+    ),
+    (
+        "hang-disk",
+        Fault::HangDisk,
+        "fsync of one follower does not return (see --log-mib-max)",
+    ),
+    (
+        "slow-install",
+        Fault::SlowInstall,
+        "a node that needs a snapshot installs it on a disk whose every fsync takes 25 s",
+    ),
     (
         "tear-log",
         Fault::TearLog,
@@ -352,8 +381,12 @@ pub(super) enum Healing {
     Syncs(Vec<NodeId>),
     /// The clock tells the time.
     Clock(NodeId),
-    /// There is room again; a node that stopped over it is started again.
-    Room(NodeId),
+    /// There is room again; nodes that stopped over it are started again.
+    Room(Vec<NodeId>),
+    /// Log lines go to their files again; the nodes are restarted for that.
+    Output(Vec<NodeId>),
+    /// The connections of this fault are closed.
+    Connections,
 }
 
 /// A fault that was made.
@@ -428,11 +461,14 @@ impl Fault {
             | Fault::Reset => network::inject(self, ground, id, rng).await,
             Fault::LoseAnswers => network::lose_answers(ground, id, rng).await,
             Fault::ClockJump | Fault::ClockSkew => disk::clock(self, ground, rng).await,
-            Fault::FullDisk => disk::full(ground, rng).await,
+            Fault::FullDisk(target) => disk::full(ground, target, rng).await,
             Fault::SlowFsync(target) => disk::slow_fsync(ground, target, rng).await,
             Fault::FailFsync => disk::fail_fsync(ground, rng).await,
             Fault::TearLog | Fault::TruncateLog | Fault::FlipBit | Fault::Wipe => {
                 disk::damage(self, ground, rng).await
+            }
+            Fault::FullLog | Fault::IdleConnections | Fault::HangDisk | Fault::SlowInstall => {
+                scarcity::inject(self, ground, id, rng).await
             }
             Fault::LoseLog => memory::lose_log(ground, rng).await,
             Fault::OldCopyFollower => memory::old_copy_follower(ground, rng).await,

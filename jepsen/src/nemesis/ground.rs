@@ -13,6 +13,7 @@ use std::{
 use rand::{Rng, seq::SliceRandom};
 use tokio::{
     sync::Mutex,
+    task::JoinSet,
     time::{Instant, sleep},
 };
 
@@ -30,6 +31,8 @@ pub struct Ground {
     cluster: Arc<dyn Cluster>,
     observer: Observer,
     claims: Mutex<Claims>,
+    /// Connections that are held open, by the fault that does. Dropping them closes them.
+    connections: Mutex<BTreeMap<u64, JoinSet<()>>>,
 }
 
 #[derive(Default)]
@@ -51,6 +54,7 @@ impl Ground {
             cluster,
             observer,
             claims: Mutex::default(),
+            connections: Mutex::default(),
         }
     }
 
@@ -290,6 +294,16 @@ impl Ground {
         self.cluster.set_links(&merged).await
     }
 
+    /// Holds connections open on behalf of a fault.
+    pub(super) async fn hold_connections(&self, fault: u64, connections: JoinSet<()>) {
+        self.connections.lock().await.insert(fault, connections);
+    }
+
+    /// Closes the connections of a fault.
+    pub(super) async fn drop_connections(&self, fault: u64) {
+        self.connections.lock().await.remove(&fault);
+    }
+
     /// Holds one node down while `work` is done on its files, then starts it.
     pub(super) async fn while_down<T>(
         &self,
@@ -317,10 +331,12 @@ impl Ground {
         };
         claims.links.clear();
         note(self.cluster.heal_links().await);
+        self.connections.lock().await.clear();
         for node in self.ids() {
             note(self.cluster.set_syncs(node, Default::default()).await);
             note(self.cluster.set_clock(node, Default::default()).await);
             note(self.cluster.fill_disk(node, false).await);
+            note(self.cluster.fill_output(node, false).await);
             if claims.paused.remove(&node).is_some() {
                 note(self.cluster.resume(node).await);
             }

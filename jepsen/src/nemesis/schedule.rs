@@ -19,6 +19,7 @@ use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
 use super::{
     Fault, Ground, fault,
     fault::{Healing, Injected},
+    scarcity,
 };
 use crate::{
     cluster::{ClockFault, FaultError, SyncFault},
@@ -197,10 +198,14 @@ async fn heal(ground: &Ground, id: u64, injected: &Injected) -> Result<String, F
             let whole = ClockFault::default();
             ground.cluster().set_clock(*node, whole).await?;
         }
-        Healing::Room(node) => {
-            ground.cluster().fill_disk(*node, false).await?;
-            return restarted(ground, &[*node]).await;
+        Healing::Room(nodes) => {
+            for node in nodes {
+                ground.cluster().fill_disk(*node, false).await?;
+            }
+            return restarted(ground, nodes).await;
         }
+        Healing::Output(nodes) => scarcity::unmute(ground, nodes).await?,
+        Healing::Connections => ground.drop_connections(id).await,
     }
     Ok(String::new())
 }

@@ -103,6 +103,12 @@ pub struct Scenario {
     /// Size of each node's disk in MiB, for full disks (only with --cluster netns)
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(64..=65_536))]
     pub disk_mib: Option<u64>,
+    /// Most descriptors that each node may have open, for idle connections
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(64..=1_048_576))]
+    pub nofile: Option<u64>,
+    /// Most MiB that the log of each node may take on its disk; more is no pass
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub log_mib_max: Option<u64>,
 }
 
 impl Default for Scenario {
@@ -174,6 +180,12 @@ impl Scenario {
         }
         if let Some(mib) = self.disk_mib {
             flag("disk-mib", mib.to_string());
+        }
+        if let Some(descriptors) = self.nofile {
+            flag("nofile", descriptors.to_string());
+        }
+        if let Some(mib) = self.log_mib_max {
+            flag("log-mib-max", mib.to_string());
         }
         if self.stop_when_invalid {
             args.push("--stop-when-invalid".to_owned());
@@ -264,6 +276,8 @@ mod tests {
             server_arg: vec!["--log-entries-max=500".into()],
             server_env: vec![("A".into(), "it's".into())],
             zones: Some(3),
+            nofile: Some(256),
+            log_mib_max: Some(33),
             ..Default::default()
         };
         let again = Line::try_parse_from(scenario.arguments(42))

@@ -112,6 +112,7 @@ async fn observe(
         interval: scenario.interval,
         hold: scenario.hold,
         stop_when_invalid: scenario.stop_when_invalid,
+        log_bytes_max: scenario.log_mib_max.map(|mib| mib << 20),
         dir: dir.to_owned(),
         // Another run against the same cluster, even with the same seed, has other keys.
         prefix: format!("jepsen/{:x}", unix_millis(started)),
@@ -191,6 +192,7 @@ async fn start(
                 dir: dir.to_owned(),
                 extra_args: scenario.server_arg.clone(),
                 env: scenario.server_env.clone(),
+                nofile: scenario.nofile,
                 preload: true,
                 power_cuts: scenario.cuts_power(),
                 seed,
@@ -207,6 +209,7 @@ async fn start(
                 dir: dir.to_owned(),
                 extra_args: scenario.server_arg.clone(),
                 env: scenario.server_env.clone(),
+                nofile: scenario.nofile,
                 tmpfs_bytes: scenario.disk_mib.map(|mib| mib << 20),
                 preload: true,
                 power_cuts: scenario.cuts_power(),

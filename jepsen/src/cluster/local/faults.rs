@@ -1,6 +1,6 @@
 //! What may be done to a local cluster.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use async_trait::async_trait;
 
@@ -75,6 +75,18 @@ impl Cluster for LocalCluster {
 
     async fn files_changed(&self, node: NodeId) -> Result<(), FaultError> {
         self.machine.files_changed(node)
+    }
+
+    async fn fill_output(&self, node: NodeId, full: bool) -> Result<(), FaultError> {
+        self.machine.fill_output(node, full)
+    }
+
+    fn doors(&self, node: NodeId) -> Vec<SocketAddr> {
+        let plan = self.plan(node);
+        plan.map_or_else(
+            |_| Vec::new(),
+            |plan| vec![plan.client_addr, plan.peer_addr],
+        )
     }
 
     fn data_dir(&self, node: NodeId) -> Option<PathBuf> {

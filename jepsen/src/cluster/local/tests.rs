@@ -9,6 +9,7 @@ fn options(dir: &Path) -> LocalOptions {
         dir: dir.to_owned(),
         extra_args: Vec::new(),
         env: Vec::new(),
+        nofile: None,
         preload: false,
         power_cuts: false,
         seed: 1,

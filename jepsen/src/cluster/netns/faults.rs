@@ -1,13 +1,13 @@
 //! What may be done to a cluster in network namespaces.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use async_trait::async_trait;
 
-use super::NetnsCluster;
+use super::{CLIENT_PORT, NetnsCluster, topology};
 use crate::{
     cluster::{
-        ClockFault, Cluster, Description, FaultError, Link, LinkFault, Node, SyncFault,
+        ClockFault, Cluster, Description, End, FaultError, Link, LinkFault, Node, SyncFault,
         machine::failed,
     },
     history::NodeId,
@@ -106,6 +106,18 @@ impl Cluster for NetnsCluster {
             }
         })
         .await
+    }
+
+    async fn fill_output(&self, node: NodeId, full: bool) -> Result<(), FaultError> {
+        self.machine.fill_output(node, full)
+    }
+
+    fn doors(&self, node: NodeId) -> Vec<SocketAddr> {
+        let address = topology::direct_address(End::Node(node));
+        match self.machine.check(node) {
+            Ok(()) => vec![SocketAddr::from((address, CLIENT_PORT))],
+            Err(_) => Vec::new(),
+        }
     }
 
     fn data_dir(&self, node: NodeId) -> Option<PathBuf> {

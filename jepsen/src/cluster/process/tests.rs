@@ -9,6 +9,7 @@ fn shell(dir: &Path, script: &str) -> Launch {
         withheld: Vec::new(),
         env: Vec::new(),
         log: dir.join("log"),
+        descriptors_max: None,
     }
 }
 
@@ -153,6 +154,7 @@ async fn nothing_outlives_a_killed_harness() {
         withheld: Vec::new(),
         env: vec![(VICTIM.into(), dir.path().into())],
         log: dir.path().join("harness.log"),
+        descriptors_max: None,
     };
     let harness = Process::spawn(&launch).unwrap();
     let log = dir.path().join("log");
@@ -173,4 +175,14 @@ async fn nothing_outlives_a_killed_harness() {
         state(pid).is_none_or(|state| state == 'Z')
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_process_has_the_descriptors_that_it_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut launch = shell(dir.path(), "ulimit -n; ulimit -Hn");
+    launch.descriptors_max = Some(77);
+    let process = Process::spawn(&launch).unwrap();
+    process.wait(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(fs::read_to_string(&launch.log).unwrap(), "77\n77\n");
 }

@@ -1,0 +1,233 @@
+//! What a node needs and cannot have: somewhere to write its log lines, descriptors for connections, a
+//! disk that answers, peace while it catches up.
+//!
+//! None of these is a crash, and none may become one: a node goes on without, or ends and says why.
+
+use std::{net::SocketAddr, time::Duration};
+
+use rand::rngs::StdRng;
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpStream,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{
+    Fault, Ground,
+    fault::{Healing, Injected, Target},
+    network,
+};
+use crate::{
+    cluster::{FaultError, SyncFault},
+    history::NodeId,
+};
+
+/// How long a restarted node may take to serve before the next one is restarted.
+const SERVES_WITHIN: Duration = Duration::from_secs(30);
+/// How long the leader is down while nobody can write log lines.
+const LEADER_DOWN: Duration = Duration::from_millis(800);
+/// Connections to each address of each node: more than a node has descriptors when it is started with
+/// the 256 that some systems give.
+const IDLE_CONNECTIONS: usize = 260;
+/// How long one of them may take to be accepted.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(5);
+/// Time after which one that was closed is opened again.
+const OPENED_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// A sync that hangs takes so much longer: longer than any run.
+const HANGS_FOR: Duration = Duration::from_secs(7 * 86_400);
+/// How long a node is away so that it needs a snapshot, if the others keep little of their logs.
+const AWAY_FOR: Duration = Duration::from_secs(4);
+/// How long a node may take to read its own files before the others reach it.
+const READS_ITS_FILES: Duration = Duration::from_secs(2);
+/// How much longer each sync takes while a snapshot is installed. A few of them are longer than any
+/// patience of a sender.
+const INSTALL_SYNC_DELAY: Duration = Duration::from_secs(25);
+
+/// All nodes come back, one after the other, with their log lines going to a device that is full; then
+/// the leader is killed, which gives the others something to say.
+pub(super) async fn full_log(ground: &Ground, rng: &mut StdRng) -> Result<Injected, FaultError> {
+    let nodes = ground.choose(Target::All, rng).await?;
+    let muted = async {
+        set_output(ground, &nodes, true).await?;
+        restart_in_turn(ground, &nodes).await?;
+        let leader = ground.choose(Target::Leader, rng).await?;
+        ground.kill(&leader).await?;
+        sleep(LEADER_DOWN).await;
+        ground.start(&leader).await?;
+        Ok(leader)
+    };
+    match muted.await {
+        Ok(leader) => {
+            let detail = format!(
+                "log lines of {nodes:?} go to a full device; then node {leader:?} (leader) killed"
+            );
+            Ok(Injected::new(nodes.clone(), detail, Healing::Output(nodes)))
+        }
+        Err(error) => {
+            unmute(ground, &nodes).await?;
+            Err(error)
+        }
+    }
+}
+
+/// Log lines of these nodes go to their files again.
+pub(super) async fn unmute(ground: &Ground, nodes: &[NodeId]) -> Result<(), FaultError> {
+    set_output(ground, nodes, false).await?;
+    restart_in_turn(ground, nodes).await
+}
+
+async fn set_output(ground: &Ground, nodes: &[NodeId], full: bool) -> Result<(), FaultError> {
+    for node in nodes {
+        ground.cluster().fill_output(*node, full).await?;
+    }
+    Ok(())
+}
+
+/// SIGTERM to one node after the other, each serving again before the next one goes.
+async fn restart_in_turn(ground: &Ground, nodes: &[NodeId]) -> Result<(), FaultError> {
+    for node in nodes {
+        ground.stop(*node).await?;
+        ground.start(&[*node]).await?;
+        let served = ground.wait_until_serving(*node, SERVES_WITHIN).await;
+        served.map_err(|why| {
+            FaultError::Failed(format!("node {node} does not serve after a restart: {why}"))
+        })?;
+    }
+    Ok(())
+}
+
+/// Connections to every node over which nothing is ever said; one that the node closes is opened again.
+pub(super) async fn idle_connections(
+    ground: &Ground,
+    id: u64,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let nodes = ground.choose(Target::All, rng).await?;
+    let doors: Vec<SocketAddr> = nodes
+        .iter()
+        .flat_map(|node| ground.cluster().doors(*node))
+        .collect();
+    if doors.is_empty() {
+        return Err(FaultError::unsupported("tell where its nodes listen"));
+    }
+    let wanted = doors.len() * IDLE_CONNECTIONS;
+    more_descriptors(wanted as u64 + 1024)?;
+    let mut callers = JoinSet::new();
+    for door in doors.iter().cycle().take(wanted) {
+        callers.spawn(call_and_say_nothing(*door));
+    }
+    ground.hold_connections(id, callers).await;
+    let detail = format!("{IDLE_CONNECTIONS} idle connections to each of {doors:?}");
+    Ok(Injected::new(nodes, detail, Healing::Connections))
+}
+
+async fn call_and_say_nothing(door: SocketAddr) {
+    loop {
+        if let Ok(Ok(mut stream)) = timeout(ACCEPTED_WITHIN, TcpStream::connect(door)).await {
+            let mut heard = [0; 1024];
+            // What the node says first is its own business; until it hangs up.
+            while matches!(stream.read(&mut heard).await, Ok(1..)) {}
+        }
+        sleep(OPENED_AGAIN_AFTER).await;
+    }
+}
+
+/// Lets this process have so many descriptors.
+fn more_descriptors(wanted: u64) -> Result<(), FaultError> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the call fills a structure of ours.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(FaultError::Failed(
+            std::io::Error::last_os_error().to_string(),
+        ));
+    }
+    if limit.rlim_cur >= wanted {
+        return Ok(());
+    }
+    limit.rlim_cur = wanted;
+    // SAFETY: the call reads a structure of ours.
+    if wanted > limit.rlim_max || unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
+        return Err(FaultError::Skipped(format!(
+            "the harness may have {} descriptors and needs {wanted}; raise its limit (ulimit -n)",
+            limit.rlim_max
+        )));
+    }
+    Ok(())
+}
+
+/// A follower's disk does not answer any more; its process does.
+pub(super) async fn hang_disk(ground: &Ground, rng: &mut StdRng) -> Result<Injected, FaultError> {
+    let leader = ground.observer().leader().await;
+    let mut free = ground.choose(Target::All, rng).await?;
+    free.retain(|node| Some(*node) != leader);
+    let Some(node) = free.first().copied().filter(|_| leader.is_some()) else {
+        return Err(FaultError::Skipped(
+            "no node is known to be a follower at the moment".into(),
+        ));
+    };
+    // A node that notices may end over it.
+    ground.may_end(node).await;
+    let hangs = SyncFault {
+        delay: HANGS_FOR,
+        fail: false,
+    };
+    ground.cluster().set_syncs(node, hangs).await?;
+    let detail = format!("fsync of node {node} (follower) hangs");
+    Ok(Injected::new(
+        vec![node],
+        detail,
+        Healing::Syncs(vec![node]),
+    ))
+}
+
+/// A node that was away for long enough to need a snapshot installs it on a disk so slow that the
+/// sender could take it for dead.
+pub(super) async fn slow_install(
+    ground: &Ground,
+    id: u64,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let node = ground.choose(Target::One, rng).await?[0];
+    let slow = SyncFault {
+        delay: INSTALL_SYNC_DELAY,
+        fail: false,
+    };
+    ground.kill(&[node]).await?;
+    sleep(AWAY_FOR).await;
+    // Nobody sends it anything before its disk is slow, and its own files are read before that.
+    let cut = network::cut_from_peers(ground, id, node).await;
+    ground.start(&[node]).await?;
+    cut?;
+    sleep(READS_ITS_FILES).await;
+    let slowed = ground.cluster().set_syncs(node, slow).await;
+    ground.heal_links(id).await?;
+    slowed?;
+    let detail = format!(
+        "node {node} was away for {} s and comes back to fsyncs of {} s",
+        AWAY_FOR.as_secs(),
+        INSTALL_SYNC_DELAY.as_secs()
+    );
+    Ok(Injected::new(
+        vec![node],
+        detail,
+        Healing::Syncs(vec![node]),
+    ))
+}
+
+pub(super) async fn inject(
+    fault: Fault,
+    ground: &Ground,
+    id: u64,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    match fault {
+        Fault::FullLog => full_log(ground, rng).await,
+        Fault::IdleConnections => idle_connections(ground, id, rng).await,
+        Fault::HangDisk => hang_disk(ground, rng).await,
+        _ => slow_install(ground, id, rng).await,
+    }
+}
