@@ -59,8 +59,15 @@ pub const PROPOSALS_IN_FLIGHT_CEILING: usize = 1024 * 1024;
 pub const PROPOSALS_IN_FLIGHT_BYTES_DEFAULT: u64 = 64 * MIB;
 
 /// Linearizable reads of one group that wait for their read index. At the bound: refused at once.
-/// They cost little while they wait, because they share the rounds.
+/// They cost little while they wait, because they share the rounds. Who gives up leaves its place.
 pub const READS_WAITING_DEFAULT: usize = 16 * 1024;
+/// Longest time that a node works on a request whose client set no deadline, and that a request of
+/// any client waits for a leader. etcd allows itself 5 s and twice its election timeout. At the
+/// bound: refused with etcd's `request timed out`.
+pub const REQUEST_PATIENCE: Duration = Duration::from_secs(7);
+/// Longest round of reads: at the bound all its callers have given up. It ends with
+/// `etcdserver: no leader`.
+pub const READ_ROUND_MAX: Duration = REQUEST_PATIENCE;
 
 // ---- between nodes ---------------------------------------------------------------------------
 

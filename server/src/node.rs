@@ -384,6 +384,7 @@ impl Inner {
                     proposals_in_flight_max: config.limits.proposals_in_flight_max,
                     proposals_in_flight_bytes_max: config.limits.proposals_in_flight_bytes_max,
                     reads_waiting_max: config.limits.reads_waiting_max,
+                    leader_silence_max: config.raft.election_timeout_max() * 2,
                 },
                 Retention {
                     log_entries_max: config.raft.log_entries_max,

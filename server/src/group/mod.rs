@@ -36,7 +36,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub(crate) use self::forward::error as forward_error;
-use self::{admission::Admission, rounds::Rounds};
+use self::{admission::Admission, read::Confirmation, rounds::Rounds};
 pub use self::{hand_over::HandOverError, housekeeping::Retention};
 use crate::{
     raft::{
@@ -90,6 +90,9 @@ pub struct GroupLimits {
     pub proposals_in_flight_bytes_max: usize,
     /// Reads that wait for a round.
     pub reads_waiting_max: usize,
+    /// Time in which reads find a leader unless the quorum is lost: that of an election and the
+    /// detection before it.
+    pub leader_silence_max: Duration,
 }
 
 /// One group on this node.
@@ -104,8 +107,9 @@ pub struct Group {
     index_rounds: Rounds<Result<u64, ReadIndexError>>,
     /// Reader side: gets an index from the leader and waits until it is applied here.
     read_rounds: Rounds<Result<(), GroupError>>,
-    /// When the newest read index that a leader gave was asked for.
-    confirmed: Mutex<Option<Instant>>,
+    confirmation: Mutex<Confirmation>,
+    /// How long reads may find no leader before it counts as lost.
+    leader_silence_max: Duration,
     /// Revision up to which superseded versions have been removed from this node's storage.
     scrubbed: watch::Sender<i64>,
 }
@@ -151,7 +155,8 @@ impl Group {
                         }
                     }
                 }),
-                confirmed: Mutex::default(),
+                confirmation: Mutex::default(),
+                leader_silence_max: limits.leader_silence_max,
                 scrubbed: watch::channel(-1).0,
             }
         });
@@ -182,12 +187,6 @@ impl Group {
     /// Follows who leads.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.raft.leadership()
-    }
-
-    /// Whether a leader showed not longer than `age_max` ago that a quorum follows it.
-    pub fn led_within(&self, age_max: Duration) -> bool {
-        let confirmed = *self.confirmed.lock();
-        confirmed.is_some_and(|at| at.elapsed() <= age_max)
     }
 
     /// State of the group as this node sees it.

@@ -1,11 +1,12 @@
 //! Linearizable reads by ReadIndex (Raft thesis, section 6.4), served where they arrive.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use holdfast_proto::peer::{self, forward, forward_error::Kind, forward_reply};
 
 use super::{Group, GroupError, left, rounds::JoinError};
 use crate::{
+    limits,
     planted::{self, Bug},
     raft::{NodeId, ReadIndexError, TransportError},
 };
@@ -18,28 +19,85 @@ enum NoIndex {
     Overloaded,
 }
 
+/// What this node knows of the leader's quorum: a leader that gives a read index has just heard
+/// from one.
+///
+/// - `in_vain_since` is older than every question that was asked after the last index came.
+#[derive(Debug, Default)]
+pub(super) struct Confirmation {
+    /// When the newest read index that a leader gave was asked for.
+    given: Option<Instant>,
+    /// Since when every question has been in vain.
+    in_vain_since: Option<Instant>,
+}
+
+impl Confirmation {
+    fn asked(&mut self, at: Instant) {
+        self.in_vain_since.get_or_insert(at);
+    }
+
+    fn given(&mut self, asked: Instant) {
+        self.given = self.given.max(Some(asked));
+        self.in_vain_since = None;
+    }
+}
+
 impl Group {
+    /// Whether a leader showed not longer than `age_max` ago that a quorum follows it.
+    pub fn led_within(&self, age_max: Duration) -> bool {
+        let given = self.confirmation.lock().given;
+        given.is_some_and(|at| at.elapsed() <= age_max)
+    }
+
+    /// Whether reads have found no leader with a quorum for longer than electing one takes.
+    pub fn leader_is_lost(&self) -> bool {
+        let in_vain_since = self.confirmation.lock().in_vain_since;
+        in_vain_since.is_some_and(|at| at.elapsed() > self.leader_silence_max)
+    }
+
+    /// The leader, unless reads show that no quorum follows it.
+    pub fn proven_leader(&self) -> Option<NodeId> {
+        let leader = self.leadership().borrow().leader;
+        leader.filter(|_| !self.leader_is_lost())
+    }
+
     /// Waits until local state holds everything that was acknowledged before this call.
+    ///
+    /// A queue on the way that is full because no leader answers is the lack of a leader, not of
+    /// room: whoever asks later, or elsewhere, may well be served.
     pub async fn linearizable(&self, deadline: Instant) -> Result<(), GroupError> {
         if let Some(why) = self.leadership().borrow().stopped.clone() {
             return Err(GroupError::Stopped(why));
         }
-        match tokio::time::timeout(left(deadline), self.read_rounds.join()).await {
+        let done = match tokio::time::timeout(left(deadline), self.read_rounds.join()).await {
             Ok(Ok(done)) => done,
             Ok(Err(JoinError::Full)) => Err(GroupError::Overloaded),
             Ok(Err(JoinError::Ended)) => Err(GroupError::Stopped("its reads have ended".into())),
             Err(_) => Err(GroupError::TimedOut),
+        };
+        match done {
+            Err(GroupError::Overloaded) if self.leader_is_lost() => Err(GroupError::NoLeader),
+            done => done,
         }
     }
 
     /// One round of reads: an index from the leader, then that index applied here. It goes on
-    /// until it succeeds, or finds a queue on its way full; callers give up by themselves.
+    /// until it succeeds, finds a queue on its way full, or has gone on for longer than any of
+    /// its callers waits.
     pub(super) async fn read_round(&self) -> Result<(), GroupError> {
+        match tokio::time::timeout(limits::READ_ROUND_MAX, self.read_until_done()).await {
+            Ok(done) => done,
+            Err(_) => Err(GroupError::NoLeader),
+        }
+    }
+
+    async fn read_until_done(&self) -> Result<(), GroupError> {
         let mut leadership = self.leadership();
         let mut hint = None;
         loop {
             let known = leadership.borrow_and_update().leader;
             let asked = Instant::now();
+            self.confirmation.lock().asked(asked);
             let index = match hint.take().or(known) {
                 Some(leader) => {
                     let answer = self.ask_index(leader);
@@ -57,7 +115,7 @@ impl Group {
             match index {
                 Ok(_) if planted::is(Bug::ReadIndexNotAwaited) => return Ok(()),
                 Ok(index) => {
-                    *self.confirmed.lock() = Some(asked);
+                    self.confirmation.lock().given(asked);
                     let mut published = self.raft.shared().watch();
                     // The sender lives as long as the group's state.
                     let _ = published.wait_for(|p| p.index >= Some(index)).await;

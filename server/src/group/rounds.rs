@@ -3,10 +3,14 @@
 //! A linearizable read needs a leadership check that *began after* the read arrived. So a caller
 //! may share a round that has not begun, never one that has. Two rounds may overlap: a caller
 //! waits for at most the rest of one round before its own begins.
+//!
+//! A caller that gives up leaves its place at once, so the bound counts those who still wait,
+//! however long the rounds before them take.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 /// Rounds under way at the same time.
 const OVERLAP: usize = 2;
@@ -22,7 +26,23 @@ pub(super) enum JoinError {
 
 /// A shared piece of work with a result for all who joined.
 pub(super) struct Rounds<T> {
-    waiting: mpsc::Sender<oneshot::Sender<T>>,
+    waiting_max: usize,
+    hall: Arc<Hall<T>>,
+}
+
+/// Where callers wait for a round to begin.
+struct Hall<T> {
+    waiting: Mutex<Waiting<T>>,
+    arrived: Notify,
+}
+
+/// - A caller is in `callers` from its arrival until its round begins or it gives up.
+struct Waiting<T> {
+    callers: BTreeMap<u64, oneshot::Sender<T>>,
+    /// Number of the next caller.
+    next: u64,
+    /// Nobody can join any more.
+    closed: bool,
 }
 
 impl<T: Clone + Send + 'static> Rounds<T> {
@@ -32,42 +52,103 @@ impl<T: Clone + Send + 'static> Rounds<T> {
         F: Fn() -> Fut + Send + 'static,
         Fut: Future<Output = T> + Send + 'static,
     {
-        let (waiting, mut arrivals) = mpsc::channel::<oneshot::Sender<T>>(waiting_max.max(1));
-        tokio::spawn(async move {
-            let slots = Arc::new(Semaphore::new(OVERLAP));
-            loop {
-                let Ok(slot) = slots.clone().acquire_owned().await else {
-                    return;
-                };
-                let Some(first) = arrivals.recv().await else {
-                    return;
-                };
-                let mut joined = vec![first];
-                while let Ok(next) = arrivals.try_recv() {
-                    joined.push(next);
-                }
-                let work = round();
-                tokio::spawn(async move {
-                    let result = work.await;
-                    for caller in joined {
-                        // A caller that went away needs no answer.
-                        let _ = caller.send(result.clone());
-                    }
-                    drop(slot);
-                });
-            }
+        let hall = Arc::new(Hall {
+            waiting: Mutex::new(Waiting {
+                callers: BTreeMap::new(),
+                next: 0,
+                closed: false,
+            }),
+            arrived: Notify::new(),
         });
-        Self { waiting }
+        tokio::spawn(begin_rounds(hall.clone(), round));
+        Self {
+            waiting_max: waiting_max.max(1),
+            hall,
+        }
     }
 
-    /// Joins the next round. When too many are waiting, that is said at once.
+    /// Joins the next round. When too many are waiting, that is said at once. A future that is
+    /// dropped has given its place up.
     pub(super) async fn join(&self) -> Result<T, JoinError> {
         let (tx, rx) = oneshot::channel();
-        self.waiting.try_send(tx).map_err(|e| match e {
-            mpsc::error::TrySendError::Full(_) => JoinError::Full,
-            mpsc::error::TrySendError::Closed(_) => JoinError::Ended,
-        })?;
+        let number = {
+            let mut waiting = self.hall.waiting.lock();
+            if waiting.callers.len() >= self.waiting_max {
+                return Err(JoinError::Full);
+            }
+            let number = waiting.next;
+            waiting.next += 1;
+            waiting.callers.insert(number, tx);
+            number
+        };
+        let _place = Place {
+            hall: &self.hall,
+            number,
+        };
+        self.hall.arrived.notify_one();
         rx.await.map_err(|_| JoinError::Ended)
+    }
+
+    /// Callers that wait for a round to begin.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.hall.waiting.lock().callers.len()
+    }
+}
+
+impl<T> Drop for Rounds<T> {
+    fn drop(&mut self) {
+        self.hall.waiting.lock().closed = true;
+        self.hall.arrived.notify_one();
+    }
+}
+
+/// A caller's place among those who wait, left with it.
+struct Place<'a, T> {
+    hall: &'a Hall<T>,
+    number: u64,
+}
+
+impl<T> Drop for Place<'_, T> {
+    fn drop(&mut self) {
+        // A caller whose round has begun is not there any more.
+        self.hall.waiting.lock().callers.remove(&self.number);
+    }
+}
+
+async fn begin_rounds<T, F, Fut>(hall: Arc<Hall<T>>, round: F)
+where
+    T: Clone + Send + 'static,
+    F: Fn() -> Fut + Send + 'static,
+    Fut: Future<Output = T> + Send + 'static,
+{
+    let slots = Arc::new(Semaphore::new(OVERLAP));
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else {
+            return;
+        };
+        let joined = loop {
+            {
+                let mut waiting = hall.waiting.lock();
+                if waiting.closed {
+                    return;
+                }
+                if !waiting.callers.is_empty() {
+                    break std::mem::take(&mut waiting.callers);
+                }
+            }
+            // One that arrives before this waits has left a permit.
+            hall.arrived.notified().await;
+        };
+        let work = round();
+        tokio::spawn(async move {
+            let result = work.await;
+            for caller in joined.into_values() {
+                // A caller that went away needs no answer.
+                let _ = caller.send(result.clone());
+            }
+            drop(slot);
+        });
     }
 }
 
@@ -104,7 +185,7 @@ mod tests {
             }
         }
         let late: Vec<_> = (0..100).map(|_| join(&rounds)).collect();
-        while rounds.waiting.capacity() > 900 {
+        while rounds.waiting() < 100 {
             tokio::task::yield_now().await;
         }
         assert_eq!(
@@ -146,7 +227,7 @@ mod tests {
             }
         }
         placed.push(join());
-        while rounds.waiting.capacity() > 0 {
+        while rounds.waiting() == 0 {
             tokio::task::yield_now().await;
         }
         assert_eq!(rounds.join().await, Err(JoinError::Full));
@@ -155,5 +236,71 @@ mod tests {
             assert_eq!(caller.await.expect("no panic"), Ok(()));
         }
         assert_eq!(rounds.join().await, Ok(()), "there is room again");
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_gives_up_leaves_its_place_to_another() {
+        let gate = Arc::new(Semaphore::new(0));
+        let begun = Arc::new(AtomicUsize::new(0));
+        let rounds = Arc::new(Rounds::new(4, {
+            let (begun, gate) = (begun.clone(), gate.clone());
+            move || {
+                begun.fetch_add(1, Ordering::SeqCst);
+                let gate = gate.clone();
+                async move { gate.acquire().await.expect("the gate stays").forget() }
+            }
+        }));
+        let join = || {
+            let rounds = rounds.clone();
+            tokio::spawn(async move { rounds.join().await })
+        };
+        // Rounds that do not end, as while a quorum is lost.
+        let mut running = Vec::new();
+        for expected in 1..=OVERLAP {
+            running.push(join());
+            while begun.load(Ordering::SeqCst) < expected {
+                tokio::task::yield_now().await;
+            }
+        }
+        for _ in 0..100 {
+            let late: Vec<_> = (0..4).map(|_| join()).collect();
+            while rounds.waiting() < 4 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(rounds.join().await, Err(JoinError::Full), "all wait");
+            for caller in &late {
+                caller.abort();
+            }
+            for caller in late {
+                assert!(caller.await.expect_err("given up").is_cancelled());
+            }
+            assert_eq!(rounds.waiting(), 0, "nobody waits any more");
+        }
+        let last = join();
+        while rounds.waiting() < 1 {
+            tokio::task::yield_now().await;
+        }
+        gate.add_permits(10);
+        for caller in running {
+            assert_eq!(caller.await.expect("no panic"), Ok(()));
+        }
+        assert_eq!(last.await.expect("no panic"), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn rounds_end_with_their_owner() {
+        let alive = Arc::new(());
+        let rounds = Rounds::new(1, {
+            let alive = alive.clone();
+            move || {
+                let alive = alive.clone();
+                async move { drop(alive) }
+            }
+        });
+        assert_eq!(rounds.join().await, Ok(()));
+        drop(rounds);
+        while Arc::strong_count(&alive) > 1 {
+            tokio::task::yield_now().await;
+        }
     }
 }

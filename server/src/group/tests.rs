@@ -29,6 +29,8 @@ use crate::{
 /// Longer than any test runs.
 const NEVER: Duration = Duration::from_secs(3600);
 const OTHER: NodeId = 2;
+/// Time after which reads in vain are the lack of a leader.
+const SILENCE: Duration = Duration::from_millis(500);
 
 /// A network that answers forwarded requests as written down, then no more; that grants every
 /// vote; and that brings nothing else to an end.
@@ -154,6 +156,7 @@ async fn node(answers: impl IntoIterator<Item = Result<Reply, TransportError>>) 
         proposals_in_flight_max: 16,
         proposals_in_flight_bytes_max: 1 << 20,
         reads_waiting_max: 1,
+        leader_silence_max: SILENCE,
     };
     let retention = Retention {
         log_entries_max: 1_000,
@@ -346,4 +349,47 @@ async fn a_leader_is_known_for_as_long_as_its_last_read_index_is_young() {
     assert!(!waiting.is_finished());
     assert!(!node.group.led_within(Duration::ZERO), "older than that");
     waiting.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_that_wait_for_a_lost_leader_are_not_too_many_but_leaderless() {
+    let node = node([]).await;
+    node.follow().await;
+    assert_eq!(node.group.proven_leader(), Some(OTHER));
+    let mut asked = tokio::task::JoinSet::new();
+    let mut ask = || {
+        let group = node.group.clone();
+        asked.spawn(async move { group.linearizable(late()).await });
+    };
+    // The leader never answers: the rounds are taken, then the only place to wait.
+    let full = now(async {
+        loop {
+            ask();
+            let soon = Instant::now() + Duration::from_millis(20);
+            match node.group.linearizable(soon).await {
+                Err(GroupError::TimedOut) => {}
+                refused => break refused,
+            }
+        }
+    })
+    .await;
+    let known_as_lost = node.group.leader_is_lost();
+    assert!(
+        matches!(full, Err(GroupError::Overloaded)) || known_as_lost,
+        "{full:?}"
+    );
+    now(async {
+        while !node.group.leader_is_lost() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let refused = now(node.group.linearizable(late())).await;
+    assert!(matches!(refused, Err(GroupError::NoLeader)), "{refused:?}");
+    assert_eq!(node.group.proven_leader(), None, "nobody follows it");
+    // Those who wait give up: their places are free, and whoever comes waits for his own time.
+    asked.shutdown().await;
+    let soon = Instant::now() + Duration::from_millis(20);
+    let waited = now(node.group.linearizable(soon)).await;
+    assert!(matches!(waited, Err(GroupError::TimedOut)), "{waited:?}");
 }

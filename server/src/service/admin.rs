@@ -51,7 +51,7 @@ fn describe(group: &Group) -> v1::Group {
     v1::Group {
         id: group.id(),
         keyspace: group.keyspace().to_string(),
-        leader: state.leadership.leader.unwrap_or(0),
+        leader: group.proven_leader().unwrap_or(0),
         term: state.leadership.term,
         voters: state.voters,
         last_log_index: state.last_log_index,

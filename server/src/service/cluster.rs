@@ -31,10 +31,10 @@ impl Cluster for ClusterService {
         &self,
         request: Request<MemberListRequest>,
     ) -> Result<Response<MemberListResponse>, Status> {
-        // The list itself is known even while the node waits for its cluster.
+        let linearizable = request.get_ref().linearizable;
         let term = match self.context.group(&request).await {
             Ok(group) => {
-                if request.get_ref().linearizable {
+                if linearizable {
                     group
                         .linearizable(context::deadline(request.metadata()))
                         .await
@@ -42,7 +42,10 @@ impl Cluster for ClusterService {
                 }
                 group.leadership().borrow().term
             }
-            Err(_) => 0,
+            // The list itself is known even while the node waits for its cluster, but not that it
+            // is the newest one, nor that there is a leader.
+            Err(_) if !linearizable && !context::wants_leader(request.metadata()) => 0,
+            Err(refused) => return Err(refused),
         };
         let members = self.context.config.cluster.members.iter();
         Ok(Response::new(MemberListResponse {

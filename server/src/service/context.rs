@@ -1,31 +1,25 @@
 //! What every service of a node needs, and what every request is asked first.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use holdfast_proto::{
     command::{Command, command::Op},
     etcdserverpb::ResponseHeader,
-    metadata::{CLIENT_ID, HAS_LEADER, KEYSPACE, REQUEST_SEQ, RETRY, TIMEOUT},
+    metadata::{CLIENT_ID, HAS_LEADER, KEYSPACE, REQUEST_SEQ, RETRY},
 };
 use parking_lot::RwLock;
 use tokio::sync::watch;
 use tonic::{Request, Status, metadata::MetadataMap};
 
-use super::status;
+use super::{deadline, status};
 use crate::{
     config::Config,
     group::{Group, GroupError},
     identity::DataDir,
     keyspace::{self, Keyspaces},
+    limits::REQUEST_PATIENCE,
 };
-
-/// Longest time a node works on a request whose client set no deadline. etcd allows itself 5 s
-/// and twice its election timeout.
-const PATIENCE: Duration = Duration::from_secs(7);
 
 /// The host of the authority that a request was sent to, put beside it by the server.
 #[derive(Clone, Debug)]
@@ -90,7 +84,7 @@ impl ServiceContext {
         };
         // A node of etcd forgets its leader after an election timeout, so a proof of that age will do:
         // clients that send this with every request do not cost a round of the leader each.
-        if request.metadata().contains_key(HAS_LEADER)
+        if wants_leader(request.metadata())
             && !group.led_within(self.config.raft.election_timeout_max())
             && self.leader(&group).await.is_none()
         {
@@ -108,7 +102,7 @@ impl ServiceContext {
         let patience = self.config.raft.election_timeout_max() * 2;
         match group.linearizable(Instant::now() + patience).await {
             // Too much to do is no sign of a lost quorum.
-            Ok(()) | Err(GroupError::Overloaded) => group.leadership().borrow().leader,
+            Ok(()) | Err(GroupError::Overloaded) => group.proven_leader(),
             Err(_) => None,
         }
     }
@@ -148,31 +142,18 @@ impl ServiceContext {
     }
 }
 
-/// When the client stops waiting, or this node loses patience.
-pub(super) fn deadline(metadata: &MetadataMap) -> Instant {
-    let asked = metadata
-        .get(TIMEOUT)
-        .and_then(|value| value.to_str().ok())
-        .and_then(parse_timeout);
-    Instant::now() + asked.map_or(PATIENCE, |asked| asked.min(PATIENCE))
+/// Whether the request is to be refused when the node sees no leader. As in etcd, nothing but `true`
+/// asks for that.
+pub(super) fn wants_leader(metadata: &MetadataMap) -> bool {
+    metadata
+        .get(HAS_LEADER)
+        .is_some_and(|value| value == "true")
 }
 
-/// `grpc-timeout`: up to eight digits and a unit.
-fn parse_timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.len() > 8 {
-        return None;
-    }
-    let amount: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(amount * 3600),
-        "M" => Duration::from_secs(amount * 60),
-        "S" => Duration::from_secs(amount),
-        "m" => Duration::from_millis(amount),
-        "u" => Duration::from_micros(amount),
-        "n" => Duration::from_nanos(amount),
-        _ => return None,
-    })
+/// When the client stops waiting, or this node loses patience.
+pub(super) fn deadline(metadata: &MetadataMap) -> Instant {
+    let asked = deadline::timeout(metadata.as_ref());
+    Instant::now() + asked.map_or(REQUEST_PATIENCE, |asked| asked.min(REQUEST_PATIENCE))
 }
 
 /// The retry id of a write, if it carries one.
@@ -211,19 +192,6 @@ pub(super) fn retry_id(metadata: &MetadataMap) -> Result<RetryId, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn timeouts_are_read_as_the_grpc_protocol_writes_them() {
-        assert_eq!(parse_timeout("250m"), Some(Duration::from_millis(250)));
-        assert_eq!(parse_timeout("3S"), Some(Duration::from_secs(3)));
-        assert_eq!(
-            parse_timeout("99999999n"),
-            Some(Duration::from_nanos(99_999_999))
-        );
-        for bad in ["", "S", "12", "123456789S", "1x", "-1S", "é"] {
-            assert_eq!(parse_timeout(bad), None, "{bad:?}");
-        }
-    }
 
     #[test]
     fn a_retry_id_is_complete_or_refused() {

@@ -1,36 +1,104 @@
-//! The standard gRPC health service: serving means that this node can answer linearizable reads.
+//! The standard gRPC health service, for each keyspace and for the node.
+//!
+//! | service | serving means |
+//! | --- | --- |
+//! | `holdfast.keyspace.NAME` | this node answers linearizable reads of the keyspace NAME |
+//! | `etcdserverpb.KV` | the same of the keyspace `default`, which stock clients reach |
+//! | empty | the same of one keyspace of clients at least: the node is of use to somebody |
+//!
+//! One keyspace in trouble does not take a node away from the clients of the others. A node that
+//! stays out of its cluster serves nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::context::ServiceContext;
+use crate::keyspace::{DEFAULT, SYSTEM};
 
-/// Services whose health is told; the empty name stands for the whole node.
-const SERVICES: [&str; 2] = ["", "etcdserverpb.KV"];
+/// Stands for the whole node, by the definition of the health service.
+const NODE: &str = "";
+/// What a stock client uses.
+const KV: &str = "etcdserverpb.KV";
+/// Comes before the name of a keyspace.
+const KEYSPACE_PREFIX: &str = "holdfast.keyspace.";
 /// Time between two looks at the groups, each of which asks their leaders for a read.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Keeps the reported health true until the context's owner has gone.
 pub(super) async fn report(reporter: HealthReporter, context: Arc<ServiceContext>) {
-    let mut told = None;
+    let mut told = BTreeMap::new();
     loop {
+        let stays_out = context.stays_out.read().is_some();
         let groups = context.keyspaces.all();
-        let mut serving = !groups.is_empty();
-        for group in &groups {
-            serving &= context.leader(group).await.is_some();
-        }
-        if told != Some(serving) {
-            told = Some(serving);
-            let health = if serving {
-                ServingStatus::Serving
-            } else {
-                ServingStatus::NotServing
-            };
-            for service in SERVICES {
+        // A group without a leader takes its time to say so: none waits for another.
+        let looks = groups.iter().map(|group| async {
+            let serves = !stays_out && context.leader(group).await.is_some();
+            (group.keyspace(), serves)
+        });
+        let serving: BTreeMap<&str, bool> = futures_util::future::join_all(looks)
+            .await
+            .into_iter()
+            .collect();
+        let now = services(&serving);
+        let gone: BTreeSet<String> = told.keys().cloned().collect();
+        let gone = gone.into_iter().filter(|name| !now.contains_key(name));
+        let gone: Vec<_> = gone.map(|name| (name, false)).collect();
+        for (service, serves) in now.into_iter().chain(gone) {
+            if told.insert(service.clone(), serves) != Some(serves) {
+                let health = if serves {
+                    ServingStatus::Serving
+                } else {
+                    ServingStatus::NotServing
+                };
                 reporter.set_service_status(service, health).await;
             }
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The health of every service, from whether each keyspace is served.
+fn services(keyspaces: &BTreeMap<&str, bool>) -> BTreeMap<String, bool> {
+    let mut services: BTreeMap<_, _> = keyspaces
+        .iter()
+        .map(|(name, serves)| (format!("{KEYSPACE_PREFIX}{name}"), *serves))
+        .collect();
+    let default = keyspaces.get(DEFAULT).copied().unwrap_or(false);
+    let any = keyspaces
+        .iter()
+        .any(|(name, serves)| *serves && *name != SYSTEM);
+    services.insert(KV.to_string(), default);
+    services.insert(NODE.to_string(), any);
+    services
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_keyspace_in_trouble_leaves_the_node_to_the_others() {
+        let health = |keyspaces: &[(&'static str, bool)], service: &str| {
+            services(&keyspaces.iter().copied().collect())[service]
+        };
+        let half = [(SYSTEM, true), (DEFAULT, false), ("orders", true)];
+        assert!(health(&half, NODE), "orders is served");
+        assert!(!health(&half, KV), "stock clients are not");
+        assert!(!health(&half, "holdfast.keyspace.default"));
+        assert!(health(&half, "holdfast.keyspace.orders"));
+        assert!(health(&half, "holdfast.keyspace.system"));
+        let no_system = [(SYSTEM, false), (DEFAULT, true)];
+        assert!(health(&no_system, NODE) && health(&no_system, KV));
+        let only_system = [(SYSTEM, true), (DEFAULT, false)];
+        assert!(!health(&only_system, NODE), "no client can use it");
+        assert!(
+            !health(&[], NODE) && !health(&[], KV),
+            "not taking part yet"
+        );
     }
 }

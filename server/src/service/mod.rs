@@ -9,6 +9,7 @@ mod admin;
 mod authority;
 mod cluster;
 mod context;
+mod deadline;
 mod health;
 mod kv;
 mod maintenance;

@@ -19,6 +19,7 @@ use super::{
     authority::Mended,
     cluster::ClusterService,
     context::{Authority, ServiceContext},
+    deadline::Deadlines,
     health,
     kv::KvService,
     maintenance::MaintenanceService,
@@ -117,6 +118,7 @@ pub async fn serve_clients(context: Arc<ServiceContext>) -> Result<Serving, Serv
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
     let router = builder()
+        .layer(tower::layer::layer_fn(Deadlines::new))
         .layer(tower::util::MapRequestLayer::new(
             |mut request: http::Request<tonic::body::Body>| {
                 if let Some(authority) = request.uri().authority() {

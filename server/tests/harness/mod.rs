@@ -19,6 +19,7 @@
 mod check;
 mod load;
 mod node;
+mod wire;
 
 use std::{
     path::{Path, PathBuf},
@@ -39,6 +40,7 @@ use tokio::time::{sleep, timeout};
 pub use self::{
     load::{History, Load},
     node::{Node, channel},
+    wire::Wire,
 };
 
 /// How long a condition may take that has no bound of its own: much longer than on an idle machine.

@@ -2,11 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use holdfast_proto::etcdserverpb::{PutRequest, RangeRequest};
+use holdfast_proto::etcdserverpb::{MemberListRequest, PutRequest, RangeRequest, StatusRequest};
 use tokio::task::JoinSet;
 use tonic::{Code, Request};
 
-use crate::harness::{Cluster, PATIENCE, run, within};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::harness::{Cluster, Node, PATIENCE, Wire, channel, run, until, within};
 
 const DEADLINE: Duration = Duration::from_millis(500);
 /// What a slow machine may add before the answer arrives.
@@ -79,4 +83,149 @@ fn assert_ended(status: &tonic::Status, elapsed: Duration) {
     let codes = [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled];
     assert!(codes.contains(&status.code()), "{status}");
     assert!(elapsed < DEADLINE + SLACK, "{elapsed:?}: {status}");
+}
+
+const RANGE: &str = "/etcdserverpb.KV/Range";
+const PUT: &str = "/etcdserverpb.KV/Put";
+const MEMBERS: &str = "/etcdserverpb.Cluster/MemberList";
+const HAS_LEADER: (&str, &str) = ("hasleader", "true");
+
+fn read(serializable: bool) -> RangeRequest {
+    RangeRequest {
+        key: "load-1/00000000".into(),
+        serializable,
+        ..Default::default()
+    }
+}
+
+#[track_caller]
+fn assert_refused(answer: Result<(), tonic::Status>, code: Code, message: &str) {
+    let status = answer.expect_err("it is refused");
+    assert_eq!((status.code(), status.message()), (code, message));
+}
+
+/// What a node tells of its health.
+async fn health(node: &Node, service: &str) -> Result<ServingStatus, String> {
+    let mut client = HealthClient::new(channel(&node.client_url()));
+    let request = HealthCheckRequest {
+        service: service.to_string(),
+    };
+    let answer = within(PATIENCE, client.check(request)).await;
+    Ok(answer.map_err(|status| status.to_string())?.status())
+}
+
+async fn until_healthy(node: &Node, healthy: bool) {
+    let wanted = match healthy {
+        true => ServingStatus::Serving,
+        false => ServingStatus::NotServing,
+    };
+    let services = ["", "etcdserverpb.KV", "holdfast.keyspace.default"];
+    until("the health tells it", PATIENCE, async || {
+        for service in services {
+            let told = health(node, service).await?;
+            if told != wanted {
+                return Err(format!("{service:?} is {told:?}"));
+            }
+        }
+        Ok(())
+    })
+    .await;
+}
+
+/// The leader that a node names; 0 for none.
+async fn named_leader(node: &Node) -> Result<u64, String> {
+    let answer = within(PATIENCE, node.maintenance().status(StatusRequest {})).await;
+    Ok(answer.map_err(|status| status.to_string())?.leader)
+}
+
+/// Many readers come and give up while no quorum is there. Each of the two nodes is asked that may
+/// be left: the one that led, which still believes so, and one that followed.
+#[test]
+fn readers_that_gave_up_do_not_make_a_node_lie_about_its_quorum() {
+    run(async |rng| {
+        const PLACES: usize = 64;
+        let mut cluster = Cluster::start_with(rng, |config| {
+            config.limits.reads_waiting_max = PLACES;
+        })
+        .await;
+        let history = cluster.load_of(8, 50).await.finish().await;
+        history.assert_no_failures();
+        for led in [true, false] {
+            let leader = cluster.leader().await;
+            let left = match led {
+                true => leader,
+                false => cluster.others(leader)[0],
+            };
+            until_healthy(cluster.node(left), true).await;
+            for id in cluster.others(left) {
+                cluster.node_mut(id).kill9();
+            }
+            let node = cluster.node(left);
+            until(
+                "no leader is named",
+                PATIENCE,
+                async || match named_leader(node).await? {
+                    0 => Ok(()),
+                    leader => Err(format!("node {left} names {leader}")),
+                },
+            )
+            .await;
+            let wire = Wire::connect(node).await;
+            let mut readers = JoinSet::new();
+            for _ in 0..10 * PLACES {
+                let wire = wire.clone();
+                readers.spawn(async move {
+                    wire.ask(RANGE, &read(false), &[("grpc-timeout", "300m")])
+                        .await
+                });
+            }
+            while let Some(answer) = readers.join_next().await {
+                let status = answer.unwrap().expect_err("a read needs a quorum");
+                // Its own deadline, unless there was no room to wait for it.
+                match status.code() {
+                    Code::DeadlineExceeded => {}
+                    Code::Unavailable => assert_eq!(status.message(), "etcdserver: no leader"),
+                    _ => panic!("{status}"),
+                }
+            }
+            // All have gone: whoever comes is not one too many, and the node does not pretend.
+            let exceeded = "etcdserver: context deadline exceeded";
+            let soon = ("grpc-timeout", "300m");
+            let late = ("grpc-timeout", "20S");
+            let answer = wire.ask(RANGE, &read(false), &[soon]).await;
+            assert_refused(answer, Code::DeadlineExceeded, exceeded);
+            let answer = wire.ask(RANGE, &read(true), &[HAS_LEADER, late]).await;
+            assert_refused(answer, Code::Unavailable, "etcdserver: no leader");
+            let listed = MemberListRequest {
+                linearizable: false,
+            };
+            let answer = wire.ask(MEMBERS, &listed, &[HAS_LEADER, late]).await;
+            assert_refused(answer, Code::Unavailable, "etcdserver: no leader");
+            let newest = MemberListRequest { linearizable: true };
+            let answer = wire.ask(MEMBERS, &newest, &[soon]).await;
+            assert_refused(answer, Code::DeadlineExceeded, exceeded);
+            let not_asked = [("hasleader", "false"), late];
+            wire.ask(RANGE, &read(true), &not_asked).await.unwrap();
+            wire.ask(MEMBERS, &listed, &not_asked).await.unwrap();
+            let put = PutRequest {
+                key: "in-vain".into(),
+                ..Default::default()
+            };
+            let answer = wire.ask(PUT, &put, &[soon]).await;
+            assert_refused(answer, Code::DeadlineExceeded, exceeded);
+            assert_eq!(named_leader(node).await, Ok(0));
+            let told = node.groups().await.unwrap();
+            assert!(told.groups.iter().all(|g| g.leader == 0), "{told:?}");
+            until_healthy(node, false).await;
+
+            for id in cluster.others(left) {
+                cluster.node_mut(id).start();
+            }
+            cluster.until_leaders().await;
+            until_healthy(cluster.node(left), true).await;
+            let wire = Wire::connect(cluster.node(left)).await;
+            let answer = wire.ask(RANGE, &read(false), &[HAS_LEADER, late]).await;
+            answer.unwrap();
+        }
+    });
 }

@@ -1,0 +1,184 @@
+//! The deadline of a client, kept for every request in one place.
+//!
+//! ```text
+//!   request ─ grpc-timeout ─▶ this layer ─▶ services
+//!   answer  ◀─ DEADLINE_EXCEEDED at the deadline, and the work behind is dropped
+//! ```
+//!
+//! tonic knows the header too, but answers `Cancelled`, which tells a client that somebody gave its
+//! request up. Its timer lies outside this layer and begins no earlier, and it asks what is inside
+//! before it looks at the time: so this layer always comes first.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use holdfast_proto::metadata::TIMEOUT;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use tonic::{Status, body::Body};
+use tower::Service;
+
+/// Header of the status of an answer that is an error.
+const GRPC_STATUS: &str = "grpc-status";
+/// The status of work that gave up, as it stands in that header.
+static UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
+
+/// The time that a request allows, if it sets any.
+pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    parse_timeout(headers.get(TIMEOUT)?.to_str().ok()?)
+}
+
+/// Up to eight digits and a unit.
+pub(super) fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount * 3600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+/// Answers requests whose client waits no longer.
+#[derive(Clone)]
+pub(super) struct Deadlines<S> {
+    inner: S,
+}
+
+impl<S> Deadlines<S> {
+    pub(super) fn new(inner: S) -> Self {
+        Self { inner }
+    }
+}
+
+impl<S> Service<Request<Body>> for Deadlines<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let now = Instant::now();
+        let deadline = timeout(request.headers()).and_then(|allowed| now.checked_add(allowed));
+        let work = self.inner.call(request);
+        let Some(deadline) = deadline else {
+            return Box::pin(work);
+        };
+        Box::pin(async move {
+            let mut work = std::pin::pin!(work);
+            let mut time_is_up = std::pin::pin!(tokio::time::sleep_until(deadline.into()));
+            std::future::poll_fn(|cx| {
+                // The time first: what the work says at the deadline is about its own patience.
+                if time_is_up.as_mut().poll(cx).is_ready() || Instant::now() >= deadline {
+                    return Poll::Ready(Ok(exceeded()));
+                }
+                work.as_mut().poll(cx).map_ok(|answer| {
+                    // The time may have run out while the work looked at it.
+                    let gave_up = answer.headers().get(GRPC_STATUS) == Some(&UNAVAILABLE);
+                    if gave_up && Instant::now() >= deadline {
+                        return exceeded();
+                    }
+                    answer
+                })
+            })
+            .await
+        })
+    }
+}
+
+/// etcd's answer to a request whose time is up.
+fn exceeded() -> Response<Body> {
+    Status::deadline_exceeded("etcdserver: context deadline exceeded").into_http()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, sync::Arc};
+
+    use tower::service_fn;
+
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_the_grpc_protocol_writes_them() {
+        assert_eq!(parse_timeout("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_timeout("3S"), Some(Duration::from_secs(3)));
+        assert_eq!(
+            parse_timeout("99999999n"),
+            Some(Duration::from_nanos(99_999_999))
+        );
+        for bad in ["", "S", "12", "123456789S", "1x", "-1S", "é"] {
+            assert_eq!(parse_timeout(bad), None, "{bad:?}");
+        }
+    }
+
+    fn request(timeout: Option<&str>) -> Request<Body> {
+        let mut request = Request::new(Body::empty());
+        if let Some(timeout) = timeout {
+            let timeout = timeout.parse().expect("it is ASCII");
+            request.headers_mut().insert(TIMEOUT, timeout);
+        }
+        request
+    }
+
+    fn code(answer: &Response<Body>) -> Option<&str> {
+        answer.headers().get("grpc-status")?.to_str().ok()
+    }
+
+    #[tokio::test]
+    async fn a_request_whose_time_is_up_is_dropped_and_says_so() {
+        let held = Arc::new(());
+        let inner = held.clone();
+        let mut service = Deadlines::new(service_fn(move |_: Request<Body>| {
+            let held = inner.clone();
+            async move {
+                std::future::pending::<()>().await;
+                drop(held);
+                Ok::<_, Infallible>(Response::new(Body::empty()))
+            }
+        }));
+        let answer = service.call(request(Some("20m"))).await;
+        assert_eq!(code(&answer.expect("infallible")), Some("4"));
+        assert_eq!(Arc::strong_count(&held), 2, "only the service holds it");
+        let waits = tokio::time::timeout(Duration::from_millis(50), service.call(request(None)));
+        assert!(waits.await.is_err(), "no deadline, no end");
+    }
+
+    #[tokio::test]
+    async fn what_gives_up_at_the_deadline_exceeded_it() {
+        let answers = |allowed: &'static str, says: fn() -> Response<Body>| async move {
+            let mut service = Deadlines::new(service_fn(move |_: Request<Body>| async move {
+                let begun = Instant::now();
+                // It keeps its thread: nobody else can look at the time.
+                while begun.elapsed() < Duration::from_millis(20) {
+                    std::hint::spin_loop();
+                }
+                Ok::<_, Infallible>(says())
+            }));
+            let answer = service.call(request(Some(allowed))).await;
+            code(&answer.expect("infallible")).map(str::to_string)
+        };
+        let answered = || Response::new(Body::empty());
+        let unavailable = || Status::unavailable("request timed out").into_http();
+        assert_eq!(answers("1H", answered).await, None);
+        assert_eq!(answers("1H", unavailable).await.as_deref(), Some("14"));
+        assert_eq!(answers("10m", unavailable).await.as_deref(), Some("4"));
+        assert_eq!(answers("0m", answered).await.as_deref(), Some("4"));
+    }
+}
