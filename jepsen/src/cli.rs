@@ -238,6 +238,13 @@ async fn run_suite(args: SuiteArgs) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    entries.retain(|entry| match suite::impossible(entry) {
+        None => true,
+        Some(why) => {
+            eprintln!("left out: {}: {why}", entry.name);
+            false
+        }
+    });
     // Rather now than after the first scenario.
     args.target.find(args.bin.as_deref())?;
     let seed = drawn(args.seed);

@@ -3,6 +3,7 @@
 //! A suite is a list of scenarios, run one after the other, each on a cluster of its own. Every
 //! scenario's seed follows from the suite's seed and its name, so one of them can be run again alone.
 
+mod elsewhere;
 mod matrix;
 pub mod planted;
 mod surroundings;
@@ -15,6 +16,7 @@ use std::{
 use tokio::sync::watch;
 
 pub use self::{
+    elsewhere::impossible,
     matrix::{Suite, scenarios},
     surroundings::Surroundings,
 };
@@ -25,7 +27,7 @@ use crate::{
         scoreboard::{Row, Scoreboard},
     },
     run::{
-        scenario::Scenario,
+        scenario::{ClusterKind, Scenario},
         session::{SessionError, conclude},
     },
 };
@@ -75,7 +77,10 @@ pub async fn run_all(
         );
         let dir = out.join(&entry.name);
         let begun = std::time::Instant::now();
-        let concluded = conclude(&entry.scenario, seed, &dir, interrupted.clone()).await;
+        let concluded = match entry.scenario.cluster {
+            ClusterKind::Netns => elsewhere::conclude(entry, seed, &dir).await,
+            _ => conclude(&entry.scenario, seed, &dir, interrupted.clone()).await,
+        };
         let row = row(entry, seed, &dir, begun.elapsed(), concluded);
         let note = if row.note.is_empty() { "" } else { ": " };
         eprintln!("        {:?}{note}{}", row.verdict, row.note);

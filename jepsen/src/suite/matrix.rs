@@ -9,7 +9,11 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::Entry;
-use crate::{cluster::target::Target, run::scenario::Scenario, workload::Workload};
+use crate::{
+    cluster::target::Target,
+    run::scenario::{ClusterKind, Scenario},
+    workload::Workload,
+};
 
 /// A list of scenarios.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -39,6 +43,11 @@ impl Suite {
 /// A log so short that a node that was away for a moment gets a snapshot.
 const SHORT_LOG: [&str; 1] = ["--log-entries-max=200"];
 
+/// A log that is purged often and in small steps.
+const BOUNDED_LOG: [&str; 2] = ["--log-entries-max=1000", "--log-segment-bytes=1MiB"];
+/// What it may take: the entries that are kept, a checkpoint's delay, and segments kept for reuse.
+const BOUNDED_LOG_MIB_MAX: u64 = 33;
+
 struct Line {
     workload: Workload,
     nemesis: &'static str,
@@ -48,6 +57,13 @@ struct Line {
     server_args: &'static [&'static str],
     /// Cannot be run against etcd: needs retry ids, or faults that a Go program does not notice.
     holdfast_only: bool,
+    /// Seconds of load, and for which a fault is held, where it is not the pace of the suite.
+    held: Option<(u64, u64)>,
+    value_bytes: usize,
+    nofile: Option<u64>,
+    log_mib_max: Option<u64>,
+    /// In network namespaces, with disks of this size.
+    disk_mib: Option<u64>,
 }
 
 const fn line(workload: Workload, nemesis: &'static str) -> Line {
@@ -58,6 +74,11 @@ const fn line(workload: Workload, nemesis: &'static str) -> Line {
         nodes: 3,
         server_args: &[],
         holdfast_only: false,
+        held: None,
+        value_bytes: 0,
+        nofile: None,
+        log_mib_max: None,
+        disk_mib: None,
     }
 }
 
@@ -80,6 +101,34 @@ impl Line {
         self
     }
 
+    /// The load goes on for so many seconds, and a fault is held for about so many.
+    const fn held(mut self, seconds: u64, hold: u64) -> Self {
+        self.held = Some((seconds, hold));
+        self
+    }
+
+    /// Nodes with few descriptors, and values that fill segments of the log.
+    const fn few_descriptors(mut self) -> Self {
+        self.nofile = Some(256);
+        self.value_bytes = 4_000;
+        self.holdfast_only()
+    }
+
+    /// Nodes that keep little of their logs in small segments; a log that outgrows its bound is no pass.
+    const fn bounded_log(mut self) -> Self {
+        self.server_args = &BOUNDED_LOG;
+        self.log_mib_max = Some(BOUNDED_LOG_MIB_MAX);
+        self.value_bytes = 4_000;
+        self.holdfast_only()
+    }
+
+    /// Nodes with disks of their own that are filled easily.
+    const fn small_disks(mut self) -> Self {
+        self.disk_mib = Some(160);
+        self.value_bytes = 4_000;
+        self.holdfast_only()
+    }
+
     fn entry(&self, target: Target, time: Duration, pace: Duration) -> Entry {
         let mut name = format!("{}-{}", self.workload, self.nemesis.replace(',', "+"));
         if !self.variant.is_empty() {
@@ -88,12 +137,24 @@ impl Line {
         let scenario = Scenario {
             workload: self.workload,
             nemesis: self.nemesis.to_owned(),
-            time,
+            time: self
+                .held
+                .map_or(time, |(seconds, _)| Duration::from_secs(seconds)),
             target,
             nodes: self.nodes,
             zones: (self.nodes > 3).then_some(3),
             interval: pace,
-            hold: pace,
+            hold: self
+                .held
+                .map_or(pace, |(_, hold)| Duration::from_secs(hold)),
+            value_bytes: self.value_bytes,
+            nofile: self.nofile,
+            log_mib_max: self.log_mib_max,
+            disk_mib: self.disk_mib,
+            cluster: match self.disk_mib {
+                Some(_) => ClusterKind::Netns,
+                None => ClusterKind::Local,
+            },
             timeout: if self.workload.retries() {
                 Duration::from_secs(10)
             } else {
@@ -136,6 +197,7 @@ const QUICK: &[Line] = &[
     line(Register, "lose-log").holdfast_only(),
     line(Register, "old-copy-follower").holdfast_only(),
     line(Register, "old-copy-leader").holdfast_only(),
+    line(Register, "full-log,idle-connections").few_descriptors(),
     line(Append, "zone-loss,partition").nodes(5, "5-nodes"),
 ];
 
@@ -171,6 +233,14 @@ const FULL_MORE: &[Line] = &[
     line(CounterRetry, "memory,kill-one")
         .nodes(5, "5-nodes")
         .holdfast_only(),
+    line(Register, "full-log").held(120, 100).holdfast_only(),
+    line(Register, "idle-connections")
+        .held(120, 100)
+        .few_descriptors(),
+    line(Set, "full-disk").held(120, 100).small_disks(),
+    line(Register, "full-disk-all").held(120, 100).small_disks(),
+    line(Register, "hang-disk").held(90, 70).bounded_log(),
+    line(Register, "slow-install").held(180, 150).short_log(),
 ];
 
 /// The scenarios of a suite against a target. The planted bugs have a list of their own.

@@ -194,12 +194,7 @@ impl Network {
                  {NODES_MAX}"
             )));
         }
-        // SAFETY: the call has no arguments and cannot fail.
-        let user = unsafe { libc::geteuid() };
-        if user != 0 {
-            return Err(NetnsError::NotRoot { user });
-        }
-        let tools = Tools::find()?;
+        let tools = tools_of_root()?;
         if TAKEN.swap(true, Ordering::SeqCst) {
             return Err(NetnsError::Options(
                 "this process has a cluster in network namespaces already".to_owned(),
@@ -388,4 +383,22 @@ fn kill_inhabitant(id: i32, namespace: (u64, u64)) -> bool {
     // SAFETY: the descriptor is our own and is not used afterwards.
     unsafe { libc::close(handle) };
     is_inside
+}
+
+/// Tells why this user or machine can make no network at all, as far as that is known before trying.
+///
+/// # Errors
+///
+/// The user is not root, or a program is missing.
+pub fn possible() -> Result<(), NetnsError> {
+    tools_of_root().map(drop)
+}
+
+fn tools_of_root() -> Result<Tools, NetnsError> {
+    // SAFETY: the call has no arguments and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    match user {
+        0 => Tools::find(),
+        user => Err(NetnsError::NotRoot { user }),
+    }
 }
