@@ -23,6 +23,7 @@ pub(crate) enum Bug {
     DeposedLeaderReads,
     DuplicateOnForwardTimeout,
     ElectionWithoutLogCheck,
+    EntrySkipped,
     LogPurgedPastDurable,
     ReadIndexNotAwaited,
     TornBatch,
@@ -83,13 +84,14 @@ mod active {
 
     impl Bug {
         /// All of them, by name.
-        pub(super) const ALL: [Bug; 16] = [
+        pub(super) const ALL: [Bug; 17] = [
             Bug::AckBeforeFsync,
             Bug::ApplySkippedOnRestart,
             Bug::CompareOnStaleState,
             Bug::DeposedLeaderReads,
             Bug::DuplicateOnForwardTimeout,
             Bug::ElectionWithoutLogCheck,
+            Bug::EntrySkipped,
             Bug::LogPurgedPastDurable,
             Bug::ReadIndexNotAwaited,
             Bug::RetryTableLostOnSnapshot,
@@ -111,6 +113,7 @@ mod active {
                 Bug::DeposedLeaderReads => "deposed-leader-reads",
                 Bug::DuplicateOnForwardTimeout => "duplicate-on-forward-timeout",
                 Bug::ElectionWithoutLogCheck => "election-without-log-check",
+                Bug::EntrySkipped => "entry-skipped",
                 Bug::LogPurgedPastDurable => "log-purged-past-durable",
                 Bug::ReadIndexNotAwaited => "read-index-not-awaited",
                 Bug::RetryTableLostOnSnapshot => "retry-table-lost-on-snapshot",
@@ -142,6 +145,9 @@ mod active {
                 }
                 Bug::ElectionWithoutLogCheck => {
                     "votes are granted to candidates that lack committed entries"
+                }
+                Bug::EntrySkipped => {
+                    "applying leaves out an entry between two reads of the log, and does not notice"
                 }
                 Bug::LogPurgedPastDurable => {
                     "the log is purged up to what is applied, durable or not"

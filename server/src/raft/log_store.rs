@@ -3,6 +3,15 @@
 //! openraft's contract: `append` returns once the entries can be read, and the callback fires
 //! once they are flushed. The log behind it is one for all groups of the node and flushes them
 //! together, see [`crate::storage::log`].
+//!
+//! Three kinds of reads, and what each does when the log lacks a part of what was asked for:
+//!
+//! - `entries_stream` is for applying. Everything that it is asked for is committed and not purged, so
+//!   a part that is missing is an error, and the group stops: applying what lies behind a hole would be
+//!   a silent divergence.
+//! - `limited_get_log_entries` is for sending. A stream that its leader has ended may ask once more for
+//!   what is purged by then; it gets nothing, never what lies behind.
+//! - `try_get_log_entries` is for looking at what is there: entries may be missing at both ends.
 
 use std::{
     fmt::Debug,
@@ -30,6 +39,34 @@ use crate::{
     storage::log::{Done, GroupLog, LogPos},
 };
 
+/// An entry that is needed and not there: an error of the machine, which stops the group.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "entry {expected} was to come, and {} did: the log of this node has a hole. Stop the node, keep a \
+     copy of its data directory, and let a new one take its place",
+    found.map_or("none".to_owned(), |found| format!("entry {found}"))
+)]
+pub(super) struct Hole {
+    expected: u64,
+    found: Option<u64>,
+}
+
+/// Checks that the entry at `found` is the one that is due.
+pub(super) fn check_next(expected: u64, found: Option<u64>) -> Result<(), Hole> {
+    if found == Some(expected) || planted::is(Bug::EntrySkipped) {
+        return Ok(());
+    }
+    Err(Hole { expected, found })
+}
+
+/// Most bytes of entries that are read at once to be applied.
+fn apply_bytes_max() -> usize {
+    match planted::is(Bug::EntrySkipped) {
+        true => 4 << 10,
+        false => limits::APPEND_BYTES_MAX as usize,
+    }
+}
+
 /// Log storage and log reader of one group; clones share the log.
 #[derive(Clone)]
 pub struct LogStore {
@@ -48,6 +85,20 @@ impl LogStore {
             .into_iter()
             .map(|entry| Ok(entry_from_log(entry)?))
             .collect()
+    }
+
+    /// The first entries of `range`, every one of which must be there. A range without an end is over
+    /// where the log is.
+    fn read_due(&self, range: Range<u64>) -> io::Result<Vec<Entry>> {
+        let open_ended = range.end == u64::MAX;
+        let start = range.start;
+        let entries = self.read(range, apply_bytes_max())?;
+        if let Some(first) = entries.first() {
+            check_next(start, Some(first.log_id.index)).map_err(io::Error::other)?;
+        } else if !open_ended {
+            check_next(start, None).map_err(io::Error::other)?;
+        }
+        Ok(entries)
     }
 }
 
@@ -68,7 +119,7 @@ fn from_pos(pos: LogPos) -> LogId {
     log_id(pos.term, pos.index)
 }
 
-fn bounds(range: &impl RangeBounds<u64>) -> Range<u64> {
+pub(super) fn bounds(range: &impl RangeBounds<u64>) -> Range<u64> {
     let start = match range.start_bound() {
         Bound::Included(start) => *start,
         Bound::Excluded(before) => before.saturating_add(1),
@@ -95,7 +146,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
-        self.read(start..end, limits::APPEND_BYTES_MAX as usize)
+        let entries = self.read(start..end, limits::APPEND_BYTES_MAX as usize)?;
+        let from_start = entries
+            .first()
+            .is_some_and(|first| first.log_id.index == start);
+        Ok(if from_start { entries } else { Vec::new() })
     }
 
     async fn entries_stream<RB>(
@@ -112,10 +167,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
             let store = store.clone();
             async move {
                 let range = rest.filter(|range| range.start < range.end)?;
-                match store.read(range.clone(), limits::APPEND_BYTES_MAX as usize) {
+                match store.read_due(range.clone()) {
                     Ok(entries) => {
                         let last = entries.last()?.log_id.index;
-                        Some((Ok(entries), Some(last + 1..range.end)))
+                        let skipped = u64::from(planted::is(Bug::EntrySkipped));
+                        Some((Ok(entries), Some(last + 1 + skipped..range.end)))
                     }
                     Err(e) => Some((Err(e), None)),
                 }

@@ -28,6 +28,7 @@ use prost::Message;
 
 use super::{
     codec::{DecodeError, log_id, membership_from_bytes, membership_to_bytes},
+    log_store::check_next,
     snapshot::{LiveSnapshot, SnapshotData},
     types::{GroupId, LogId, Outcome, SnapshotMeta, StoredMembership, TypeConfig},
 };
@@ -45,6 +46,8 @@ type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotDat
 ///
 /// - `machine` is exactly what [`mvcc::StateMachine::load`] would give from the store.
 /// - The published index never runs ahead of what readers can read.
+/// - Entries are applied without a gap: the next one is at the index after `applied`, across chunks,
+///   restarts and snapshots. Another one stops the group.
 pub struct GroupStateMachine {
     group_id: GroupId,
     shared: Arc<SharedState>,
@@ -112,6 +115,14 @@ impl GroupStateMachine {
         self.publish();
     }
 
+    /// Takes everything before `index` for applied.
+    #[cfg(test)]
+    pub(super) fn stand_before(&mut self, index: u64) {
+        if self.applied.map_or(0, |applied| applied.index + 1) != index {
+            self.applied = index.checked_sub(1).map(|before| log_id(0, before));
+        }
+    }
+
     fn publish(&self) {
         let published = Published::at(self.applied, &self.machine);
         self.shared.published.send_replace(published);
@@ -137,6 +148,8 @@ impl GroupStateMachine {
         id: LogId,
         payload: EntryPayload<super::types::Proposal, u64, super::types::Voter>,
     ) -> io::Result<command::Answer> {
+        let due = self.applied.map_or(0, |applied| applied.index + 1);
+        check_next(due, Some(id.index)).map_err(|e| self.stops(id, e))?;
         let answer = match payload {
             EntryPayload::Blank => command::Answer::default(),
             EntryPayload::Membership(membership) => {

@@ -63,6 +63,11 @@ pub(super) const BUGS: &[Bug] = &[
         "register-kill-staggered",
     ),
     bug(
+        "entry-skipped",
+        "applying leaves out an entry between two reads of the log, and does not notice",
+        "register-kill-one",
+    ),
+    bug(
         "log-purged-past-durable",
         "the log is purged up to what is applied, durable or not",
         "register-kill-all-purging",
@@ -138,6 +143,7 @@ pub(super) fn scenario(name: &str) -> Result<Scenario> {
         "register-lose-leader" => (Register, "partition-leader,kill-leader", &[][..], quick),
         "register-partition-one" => (Register, "partition-one", &[][..], usual),
         "register-kill-staggered" => (Register, "kill-staggered", &[][..], long),
+        "register-kill-one" => (Register, "kill-one", &[][..], usual),
         "register-kill-one-short-log" => (Register, "kill-one", short_log, usual),
         "counter-snapshot" => (CounterRetry, "kill-one", short_log, usual),
         "bank-compact" => (Bank, "compact", &[][..], quick),

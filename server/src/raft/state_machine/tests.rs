@@ -164,20 +164,102 @@ fn compact(revision: i64) -> Op {
 
 /// Applies operations at the indexes that follow.
 async fn apply(machine: &mut GroupStateMachine, ops: impl IntoIterator<Item = Op>) {
-    let first = machine.applied.map_or(1, |id| id.index + 1);
-    let entries: Vec<_> = ops
-        .into_iter()
-        .zip(first..)
-        .map(|(op, index)| {
-            let command = Command {
-                op: Some(op),
-                ..Default::default()
-            };
-            let proposal = Proposal(command.encode_to_vec().into());
-            Ok((Entry::new_normal(super::log_id(1, index), proposal), None))
-        })
-        .collect();
+    let first = machine.applied.map_or(0, |id| id.index + 1);
+    let entries = ops.into_iter().zip(first..);
+    let entries = entries.map(|(op, index)| Ok((entry(index, op), None)));
+    let entries: Vec<_> = entries.collect();
     machine.apply(stream::iter(entries)).await.unwrap();
+}
+
+fn entry(index: u64, op: Op) -> Entry {
+    let command = Command {
+        op: Some(op),
+        ..Default::default()
+    };
+    let proposal = Proposal(command.encode_to_vec().into());
+    Entry::new_normal(super::log_id(1, index), proposal)
+}
+
+/// What applying puts at these indexes answers.
+async fn apply_at(
+    machine: &mut GroupStateMachine,
+    indexes: impl IntoIterator<Item = u64>,
+) -> io::Result<()> {
+    let entries = indexes.into_iter();
+    let entries: Vec<_> = entries
+        .map(|index| Ok((entry(index, put(&index.to_string())), None)))
+        .collect();
+    machine.apply(stream::iter(entries)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hole_between_applied_entries_stops_the_group() {
+    let disk = MemoryDisk::default();
+    let (_dir, mut fresh) = machine(disk);
+    let refused = apply_at(&mut fresh, [1]).await.unwrap_err().to_string();
+    assert!(refused.contains("entry 0 was to come"), "{refused}");
+
+    // Within a chunk, at the seam of two chunks, between two calls; again, and back.
+    let chunk = limits::APPLY_CHUNK_ENTRIES_MAX as u64;
+    for (before, then, due) in [
+        (0..3, vec![3, 4, 6], 5),
+        (0..3, (3..chunk + 3).chain([chunk + 4]).collect(), chunk + 3),
+        (0..3, vec![4], 3),
+        (0..3, vec![2], 3),
+        (0..3, vec![3, 3], 4),
+    ] {
+        let (_dir, mut machine) = machine(MemoryDisk::default());
+        apply_at(&mut machine, before).await.unwrap();
+        let refused = apply_at(&mut machine, then.clone()).await;
+        let refused = refused.unwrap_err().to_string();
+        let expected = format!("entry {due} was to come");
+        assert!(refused.contains(&expected), "{then:?}: {refused}");
+        assert_eq!(
+            machine.applied.map(|id| id.index),
+            Some(due - 1),
+            "{then:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hole_after_a_restart_and_after_a_snapshot_stops_the_group() {
+    let disk = MemoryDisk::default();
+    let dir = tempfile::tempdir().unwrap();
+    let open = || {
+        let options = StateOptions {
+            engine: Arc::new(disk.clone()),
+            ..StateOptions::default()
+        };
+        let store = StateStore::open(dir.path(), options).unwrap().store;
+        GroupStateMachine::open(1, Arc::new(store)).unwrap()
+    };
+    let mut before = open();
+    apply_at(&mut before, 0..10).await.unwrap();
+    before.shared().store().flush().await.unwrap();
+    drop(before);
+    let refused = apply_at(&mut open(), [11]).await.unwrap_err().to_string();
+    assert!(refused.contains("entry 10 was to come"), "{refused}");
+    apply_at(&mut open(), [10]).await.unwrap();
+
+    let (_ahead_dir, mut ahead) = machine(MemoryDisk::default());
+    apply_at(&mut ahead, 0..100).await.unwrap();
+    let install = async || {
+        let (dir, mut behind) = machine(MemoryDisk::default());
+        apply_at(&mut behind, 0..10).await.unwrap();
+        let snapshot = ahead.snapshot().unwrap();
+        let installed = behind.install_snapshot(&snapshot.meta, snapshot.snapshot);
+        installed.await.unwrap();
+        (dir, behind)
+    };
+    for index in [10, 99, 101] {
+        let (_dir, mut behind) = install().await;
+        let refused = apply_at(&mut behind, [index]).await.unwrap_err();
+        let refused = refused.to_string();
+        assert!(refused.contains("entry 100 was to come"), "{refused}");
+    }
+    let (_dir, mut behind) = install().await;
+    apply_at(&mut behind, [100, 101]).await.unwrap();
 }
 
 /// A snapshot of the present state as another node has it once all chunks have arrived.
