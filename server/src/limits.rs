@@ -86,6 +86,13 @@ pub const APPEND_ENTRIES_CEILING: u64 = 65_536;
 /// Bytes of the entries in one append message to a peer, unless a single entry is larger. At the
 /// bound: cut.
 pub const APPEND_BYTES_MAX: u64 = 4 * MIB;
+/// Longest time in which a peer confirms none of the entries that it was sent, before its stream is given
+/// up. While a stream is open the log is not purged past what its peer has confirmed, so the log of a
+/// leader may grow past its bounds by what is written in this time.
+pub const APPEND_SILENCE_MAX: Duration = Duration::from_secs(10);
+/// Silences of a peer in a row each of which may be twice as long as the one before. A link that
+/// carries the largest append message in the longest of them is wide enough.
+pub const APPEND_SILENCES_DOUBLED_MAX: u32 = 3;
 /// Largest message between nodes, in bytes. A larger one is refused by the receiver's transport;
 /// the bounds above keep every message below it.
 pub const PEER_MESSAGE_BYTES_MAX: u64 = 32 * MIB;

@@ -369,6 +369,7 @@ impl Inner {
                     election_timeout_max: config.raft.election_timeout_max(),
                     quorum_loss_probe_interval: config.raft.quorum_loss_probe_interval(),
                     max_payload_entries: config.raft.max_payload_entries,
+                    append_silence_max: limits::APPEND_SILENCE_MAX,
                     snapshot_bytes_per_second_max: config.limits.snapshot_bytes_per_second_max,
                 },
                 incoming_dir: incoming_dir.clone(),

@@ -146,6 +146,7 @@ async fn node(answers: impl IntoIterator<Item = Result<Reply, TransportError>>) 
             election_timeout_max: 3 * NEVER,
             quorum_loss_probe_interval: 10 * NEVER,
             max_payload_entries: 100,
+            append_silence_max: NEVER,
             snapshot_bytes_per_second_max: 1 << 20,
         },
         incoming_dir: dir.path().to_path_buf(),

@@ -14,6 +14,7 @@
 //! - A group that meets an error of the machine stops on this node and says why; it never goes on
 //!   with a state that may differ from its peers'.
 
+mod append_stream;
 mod codec;
 mod log_store;
 mod messages;
@@ -74,6 +75,8 @@ pub struct Tuning {
     pub quorum_loss_probe_interval: Duration,
     /// Most entries in one append message.
     pub max_payload_entries: u64,
+    /// Longest time in which a peer confirms none of the entries that it was sent.
+    pub append_silence_max: Duration,
     /// Most bytes of a snapshot sent in a second.
     pub snapshot_bytes_per_second_max: u64,
 }
@@ -215,6 +218,7 @@ impl RaftGroup {
             transport,
             tuning.heartbeat_interval,
             tuning.election_timeout_max,
+            tuning.append_silence_max,
             tuning.snapshot_bytes_per_second_max,
         );
         #[cfg_attr(

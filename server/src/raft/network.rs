@@ -1,7 +1,7 @@
 //! openraft's view of the other nodes, over a [`PeerTransport`].
 //!
 //! ```text
-//!  replication task ─┐ stream_append (long-lived) ─▶ transport.append
+//!  replication task ─┐ stream_append (long-lived) ─▶ transport.append      given up when silent
 //!  heartbeat worker ─┤ stream_append (one item)   ─▶ transport.heartbeat   merged with other groups
 //!  election          ─┤ vote, pre_vote             ─▶ transport.vote
 //!  snapshot task     ─┘ full_snapshot              ─▶ transport.snapshot    a channel of its own
@@ -25,6 +25,7 @@ use openraft::{
 };
 
 use super::{
+    append_stream::{self, Silences},
     codec::{
         AppendEntriesRequest, DecodeError, StreamAppendResult, append_result_from_wire,
         append_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
@@ -43,23 +44,27 @@ pub struct NetworkFactory {
     transport: Arc<dyn PeerTransport>,
     /// Delays between attempts to reach a node that is not there.
     backoff: (Duration, Duration),
+    append_silence_max: Duration,
     snapshot_bytes_per_second_max: u64,
 }
 
 impl NetworkFactory {
     /// A factory whose clients retry an unreachable node after `heartbeat_interval`, doubling up
-    /// to `election_timeout`: a node that comes back is found within one election timeout.
+    /// to `election_timeout`: a node that comes back is found within one election timeout. A node
+    /// that confirms nothing for `append_silence_max` gets its entries anew.
     pub fn new(
         group_id: GroupId,
         transport: Arc<dyn PeerTransport>,
         heartbeat_interval: Duration,
         election_timeout: Duration,
+        append_silence_max: Duration,
         snapshot_bytes_per_second_max: u64,
     ) -> Self {
         Self {
             group_id,
             transport,
             backoff: (heartbeat_interval, election_timeout),
+            append_silence_max,
             snapshot_bytes_per_second_max,
         }
     }
@@ -71,6 +76,7 @@ impl NetworkFactory {
             purpose,
             transport: self.transport.clone(),
             backoff: self.backoff,
+            silences: Silences::new(self.group_id, target, self.append_silence_max),
             snapshot_bytes_per_second_max: self.snapshot_bytes_per_second_max,
         }
     }
@@ -101,6 +107,7 @@ pub struct Network {
     purpose: Purpose,
     transport: Arc<dyn PeerTransport>,
     backoff: (Duration, Duration),
+    silences: Silences,
     snapshot_bytes_per_second_max: u64,
 }
 
@@ -209,12 +216,10 @@ impl RaftNetworkV2<TypeConfig> for Network {
             let requests = stream::once(std::future::ready(first))
                 .chain(input)
                 .map(move |request| append_to_wire(group_id, request));
-            let answers = self
-                .transport
-                .append(self.target, Box::pin(requests))
-                .await
-                .map_err(Self::rpc_error)?;
-            Ok(answers.map(Self::result).boxed())
+            let transport = self.transport.as_ref();
+            let answers =
+                append_stream::open(transport, self.silences.clone(), Box::pin(requests)).await;
+            Ok(answers.map_err(Self::rpc_error)?.map(Self::result).boxed())
         })
     }
 
