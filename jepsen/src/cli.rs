@@ -1,7 +1,9 @@
 //! The command line of `holdfast-jepsen`.
 //!
-//! Exit codes: 0 valid, 1 invalid, 2 unknown, or the harness could not do its work. An interrupted
-//! run heals and stops its cluster first; a second Ctrl-C ends it at once.
+//! Exit codes: 0 valid, 1 invalid, 2 unknown, or the harness could not do its work. A run that a signal
+//! interrupts heals, judges and writes what there is, and is *unknown* unless that is *invalid*.
+
+mod interruption;
 
 use std::{
     path::{Path, PathBuf},
@@ -9,10 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
-use clap::{Parser, Subcommand};
-use tokio::sync::watch;
-
+use self::interruption::interruption;
 use crate::{
     checker::Verdict,
     cluster::{
@@ -23,13 +22,17 @@ use crate::{
     history::jsonl,
     nemesis::fault,
     run::{
+        heal::heal,
         judge::judge,
         scenario::{ClusterKind, Scenario, parse_time},
         session::{HISTORY, conclude, read_states},
     },
     suite::{self, Suite, Surroundings, planted},
+    terminal,
     workload::Workload,
 };
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
 
 /// Exit code of everything that is no verdict.
 const EXIT_ERROR: u8 = 2;
@@ -39,7 +42,10 @@ const EXIT_ERROR: u8 = 2;
     name = "holdfast-jepsen",
     version,
     about = "Breaks a cluster that speaks the etcd v3 API, and judges what it did",
-    after_help = "Exit codes: 0 valid, 1 invalid, 2 unknown or the harness could not do its work.",
+    after_help = "Exit codes: 0 valid, 1 invalid, 2 unknown or the harness could not do its work; of heal: 0 nothing is \
+                  broken any more, 2 something is.\n\
+                  SIGINT, SIGTERM, SIGHUP and SIGQUIT end a run: it heals, and writes what there is. A second one ends \
+                  it at once.",
     arg_required_else_help = true
 )]
 struct Cli {
@@ -72,6 +78,13 @@ enum Command {
         /// Also write the history in Jepsen's form to this file
         #[arg(long, value_name = "FILE")]
         edn: Option<PathBuf>,
+    },
+    /// Mend what a run has left broken that was ended before it could: nodes of an existing cluster,
+    /// processes and networks of this machine
+    Heal {
+        /// Directory of the run, or of many
+        #[arg(default_value = suite::RUNS)]
+        dir: PathBuf,
     },
     /// List the workloads, the nemeses and the suites
     List,
@@ -113,7 +126,7 @@ pub fn main() -> ExitCode {
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("holdfast-jepsen: {}", with_causes(&error));
+            terminal::note(format_args!("holdfast-jepsen: {}", with_causes(&error)));
             ExitCode::from(EXIT_ERROR)
         }
     }
@@ -147,6 +160,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             check_limit,
             edn,
         } => check(&dir, truncated, check_limit, edn.as_deref()),
+        Command::Heal { dir } => runtime()?.block_on(mend(&dir)),
         Command::List => {
             list();
             Ok(ExitCode::SUCCESS)
@@ -161,30 +175,6 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .context("no runtime for the harness")
 }
 
-/// Becomes true at the first Ctrl-C or SIGTERM; the second one ends the program.
-fn interruption() -> anyhow::Result<watch::Receiver<bool>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (tx, rx) = watch::channel(false);
-    let mut int = signal(SignalKind::interrupt()).context("no handler for Ctrl-C")?;
-    let mut term = signal(SignalKind::terminate()).context("no handler for SIGTERM")?;
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = int.recv() => {}
-                _ = term.recv() => {}
-            }
-            if tx.send_replace(true) {
-                // The nodes die with this process.
-                std::process::exit(i32::from(EXIT_ERROR));
-            }
-            eprintln!(
-                "\nstopping: healing, then shutting the cluster down; once more to end at once"
-            );
-        }
-    });
-    Ok(rx)
-}
-
 fn drawn(seed: Option<u64>) -> u64 {
     seed.unwrap_or_else(|| rand::random_range(0..100_000_000))
 }
@@ -192,17 +182,20 @@ fn drawn(seed: Option<u64>) -> u64 {
 async fn run(scenario: &Scenario, out: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let seed = drawn(scenario.seed);
     let dir = out.unwrap_or_else(|| suite::default_dir(scenario.workload.name()));
-    eprintln!(
+    terminal::note(format_args!(
         "workload {}, nemesis {}, {:?}, seed {seed}, evidence in {}",
         scenario.workload,
         scenario.nemesis,
         scenario.time,
         dir.display()
-    );
+    ));
     let results = conclude(scenario, seed, &dir, interruption()?).await?;
-    print!("{}", summary::of_results(&results));
-    println!("report: {}", dir.join("report.html").display());
-    println!("again:  {}", results.run.command);
+    terminal::print(summary::of_results(&results).trim_end());
+    terminal::print(format_args!(
+        "report: {}",
+        dir.join("report.html").display()
+    ));
+    terminal::print(format_args!("again:  {}", results.run.command));
     Ok(code(results.verdict()))
 }
 
@@ -234,14 +227,14 @@ async fn run_suite(args: SuiteArgs) -> anyhow::Result<ExitCode> {
     }
     if args.list {
         for entry in &entries {
-            println!("{}", entry.name);
+            terminal::print(&entry.name);
         }
         return Ok(ExitCode::SUCCESS);
     }
     entries.retain(|entry| match suite::impossible(entry) {
         None => true,
         Some(why) => {
-            eprintln!("left out: {}: {why}", entry.name);
+            terminal::note(format_args!("left out: {}: {why}", entry.name));
             false
         }
     });
@@ -251,12 +244,12 @@ async fn run_suite(args: SuiteArgs) -> anyhow::Result<ExitCode> {
     let out = args
         .out
         .unwrap_or_else(|| suite::default_dir(args.suite.name()));
-    eprintln!(
+    terminal::note(format_args!(
         "suite {}: {} scenarios, seed {seed}, evidence in {}",
         args.suite.name(),
         entries.len(),
         out.display()
-    );
+    ));
     let surroundings = Surroundings::here();
     let scoreboard = Scoreboard {
         suite: match args.target {
@@ -271,8 +264,11 @@ async fn run_suite(args: SuiteArgs) -> anyhow::Result<ExitCode> {
     let scoreboard = suite::run_all(&entries, seed, &out, scoreboard, interruption()?)
         .await
         .with_context(|| format!("the scoreboard in {}", out.display()))?;
-    println!("{}", scoreboard.terminal());
-    println!("scoreboard: {}", out.join("scoreboard.html").display());
+    terminal::print(scoreboard.terminal());
+    terminal::print(format_args!(
+        "scoreboard: {}",
+        out.join("scoreboard.html").display()
+    ));
     let complete = scoreboard.rows.len() == entries.len();
     let verdict = suite::verdict(&scoreboard);
     Ok(code(match verdict {
@@ -309,7 +305,7 @@ fn check(
         .map(|dir| dir.join("results.json"))
         .filter(|file| file.exists());
     let Some(known) = known else {
-        print!("{}", summary::of_findings(&findings));
+        terminal::print(summary::of_findings(&findings).trim_end());
         let worst = findings.iter().map(|finding| finding.verdict).max();
         return Ok(code(worst.unwrap_or(Verdict::Unknown)));
     };
@@ -323,26 +319,48 @@ fn check(
         );
     }
     let results = Results::new(before.run, &history, findings);
-    print!("{}", summary::of_results(&results));
+    terminal::print(summary::of_results(&results).trim_end());
     Ok(code(results.verdict()))
 }
 
+async fn mend(dir: &Path) -> anyhow::Result<ExitCode> {
+    let healed = heal(dir).await;
+    let healed = healed.with_context(|| format!("cannot read {}", dir.display()))?;
+    for line in &healed.mended {
+        terminal::print(line);
+    }
+    for line in &healed.left {
+        terminal::note(format_args!("still broken: {line}"));
+    }
+    if healed.mended.is_empty() && healed.left.is_empty() {
+        terminal::print(format_args!("nothing is broken in {}", dir.display()));
+    }
+    Ok(match healed.left.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(EXIT_ERROR),
+    })
+}
+
 fn list() {
-    println!("Workloads (--workload):");
+    terminal::print("Workloads (--workload):");
     for workload in Workload::ALL {
-        println!("  {:<18} {}", workload.name(), workload.describe());
+        terminal::print(format_args!(
+            "  {:<18} {}",
+            workload.name(),
+            workload.describe()
+        ));
     }
-    println!("\nNemeses (--nemesis, several separated by commas):");
+    terminal::print("\nNemeses (--nemesis, several separated by commas):");
     for (name, _, what) in fault::FAULTS {
-        println!("  {name:<18} {what}");
+        terminal::print(format_args!("  {name:<18} {what}"));
     }
-    println!("\nGroups of nemeses (each draws its members in a random order):");
+    terminal::print("\nGroups of nemeses (each draws its members in a random order):");
     for (name, members) in fault::GROUPS {
-        println!("  {name:<18} {}", members.join(", "));
+        terminal::print(format_args!("  {name:<18} {}", members.join(", ")));
     }
-    println!("\nSuites (holdfast-jepsen suite NAME; --list names the scenarios):");
+    terminal::print("\nSuites (holdfast-jepsen suite NAME; --list names the scenarios):");
     for suite in [Suite::Smoke, Suite::Quick, Suite::Full, Suite::Planted] {
-        println!("  {}", suite.name());
+        terminal::print(format_args!("  {}", suite.name()));
     }
 }
 

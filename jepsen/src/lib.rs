@@ -20,13 +20,16 @@
 //! - An outcome that is not known is never taken for a failure, nor for a success.
 //! - A run whose faults were never applied is not a pass.
 //! - What a run starts, it stops: processes, proxies, network namespaces and mounts, on every way out.
+//!   What outlives a crash of the harness all the same is in its [`journal`], from which it is mended.
 
 pub mod checker;
 pub mod cli;
 pub mod cluster;
 pub mod evidence;
 pub mod history;
+pub mod journal;
 pub mod nemesis;
 pub mod run;
 pub mod suite;
+mod terminal;
 pub mod workload;

@@ -11,6 +11,7 @@
 //!   apart from both.
 //! - Faults of different nemeses overlap. What two of them broke is whole again only when both have
 //!   healed it.
+//! - Faults of different nemeses together stay within the [`BlastRadius`] of the run.
 //! - All is healed at the end of a run, whatever happened.
 
 mod disk;
@@ -20,6 +21,7 @@ mod memory;
 mod network;
 pub mod observe;
 mod process;
+pub mod radius;
 mod scarcity;
 pub mod schedule;
 
@@ -27,5 +29,6 @@ pub use self::{
     fault::Fault,
     ground::Ground,
     observe::Observer,
+    radius::BlastRadius,
     schedule::{Nemesis, Plan},
 };

@@ -11,6 +11,7 @@
 //! - Whatever happens, the cluster is shut down by the caller and the history is on disk.
 
 mod footprint;
+pub mod heal;
 pub mod judge;
 pub mod scenario;
 pub mod session;
@@ -38,7 +39,7 @@ use crate::{
     checker::{Verdict, convergence::NodeState},
     cluster::{Cluster, Node, target::Target},
     history::{History, Kind, NodeId, Op, What, jsonl::Recorder},
-    nemesis::{Ground, Nemesis, Observer, Plan, schedule},
+    nemesis::{BlastRadius, Ground, Nemesis, Observer, Plan, schedule},
     workload::{self, Generator, Settings, repeat::Repeater, store::Store},
 };
 
@@ -72,6 +73,8 @@ pub struct Options {
     pub interval: Duration,
     /// Time for which a fault is held, on average.
     pub hold: Duration,
+    /// Most nodes that nemeses may take at the same time.
+    pub blast_radius: BlastRadius,
     /// Judge while it goes on, and end as soon as something is wrong.
     pub stop_when_invalid: bool,
     /// Bytes that the log of each node may take on its disk.
@@ -155,7 +158,7 @@ pub async fn run(
 ) -> Result<Observed, RunError> {
     let nodes = cluster.nodes().to_vec();
     let observer = Observer::new(&nodes)?;
-    let ground = Ground::new(cluster.clone(), observer);
+    let ground = Ground::new(cluster.clone(), observer).within(options.blast_radius);
     let shared = Arc::new(schedule::Shared {
         ground,
         recorder: recorder.clone(),
@@ -237,22 +240,27 @@ pub async fn run(
         .filter(|node| !out.contains_key(&node.id))
         .cloned()
         .collect();
-    let states = match ended {
-        Ended::TimeIsUp => {
-            let absent = team.recovered(&shared.ground, &taking_part).await;
-            team.read_finally(&taking_part, &absent).await?;
-            match healed {
-                Ok(()) => team.states(&shared.ground, &taking_part, absent).await,
-                // What is still broken by our hand says nothing against a node.
-                Err(_) => Vec::new(),
-            }
-        }
-        Ended::Invalid => Vec::new(),
-        Ended::Interrupted => {
-            shortcomings.push("it was interrupted".to_owned());
-            Vec::new()
-        }
+    let last_looks = async {
+        let absent = team.recovered(&shared.ground, &taking_part).await;
+        team.read_finally(&taking_part, &absent).await?;
+        Ok::<_, RunError>(match healed {
+            Ok(()) => team.states(&shared.ground, &taking_part, absent).await,
+            // What is still broken by our hand says nothing against a node.
+            Err(_) => Vec::new(),
+        })
     };
+    let states = match ended {
+        Ended::TimeIsUp => tokio::select! {
+            states = last_looks => Some(states?),
+            _ = interrupted.wait_for(|yes| *yes) => None,
+        },
+        Ended::Invalid => Some(Vec::new()),
+        Ended::Interrupted => None,
+    };
+    if states.is_none() {
+        shortcomings.push("it was interrupted".to_owned());
+    }
+    let states = states.unwrap_or_default();
     let history = recorder.finish().map_err(|error| RunError::File {
         path: options.dir.join("history.jsonl"),
         error,

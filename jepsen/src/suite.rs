@@ -30,6 +30,7 @@ use crate::{
         scenario::{ClusterKind, Scenario},
         session::{SessionError, conclude},
     },
+    terminal,
 };
 
 /// A scenario of a suite.
@@ -69,12 +70,12 @@ pub async fn run_all(
             .scenario
             .seed
             .unwrap_or(seed_of(suite_seed, &entry.name));
-        eprintln!(
+        terminal::note(format_args!(
             "[{}/{}] {} (seed {seed})",
             number + 1,
             entries.len(),
             entry.name
-        );
+        ));
         let dir = out.join(&entry.name);
         let begun = std::time::Instant::now();
         let concluded = match entry.scenario.cluster {
@@ -83,7 +84,7 @@ pub async fn run_all(
         };
         let row = row(entry, seed, &dir, begun.elapsed(), concluded);
         let note = if row.note.is_empty() { "" } else { ": " };
-        eprintln!("        {:?}{note}{}", row.verdict, row.note);
+        terminal::note(format_args!("        {:?}{note}{}", row.verdict, row.note));
         let is_valid = row.verdict == Verdict::Valid;
         scoreboard.rows.push(row);
         scoreboard.write_all(out)?;
@@ -110,7 +111,9 @@ fn discard_data(dir: &Path) {
     };
     if let Err(error) = removed() {
         let dir = dir.display();
-        eprintln!("        the data of the nodes in {dir} cannot be removed: {error}");
+        terminal::note(format_args!(
+            "        the data of the nodes in {dir} cannot be removed: {error}"
+        ));
     }
 }
 
@@ -149,11 +152,14 @@ pub fn verdict(scoreboard: &Scoreboard) -> Verdict {
     worst.unwrap_or(Verdict::Unknown)
 }
 
+/// Where runs go that are given no directory.
+pub const RUNS: &str = "holdfast-jepsen-runs";
+
 /// Directory of a run that was given none: `holdfast-jepsen-runs/<time>-<name>`.
 pub fn default_dir(name: &str) -> PathBuf {
     let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
     let now = now.replace([':', '-'], "").replace('Z', "");
-    PathBuf::from("holdfast-jepsen-runs").join(format!("{now}-{name}"))
+    PathBuf::from(RUNS).join(format!("{now}-{name}"))
 }
 
 #[cfg(test)]

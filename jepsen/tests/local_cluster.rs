@@ -21,6 +21,7 @@ use holdfast_jepsen::{
         target::Target,
     },
     history::NodeId,
+    journal::Journal,
 };
 use nodes::{PATIENCE, client, expect_value, holdfast, put, put_soon, until};
 
@@ -310,7 +311,9 @@ async fn a_file_with_commands_drives_nodes_that_run_already() {
     }
     let file = dir.path().join("existing.toml");
     std::fs::write(&file, text).unwrap();
-    let cluster = ExistingCluster::connect(&file).await.unwrap();
+    let notes = tempfile::tempdir().unwrap();
+    let journal = Journal::open(notes.path()).unwrap();
+    let cluster = ExistingCluster::connect(&file, journal).await.unwrap();
     println!("{:?}", cluster.describe());
     assert_eq!(cluster.nodes(), owner.nodes());
     assert!(!cluster.describe().version.is_empty());

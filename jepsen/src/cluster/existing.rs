@@ -7,16 +7,15 @@
 //!   is skipped, and the reason names the missing field.
 //! - Of the faults of links only one can be made: a node that is cut off from all other nodes.
 //! - The harness does not own the cluster: when it is done, it undoes what it has broken and leaves
-//!   the cluster running.
+//!   the cluster running. Should it not come so far, its [`Journal`] has the commands that do.
+//! - A node that somebody else has started again, such as a supervisor, is not started twice.
 
+mod command;
 mod file;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{Read, Seek},
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
@@ -25,16 +24,19 @@ use holdfast_client::Client;
 use parking_lot::Mutex;
 use tokio::{net::TcpStream, time::timeout};
 
+pub(crate) use self::command::Command;
 pub use self::file::{File, FileError, NodeEntry};
 use super::{Cluster, Description, End, FaultError, Link, LinkFault, Node};
-use crate::history::NodeId;
+use crate::{
+    history::NodeId,
+    journal::{Journal, Remedy},
+    terminal,
+};
 
 /// How long a node may take to answer when the harness starts.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long a node may take to accept a connection, when it is asked whether it runs.
 const ACCEPT_WITHIN: Duration = Duration::from_secs(2);
-/// Most characters of a command's output that an error shows.
-const OUTPUT_CHARS_MAX: usize = 1000;
 
 /// Why an existing cluster cannot be driven.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +63,8 @@ struct Broken {
     isolated: BTreeSet<NodeId>,
     /// Links that are to be cut, as asked for.
     cut: BTreeSet<Link>,
+    /// Numbers in the journal, by node and the field of what mends it.
+    noted: BTreeMap<(NodeId, &'static str), u64>,
 }
 
 /// A cluster that exists already.
@@ -73,13 +77,15 @@ pub struct ExistingCluster {
     command_within: Duration,
     nodes: Vec<Node>,
     entries: BTreeMap<NodeId, NodeEntry>,
+    journal: Journal,
     broken: Mutex<Broken>,
 }
 
 impl ExistingCluster {
-    /// Reads the file and asks every node for its state. Fails unless all of them answer.
-    pub async fn connect(path: &Path) -> Result<Self, ExistingError> {
-        let mut cluster = Self::assemble(path, File::load(path)?);
+    /// Reads the file and asks every node for its state. Fails unless all of them answer. What is broken
+    /// later is noted in `journal` first.
+    pub async fn connect(path: &Path, journal: Journal) -> Result<Self, ExistingError> {
+        let mut cluster = Self::assemble(path, File::load(path)?, journal);
         let mut silent = Vec::new();
         for node in &cluster.nodes {
             for addr in BTreeSet::from([&node.endpoint, &node.direct]) {
@@ -98,7 +104,7 @@ impl ExistingCluster {
         })
     }
 
-    fn assemble(path: &Path, file: File) -> Self {
+    fn assemble(path: &Path, file: File, journal: Journal) -> Self {
         let nodes = file.nodes.iter().map(|entry| Node {
             id: entry.id,
             zone: entry.zone.clone(),
@@ -121,6 +127,7 @@ impl ExistingCluster {
                 .into_iter()
                 .map(|entry| (entry.id, entry))
                 .collect(),
+            journal,
             broken: Mutex::default(),
         }
     }
@@ -145,6 +152,8 @@ impl ExistingCluster {
             )));
         };
         Ok(Command {
+            node,
+            name,
             what: format!("`{name}` of node {node}"),
             script: script
                 .replace("{id}", &node.to_string())
@@ -152,6 +161,50 @@ impl ExistingCluster {
                 .replace("{endpoint}", &entry.endpoint),
             within: self.command_within,
         })
+    }
+
+    /// Notes what is about to be done to a node, and the command that mends it.
+    fn note(&self, what: &str, remedy: &Command) -> Result<(), FaultError> {
+        let mut broken = self.broken.lock();
+        let key = (remedy.node, remedy.name);
+        if broken.noted.contains_key(&key) {
+            return Ok(());
+        }
+        let node = self.nodes.iter().find(|node| node.id == remedy.node);
+        let noted = self.journal.breaking(
+            format!("node {} {what}", remedy.node),
+            Remedy::Command {
+                node: remedy.node,
+                name: remedy.name.to_owned(),
+                script: remedy.script.clone(),
+                within_seconds: remedy.within.as_secs_f64(),
+                direct: node.map_or_else(String::new, |node| node.direct.clone()),
+            },
+        );
+        let id = noted.map_err(|error| {
+            let dir = self.journal.dir().display();
+            FaultError::Failed(format!(
+                "not done, as it cannot be noted in the journal in {dir}: {error}"
+            ))
+        })?;
+        broken.noted.insert(key, id);
+        Ok(())
+    }
+
+    /// Notes that a node is mended by the command in this field.
+    fn mended(&self, node: NodeId, name: &'static str) {
+        if let Some(id) = self.broken.lock().noted.remove(&(node, name)) {
+            self.journal.mended(id);
+        }
+    }
+
+    /// Whether the node says of itself how it is.
+    async fn answers(&self, node: NodeId) -> bool {
+        let Some(node) = self.nodes.iter().find(|other| other.id == node) else {
+            return false;
+        };
+        let asked = timeout(ACCEPT_WITHIN, ask_version(&node.direct)).await;
+        matches!(asked, Ok(Ok(_)))
     }
 
     /// Whether the node takes connections.
@@ -168,10 +221,12 @@ impl ExistingCluster {
         if self.broken.lock().down.contains(&node) {
             return Ok(());
         }
+        let start = self.command(node, "start", |entry| &entry.start)?;
+        self.note("is killed or stopped", &start)?;
+        self.broken.lock().down.insert(node);
         command.run().await?;
-        let mut broken = self.broken.lock();
-        broken.down.insert(node);
-        broken.paused.remove(&node);
+        self.broken.lock().paused.remove(&node);
+        self.mended(node, "resume");
         Ok(())
     }
 
@@ -184,10 +239,10 @@ impl ExistingCluster {
             commands.push((*node, self.command(*node, "rejoin", |entry| &entry.rejoin)?));
         }
         for node in wanted.difference(&present) {
-            commands.push((
-                *node,
-                self.command(*node, "isolate", |entry| &entry.isolate)?,
-            ));
+            let isolate = self.command(*node, "isolate", |entry| &entry.isolate)?;
+            let rejoin = self.command(*node, "rejoin", |entry| &entry.rejoin)?;
+            self.note("is cut off from the others", &rejoin)?;
+            commands.push((*node, isolate));
         }
         self.broken.lock().cut = cut;
         for (node, command) in commands {
@@ -195,6 +250,7 @@ impl ExistingCluster {
             command.run().await?;
             if !wanted.contains(&node) {
                 self.broken.lock().isolated.remove(&node);
+                self.mended(node, "rejoin");
             }
         }
         Ok(())
@@ -258,9 +314,13 @@ impl Cluster for ExistingCluster {
         if !known_down && self.accepts(node).await {
             return Ok(());
         }
-        let command = self.command(node, "start", |entry| &entry.start)?;
-        command.run().await?;
+        // A supervisor may have been faster, or nothing has stopped it at all.
+        if !(known_down && self.answers(node).await) {
+            let command = self.command(node, "start", |entry| &entry.start)?;
+            command.run().await?;
+        }
         self.broken.lock().down.remove(&node);
+        self.mended(node, "start");
         Ok(())
     }
 
@@ -279,10 +339,19 @@ impl Cluster for ExistingCluster {
         if self.broken.lock().down.contains(&node) {
             return Err(FaultError::Skipped(format!("node {node} does not run")));
         }
-        if !self.broken.lock().paused.insert(node) {
+        if self.broken.lock().paused.contains(&node) {
             return Ok(());
         }
-        command.run().await
+        let resume = self.command(node, "resume", |entry| &entry.resume)?;
+        self.note("is paused", &resume)?;
+        self.broken.lock().paused.insert(node);
+        let done = command.run().await;
+        if done.is_err() && resume.run().await.is_ok() {
+            // Whether it took effect or not, it is undone.
+            self.broken.lock().paused.remove(&node);
+            self.mended(node, "resume");
+        }
+        done
     }
 
     async fn resume(&self, node: NodeId) -> Result<(), FaultError> {
@@ -292,6 +361,7 @@ impl Cluster for ExistingCluster {
         }
         command.run().await?;
         self.broken.lock().paused.remove(&node);
+        self.mended(node, "resume");
         Ok(())
     }
 
@@ -355,82 +425,15 @@ impl Cluster for ExistingCluster {
                 failures.extend(self.start(*node).await.err());
             }
         }
+        let hint = !failures.is_empty();
         for failure in failures {
-            eprintln!("warning: the cluster is not as it was: {failure}");
+            terminal::note(format_args!(
+                "warning: the cluster is not as it was: {failure}"
+            ));
         }
-    }
-}
-
-/// A command of the file, with its placeholders filled in.
-struct Command {
-    what: String,
-    script: String,
-    within: Duration,
-}
-
-impl Command {
-    /// Runs it, and its error tells what it wrote.
-    async fn run(&self) -> Result<(), FaultError> {
-        let failed = |how: String| {
-            FaultError::Failed(format!(
-                "{} {how}; the command is: {}",
-                self.what, self.script
-            ))
-        };
-        let no_output = |error| failed(format!("has no place for its output: {error}"));
-        // A file and no pipe: a node that the command starts may keep it open for ever.
-        let mut output = tempfile::tempfile().map_err(no_output)?;
-        let (stdout, stderr) = (output.try_clone(), output.try_clone());
-        let mut command = std::process::Command::new("/bin/sh");
-        command
-            .arg("-c")
-            .arg(&self.script)
-            .stdin(Stdio::null())
-            .stdout(stdout.map_err(no_output)?)
-            .stderr(stderr.map_err(no_output)?)
-            .process_group(0);
-        let mut child = tokio::process::Command::from(command)
-            .spawn()
-            .map_err(|error| failed(format!("does not start: {error}")))?;
-        let mut group = Group(child.id());
-        let waited = timeout(self.within, child.wait()).await;
-        let status = match waited {
-            Ok(status) => status.map_err(|error| failed(format!("is lost: {error}")))?,
-            Err(_) => {
-                drop(group);
-                // The shell is killed with its group; this only collects it.
-                let _ = child.wait().await;
-                return Err(failed(format!("did not end within {:?}", self.within)));
-            }
-        };
-        group.0 = None;
-        if status.success() {
-            return Ok(());
-        }
-        let mut bytes = Vec::new();
-        // Shown for what it is worth.
-        let _ = output
-            .rewind()
-            .and_then(|()| output.read_to_end(&mut bytes));
-        let text = String::from_utf8_lossy(&bytes);
-        let skipped = text.trim().chars().count().saturating_sub(OUTPUT_CHARS_MAX);
-        let tail: String = text.trim().chars().skip(skipped).collect();
-        Err(failed(format!("ended with {status}: {tail}")))
-    }
-}
-
-/// The process group of a shell that runs. It is killed when this is dropped, as when the command
-/// takes too long or nobody waits for it any more.
-struct Group(Option<u32>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(id) = self.0.and_then(|id| i32::try_from(id).ok()) {
-            // SAFETY: the call touches no memory. The shell that leads the group has not been
-            // waited for, so the id still names this group.
-            unsafe {
-                libc::kill(-id, libc::SIGKILL);
-            }
+        if hint {
+            let dir = self.journal.dir().display();
+            terminal::note(format_args!("to mend it: holdfast-jepsen heal {dir}"));
         }
     }
 }

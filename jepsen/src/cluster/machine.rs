@@ -27,10 +27,13 @@ use super::{
     ClockFault, FaultError, Node, SyncFault,
     attribution::Owners,
     preload::Preload,
-    process::{Launch, Process},
+    process::{Identity, Launch, Process},
     target::Target,
 };
-use crate::history::NodeId;
+use crate::{
+    history::NodeId,
+    journal::{Journal, Remedy},
+};
 
 /// How long a new cluster may take until all nodes serve.
 const SERVING_WITHIN: Duration = Duration::from_secs(60);
@@ -108,6 +111,7 @@ pub(super) fn zone_name(index: usize) -> String {
 ///
 /// - `processes` has every process that was started and not yet seen to end.
 /// - `owners` has the same, for those who ask whose process it is.
+/// - `noted` has the numbers of the same in the journal.
 pub(super) struct Machine {
     pub(super) target: Target,
     pub(super) dir: PathBuf,
@@ -115,6 +119,8 @@ pub(super) struct Machine {
     pub(super) owners: Owners,
     pub(super) preload: Option<Preload>,
     pub(super) log: Arc<ClusterLog>,
+    journal: Journal,
+    noted: Mutex<BTreeMap<NodeId, u64>>,
     processes: Mutex<BTreeMap<NodeId, Arc<Process>>>,
     /// Nodes whose output goes to a full device from their next start on.
     muted: Mutex<BTreeSet<NodeId>>,
@@ -126,7 +132,11 @@ impl Machine {
         let log = dir.join("cluster.log");
         let log =
             ClusterLog::open(&log).map_err(about(format!("cannot open {}", log.display())))?;
+        let journal = Journal::open(&dir);
+        let what = format!("cannot write the journal in {}", dir.display());
         Ok(Self {
+            journal: journal.map_err(about(what))?,
+            noted: Mutex::default(),
             target,
             dir,
             nodes: Vec::new(),
@@ -207,6 +217,19 @@ impl Machine {
         self.owners.insert(node, process.id());
         self.log
             .tell(&format!("node {node} is process {}", process.id()));
+        // The kernel ends it with the harness; the note is for the case that it could not.
+        let noted = Identity::of(process.id()).and_then(|process| {
+            let what = format!("node {node} runs as process {}", process.pid);
+            self.journal.breaking(what, Remedy::End { node, process })
+        });
+        match noted {
+            Ok(id) => {
+                let before = self.noted.lock().insert(node, id);
+                // One that ended by itself.
+                before.into_iter().for_each(|id| self.journal.mended(id));
+            }
+            Err(error) => self.log.tell(&format!("node {node} is not noted: {error}")),
+        }
         self.processes.lock().insert(node, Arc::new(process));
         Ok(())
     }
@@ -387,14 +410,29 @@ impl Machine {
     pub(super) async fn shut_down(&self) {
         let processes = self.kill_all();
         for (node, process) in processes {
-            let _ = process.kill().await;
+            let gone = process.kill().await.is_ok();
             self.owners.remove(node);
+            if gone {
+                self.is_gone(node);
+            }
+        }
+    }
+
+    /// Notes that the process of a node needs no end any more.
+    fn is_gone(&self, node: NodeId) {
+        if let Some(id) = self.noted.lock().remove(&node) {
+            self.journal.mended(id);
         }
     }
 
     /// Kills all nodes, and returns when they are gone.
     pub(super) fn kill_now(&self) {
-        drop(self.kill_all());
+        let processes = self.kill_all();
+        let nodes: Vec<NodeId> = processes.keys().copied().collect();
+        drop(processes);
+        for node in nodes {
+            self.is_gone(node);
+        }
     }
 
     /// SIGKILL to all. What could not be killed is waited for by the drop of its process.
@@ -410,6 +448,7 @@ impl Machine {
     fn forget(&self, node: NodeId, how: &str) {
         self.owners.remove(node);
         self.processes.lock().remove(&node);
+        self.is_gone(node);
         self.log.tell(&format!("node {node} {how}"));
     }
 }

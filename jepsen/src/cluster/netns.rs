@@ -41,7 +41,7 @@ use parking_lot::Mutex;
 
 pub use enter::{Entered, GRACE, enter, run_inside};
 pub use error::NetnsError;
-pub use topology::{NODES_MAX, Network, Topology, VARIABLE, possible, run_in};
+pub use topology::{NODES_MAX, Network, Topology, VARIABLE, possible, run_in, take_away_left};
 
 use self::{rules::Rules, tmpfs::Disk, tools::Tools};
 use super::{

@@ -9,6 +9,8 @@
 //! - A terminal's Ctrl-C reaches the harness and not the nodes; they are in process groups of their
 //!   own.
 
+mod identity;
+
 use std::{
     ffi::OsString,
     fs::File,
@@ -23,6 +25,8 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::time::sleep;
+
+pub use self::identity::Identity;
 
 /// Time between two looks at a process that is about to end or to stop.
 const LOOK_EVERY: Duration = Duration::from_millis(2);

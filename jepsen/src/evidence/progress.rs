@@ -12,9 +12,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::{Condvar, Mutex};
 
 use super::span::node_words;
-use crate::history::{
-    FaultEvent, Phase,
-    jsonl::{Counts, Recorder},
+use crate::{
+    history::{
+        FaultEvent, Phase,
+        jsonl::{Counts, Recorder},
+    },
+    terminal,
 };
 
 /// How often the line in a terminal is drawn.
@@ -80,7 +83,7 @@ impl Progress {
     /// Writes a line above the progress.
     pub fn say(&self, line: &str) {
         if self.shared.plain {
-            eprintln!("{line}");
+            terminal::note(line);
         } else {
             self.shared.bar.println(line);
         }
@@ -119,7 +122,7 @@ impl Shared {
                 };
                 let line = line(&self.name, self.total, &moment);
                 if self.plain {
-                    eprintln!("{line}");
+                    terminal::note(&line);
                 } else {
                     self.bar.set_message(line);
                     self.bar.tick();

@@ -47,8 +47,8 @@ pub(super) async fn fail_fsync(ground: &Ground, rng: &mut StdRng) -> Result<Inje
     };
     for node in &nodes {
         // A node that cannot sync must not go on.
-        ground.may_end(*node).await;
-        ground.cluster().set_syncs(*node, fault).await?;
+        let fails = ground.cluster().set_syncs(*node, fault);
+        ground.risking(*node, fails).await?;
     }
     let detail = format!("fsync of {nodes:?} fails");
     Ok(Injected::new(nodes.clone(), detail, Healing::Syncs(nodes)))
@@ -61,11 +61,12 @@ pub(super) async fn full(
 ) -> Result<Injected, FaultError> {
     let nodes = ground.choose(target, rng).await?;
     for (done, node) in nodes.iter().enumerate() {
-        ground.may_end(*node).await;
-        if let Err(error) = ground.cluster().fill_disk(*node, true).await {
+        let fill = ground.cluster().fill_disk(*node, true);
+        if let Err(error) = ground.risking(*node, fill).await {
             for filled in &nodes[..done] {
                 ground.cluster().fill_disk(*filled, false).await?;
             }
+            ground.no_risk(&nodes).await;
             return Err(error);
         }
     }

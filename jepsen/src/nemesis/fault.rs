@@ -2,7 +2,7 @@
 
 use rand::rngs::StdRng;
 
-use super::{Ground, disk, memory, network, process, scarcity};
+use super::{BlastRadius, Ground, disk, memory, network, process, scarcity};
 use crate::{cluster::FaultError, history::NodeId};
 
 /// Which nodes a fault hits.
@@ -425,6 +425,43 @@ impl Fault {
                 | Fault::LoseLog
                 | Fault::OldCopyFollower
                 | Fault::OldCopyLeader
+        )
+    }
+
+    /// What it takes by its name, where that may be more than a minority. Nodes that are restarted one
+    /// after the other are not taken together.
+    pub(super) fn own_radius(self) -> Option<BlastRadius> {
+        match self {
+            Fault::Kill(target) | Fault::Pause(target) | Fault::Power(target) => match target {
+                Target::Majority => Some(BlastRadius::Majority),
+                Target::All => Some(BlastRadius::All),
+                Target::One | Target::Leader | Target::Minority | Target::Zone => None,
+            },
+            Fault::KillStaggered
+            | Fault::KillLeaderLast
+            | Fault::PowerStalled
+            | Fault::FullDisk(Target::All)
+            | Fault::LoseLog
+            | Fault::OldCopyFollower => Some(BlastRadius::All),
+            _ => None,
+        }
+    }
+
+    /// Whether it takes nodes for a while, or may.
+    pub(super) fn takes_nodes(self) -> bool {
+        !matches!(
+            self,
+            Fault::SlowLink
+                | Fault::SlowBandwidth
+                | Fault::Loss
+                | Fault::Reset
+                | Fault::LoseAnswers
+                | Fault::ClockJump
+                | Fault::ClockSkew
+                | Fault::SlowFsync(_)
+                | Fault::IdleConnections
+                | Fault::Compact
+                | Fault::MoveLeader
         )
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Several nemeses work on one cluster. Each takes claims here: a node is down, a node is paused, a
 //! link is bad. What is claimed twice is whole only when both claims are given back. One lock makes
-//! one caller at a time of all of them, which is what a [`Cluster`] asks for.
+//! one caller at a time of all of them, which is what a [`Cluster`] asks for. Under the same lock it is
+//! decided whether a claim stays within the blast radius; one that does not is skipped.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +18,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Observer, fault::Target};
+use super::{BlastRadius, Fault, Observer, fault::Target, radius};
 use crate::{
     cluster::{Cluster, FaultError, Link, LinkFault},
     history::NodeId,
@@ -26,16 +27,19 @@ use crate::{
 /// Time between two looks at a node that may end.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// The cluster and the claims on it.
+/// The cluster and the claims on it. Clones share them.
+#[derive(Clone)]
 pub struct Ground {
     cluster: Arc<dyn Cluster>,
     observer: Observer,
-    claims: Mutex<Claims>,
+    claims: Arc<Mutex<Claims>>,
     /// Connections that are held open, by the fault that does. Dropping them closes them.
-    connections: Mutex<BTreeMap<u64, JoinSet<()>>>,
+    connections: Arc<Mutex<BTreeMap<u64, JoinSet<()>>>>,
+    /// Of the run, or of a fault that states a larger one by its name.
+    radius: BlastRadius,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Claims {
     down: BTreeMap<NodeId, u32>,
     paused: BTreeMap<NodeId, u32>,
@@ -45,6 +49,8 @@ pub(super) struct Claims {
     out: BTreeMap<NodeId, String>,
     /// Nodes that may end by themselves, because a fault leaves them no other way.
     may_end: BTreeSet<NodeId>,
+    /// Those of them that are likely to.
+    at_risk: BTreeSet<NodeId>,
 }
 
 impl Ground {
@@ -53,9 +59,57 @@ impl Ground {
         Self {
             cluster,
             observer,
-            claims: Mutex::default(),
-            connections: Mutex::default(),
+            claims: Arc::default(),
+            connections: Arc::default(),
+            radius: BlastRadius::default(),
         }
+    }
+
+    /// The same, with another blast radius.
+    pub fn within(mut self, radius: BlastRadius) -> Self {
+        self.radius = radius;
+        self
+    }
+
+    /// The ground as a fault may use it: what the fault takes by its name it may.
+    pub(super) fn of(&self, fault: Fault) -> Self {
+        let count = self.ids().len();
+        let own = fault.own_radius().unwrap_or(self.radius);
+        let larger = own.nodes(count) > self.radius.nodes(count);
+        self.clone().within(if larger { own } else { self.radius })
+    }
+
+    /// Waits until a fault may take a node, at most so long: where nemeses have to share a blast radius,
+    /// they take turns.
+    pub(super) async fn room(&self, patience: Duration) {
+        let all = self.ids();
+        let most = self.radius.nodes(all.len());
+        let deadline = Instant::now() + patience;
+        while most < all.len() && Instant::now() < deadline {
+            if self.claims.lock().await.taken(&all).len() < most {
+                return;
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Refuses a claim that takes more nodes than the blast radius has.
+    fn check(&self, claims: &Claims, claim: impl FnOnce(&mut Claims)) -> Result<(), FaultError> {
+        let all = self.ids();
+        let mut after = claims.clone();
+        claim(&mut after);
+        let taken = after.taken(&all);
+        let most = self.radius.nodes(all.len());
+        if taken.len() <= most || taken.len() <= claims.taken(&all).len() {
+            return Ok(());
+        }
+        let taken: Vec<String> = taken.iter().map(ToString::to_string).collect();
+        Err(FaultError::Skipped(format!(
+            "it would take nodes {} at the same time, and the blast radius is {most} of {} nodes \
+             (--blast-radius)",
+            taken.join(", "),
+            all.len()
+        )))
     }
 
     /// The cluster.
@@ -86,6 +140,30 @@ impl Ground {
     /// Says that a node may end by itself from now on.
     pub(super) async fn may_end(&self, node: NodeId) {
         self.claims.lock().await.may_end.insert(node);
+    }
+
+    /// Does something to a node over which it may end, or stop taking part.
+    pub(super) async fn risking(
+        &self,
+        node: NodeId,
+        how: impl Future<Output = Result<(), FaultError>>,
+    ) -> Result<(), FaultError> {
+        let mut claims = self.claims.lock().await;
+        self.check(&claims, |claims| {
+            claims.at_risk.insert(node);
+        })?;
+        claims.may_end.insert(node);
+        let done = how.await;
+        if done.is_ok() {
+            claims.at_risk.insert(node);
+        }
+        done
+    }
+
+    /// Says that nodes are at no risk any more.
+    pub(super) async fn no_risk(&self, nodes: &[NodeId]) {
+        let mut claims = self.claims.lock().await;
+        claims.at_risk.retain(|node| !nodes.contains(node));
     }
 
     /// Nodes to hit, drawn from those that nobody holds.
@@ -167,6 +245,7 @@ impl Ground {
         how: impl Future<Output = Result<(), FaultError>>,
     ) -> Result<(), FaultError> {
         let mut claims = self.claims.lock().await;
+        self.check(&claims, |claims| claims.take_down(nodes))?;
         let done = how.await;
         if done.is_ok() {
             claims.take_down(nodes);
@@ -216,6 +295,7 @@ impl Ground {
                 }
                 if down || restarted || Instant::now() >= deadline {
                     claims.may_end.remove(node);
+                    claims.at_risk.remove(node);
                 } else {
                     going = true;
                 }
@@ -242,6 +322,9 @@ impl Ground {
     /// SIGSTOP to all of them, or to none.
     pub(super) async fn pause(&self, nodes: &[NodeId]) -> Result<(), FaultError> {
         let mut claims = self.claims.lock().await;
+        self.check(&claims, |claims| {
+            claims.paused.extend(nodes.iter().map(|node| (*node, 1)));
+        })?;
         for (done, node) in nodes.iter().enumerate() {
             if let Err(error) = self.cluster.pause(*node).await {
                 // Nobody would give back those before it.
@@ -275,6 +358,9 @@ impl Ground {
         links: Vec<(Link, LinkFault)>,
     ) -> Result<(), FaultError> {
         let mut claims = self.claims.lock().await;
+        self.check(&claims, |claims| {
+            claims.links.insert(fault, links.clone());
+        })?;
         claims.links.insert(fault, links.clone());
         let merged = claims.merged(links.iter().map(|(link, _)| *link));
         let done = self.cluster.set_links(&merged).await;
@@ -342,6 +428,7 @@ impl Ground {
             }
             let held = claims.down.remove(&node).is_some();
             let ended = claims.may_end.remove(&node);
+            claims.at_risk.remove(&node);
             if claims.out.contains_key(&node) {
                 continue;
             }
@@ -391,6 +478,22 @@ impl Claims {
         for node in nodes {
             *self.down.entry(*node).or_default() += 1;
         }
+    }
+
+    /// The nodes that are taken; see [`super::radius`].
+    fn taken(&self, all: &[NodeId]) -> BTreeSet<NodeId> {
+        let gone = self.down.keys().chain(self.paused.keys());
+        let gone = gone.chain(self.out.keys()).chain(&self.at_risk);
+        let cut: BTreeSet<Link> = self
+            .links
+            .values()
+            .flatten()
+            .filter(|(_, fault)| fault.cut)
+            .map(|(link, _)| *link)
+            .collect();
+        radius::taken(all, &gone.copied().collect(), |from, to| {
+            cut.contains(&Link { from, to })
+        })
     }
 
     /// What is wrong with links, all claims together.

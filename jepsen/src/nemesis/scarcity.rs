@@ -169,13 +169,12 @@ pub(super) async fn hang_disk(ground: &Ground, rng: &mut StdRng) -> Result<Injec
             "no node is known to be a follower at the moment".into(),
         ));
     };
-    // A node that notices may end over it.
-    ground.may_end(node).await;
     let hangs = SyncFault {
         delay: HANGS_FOR,
         fail: false,
     };
-    ground.cluster().set_syncs(node, hangs).await?;
+    let hang = ground.cluster().set_syncs(node, hangs);
+    ground.risking(node, hang).await?;
     let detail = format!("fsync of node {node} (follower) hangs");
     Ok(Injected::new(
         vec![node],

@@ -30,6 +30,9 @@ use crate::{
 /// and to ask for the leadership in vain.
 const TURN: Duration = Duration::from_secs(1);
 
+/// How long a fault waits for others to leave it room within the blast radius, before it is skipped.
+const ROOM_WITHIN: Duration = Duration::from_secs(60);
+
 /// How long a node that has met a failure may take to end over it.
 const ENDS_WITHIN: Duration = Duration::from_secs(3);
 
@@ -121,8 +124,15 @@ async fn strike(
     rng: &mut StdRng,
     stop: &mut watch::Receiver<bool>,
 ) {
+    let ground = shared.ground.of(fault);
+    let turn = async {
+        if fault.takes_nodes() {
+            ground.room(ROOM_WITHIN).await;
+        }
+        take_turn(shared, fault).await
+    };
     let turn = tokio::select! {
-        turn = take_turn(shared, fault) => turn,
+        turn = turn => turn,
         _ = stop.wait_for(|stopped| *stopped) => return,
     };
     let id = shared.faults.fetch_add(1, Ordering::Relaxed);
@@ -136,7 +146,7 @@ async fn strike(
         }));
     };
     tell(Phase::Begin, &[], "");
-    let injected = match fault.inject(&shared.ground, id, rng).await {
+    let injected = match fault.inject(&ground, id, rng).await {
         Ok(injected) => injected,
         Err(FaultError::Skipped(why)) => return tell(Phase::Skipped, &[], &why),
         Err(FaultError::Failed(why)) => return tell(Phase::Error, &[], &why),

@@ -5,7 +5,11 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use crate::{cluster::target::Target, nemesis::Nemesis, workload::Workload};
+use crate::{
+    cluster::target::Target,
+    nemesis::{BlastRadius, Nemesis},
+    workload::Workload,
+};
 
 /// Longest time that a run or a part of it may be given.
 const TIME_MAX: Duration = Duration::from_secs(7 * 86_400);
@@ -70,6 +74,10 @@ pub struct Scenario {
     /// Time for which a fault is held, on average
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_time)]
     pub hold: Duration,
+    /// Most nodes that several nemeses may take together: minority, majority, all, or a number. One that takes more by
+    /// its name, such as kill-all, takes that
+    #[arg(long, value_name = "NODES", default_value_t = BlastRadius::Minority)]
+    pub blast_radius: BlastRadius,
     /// How long a checker may search before its verdict is `unknown`
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_time)]
     pub check_limit: Duration,
@@ -157,6 +165,7 @@ impl Scenario {
         flag("timeout", spell_time(self.timeout));
         flag("interval", spell_time(self.interval));
         flag("hold", spell_time(self.hold));
+        flag("blast-radius", self.blast_radius.to_string());
         flag("check-limit", spell_time(self.check_limit));
         flag("cluster", self.cluster.name().to_owned());
         match &self.cluster_file {

@@ -4,11 +4,13 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    panic::{AssertUnwindSafe, resume_unwind},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use futures_util::FutureExt;
 use tokio::{sync::watch, task::spawn_blocking};
 
 use super::{
@@ -27,6 +29,7 @@ use crate::{
     },
     evidence::{self, Results, Run, progress::Progress},
     history::jsonl::Recorder,
+    journal::Journal,
     workload::Settings,
 };
 
@@ -83,9 +86,11 @@ pub async fn conclude(
         return Err(SessionError::Occupied(dir));
     }
     let cluster = start(scenario, seed, &dir).await?;
-    let concluded = observe(scenario, seed, &dir, &cluster, interrupted, started).await;
+    let observed = observe(scenario, seed, &dir, &cluster, interrupted, started);
+    let concluded = AssertUnwindSafe(observed).catch_unwind().await;
+    // A mistake of the harness is no reason to leave a cluster broken either.
     cluster.shut_down().await;
-    concluded
+    concluded.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 async fn observe(
@@ -111,6 +116,7 @@ async fn observe(
         rate: scenario.rate,
         interval: scenario.interval,
         hold: scenario.hold,
+        blast_radius: scenario.blast_radius,
         stop_when_invalid: scenario.stop_when_invalid,
         log_bytes_max: scenario.log_mib_max.map(|mib| mib << 20),
         dir: dir.to_owned(),
@@ -223,7 +229,11 @@ async fn start(
         ClusterKind::Existing => {
             let file = scenario.cluster_file.as_deref();
             let file = file.expect("the command line asks for the file");
-            let cluster = ExistingCluster::connect(file).await;
+            let journal = Journal::open(dir).map_err(|error| SessionError::Directory {
+                path: dir.to_owned(),
+                error,
+            })?;
+            let cluster = ExistingCluster::connect(file, journal).await;
             Arc::new(cluster.map_err(|e| fault(&e))?)
         }
     })

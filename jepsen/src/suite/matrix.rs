@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use super::Entry;
 use crate::{
     cluster::target::Target,
+    nemesis::BlastRadius,
     run::scenario::{ClusterKind, Scenario},
     workload::Workload,
 };
@@ -154,6 +155,11 @@ impl Line {
             cluster: match self.disk_mib {
                 Some(_) => ClusterKind::Netns,
                 None => ClusterKind::Local,
+            },
+            // Nemeses that meet are what a scenario with several of them is for.
+            blast_radius: match self.nemesis.contains(',') {
+                true => BlastRadius::All,
+                false => BlastRadius::default(),
             },
             timeout: if self.workload.retries() {
                 Duration::from_secs(10)

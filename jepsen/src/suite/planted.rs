@@ -29,6 +29,7 @@ use crate::{
         scenario::Scenario,
         session::{HISTORY, conclude},
     },
+    terminal,
 };
 
 /// Where the source of Holdfast was when this program was built.
@@ -69,7 +70,10 @@ pub async fn hunt(hunt: Hunt, interrupted: watch::Receiver<bool>) -> anyhow::Res
     }
     if hunt.list {
         for bug in bugs {
-            println!("{:<32} {:<28} {}", bug.name, bug.scenario, bug.mistake);
+            terminal::print(format_args!(
+                "{:<32} {:<28} {}",
+                bug.name, bug.scenario, bug.mistake
+            ));
         }
         return Ok(Verdict::Valid);
     }
@@ -91,13 +95,16 @@ pub async fn hunt(hunt: Hunt, interrupted: watch::Receiver<bool>) -> anyhow::Res
             scenario.server_env.push(variable);
             let seed = seed_of(hunt.seed + number, bug.scenario);
             let dir = hunt.out.join(bug.name).join(seed.to_string());
-            eprintln!("{} in {} (seed {seed})", bug.name, bug.scenario);
+            terminal::note(format_args!(
+                "{} in {} (seed {seed})",
+                bug.name, bug.scenario
+            ));
             let concluded = conclude(&scenario, seed, &dir, interrupted.clone()).await;
             let catch = match concluded {
                 Ok(results) => caught(&results, &dir).await?,
                 Err(error) => Catch::Error(error.to_string()),
             };
-            eprintln!("        {catch}");
+            terminal::note(format_args!("        {catch}"));
             let is_caught = matches!(catch, Catch::Caught(_));
             report.note(bug, seed, catch);
             report.write(&hunt.out)?;
@@ -116,14 +123,14 @@ pub async fn hunt(hunt: Hunt, interrupted: watch::Receiver<bool>) -> anyhow::Res
             scenario.stop_when_invalid = true;
             let seed = seed_of(hunt.seed + number, name);
             let dir = hunt.out.join("clean").join(name).join(seed.to_string());
-            eprintln!("the clean server in {name} (seed {seed})");
+            terminal::note(format_args!("the clean server in {name} (seed {seed})"));
             let concluded = conclude(&scenario, seed, &dir, interrupted.clone()).await;
             let verdict = concluded.map(|results| (results.verdict(), results.reasons));
             let verdict = match verdict {
                 Ok((verdict, reasons)) => (verdict, reasons.join("; ")),
                 Err(error) => (Verdict::Unknown, error.to_string()),
             };
-            eprintln!("        {:?} {}", verdict.0, verdict.1);
+            terminal::note(format_args!("        {:?} {}", verdict.0, verdict.1));
             let is_valid = verdict.0 == Verdict::Valid;
             report.note_clean(name, seed, verdict.0, verdict.1);
             report.write(&hunt.out)?;
@@ -132,8 +139,11 @@ pub async fn hunt(hunt: Hunt, interrupted: watch::Receiver<bool>) -> anyhow::Res
             }
         }
     }
-    println!("{}", report.table());
-    println!("table: {}", hunt.out.join(report::MARKDOWN).display());
+    terminal::print(report.table());
+    terminal::print(format_args!(
+        "table: {}",
+        hunt.out.join(report::MARKDOWN).display()
+    ));
     Ok(report.verdict())
 }
 
@@ -173,10 +183,10 @@ async fn build(source: &Path) -> anyhow::Result<PathBuf> {
             )
         })?;
     let target = source.join("target").join("planted");
-    eprintln!(
+    terminal::note(format_args!(
         "building the server with planted bugs into {}",
         target.display()
-    );
+    ));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .current_dir(&source)

@@ -21,7 +21,8 @@ fn cluster(dir: &Path, fields: &str) -> ExistingCluster {
         dir,
         &format!("command_within_seconds = 20\n{}", nodes(fields)),
     );
-    ExistingCluster::assemble(&path, File::load(&path).unwrap())
+    let journal = Journal::open(dir).unwrap();
+    ExistingCluster::assemble(&path, File::load(&path).unwrap(), journal)
 }
 
 fn refusal(text: &str) -> String {
@@ -113,7 +114,8 @@ async fn nodes_that_do_not_answer_are_named_with_their_errors() {
         text = text.replace(&format!("10.0.0.{}:2379", index + 1), addr);
     }
     let file = write(dir.path(), &text);
-    let Err(error) = ExistingCluster::connect(&file).await else {
+    let Err(error) = ExistingCluster::connect(&file, Journal::open(dir.path()).unwrap()).await
+    else {
         panic!("nobody listens");
     };
     let error = error.to_string();
@@ -208,9 +210,9 @@ async fn a_command_that_fails_or_hangs_is_told_with_its_output() {
         assert!(text.contains(part), "{text}");
     }
     cluster.command_within = Duration::from_millis(500);
-    let text = cluster.pause(1).await.unwrap_err().to_string();
+    let text = cluster.pause(2).await.unwrap_err().to_string();
     assert!(
-        text.contains("`pause` of node 1 did not end within 500ms"),
+        text.contains("`pause` of node 2 did not end within 500ms"),
         "{text}"
     );
     // What the shell has started is killed with it.

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! - Input, output and the working directory are the same for both.
-//! - SIGINT, SIGTERM and SIGHUP to the outer process are passed on to the inner one, which should
+//! - SIGINT, SIGTERM, SIGHUP and SIGQUIT to the outer process are passed on to the inner one, which should
 //!   stop its nodes, write what it has and end. A second signal, or [`GRACE`] after the first, kills
 //!   it. A terminal's Ctrl-C reaches the outer process alone.
 //! - If the outer process is killed, the kernel kills the inner one, and so on to the nodes. Empty
@@ -125,6 +125,7 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
+    quit: Signal,
 }
 
 impl Signals {
@@ -133,6 +134,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hang_up: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
         })
     }
 
@@ -142,6 +144,7 @@ impl Signals {
             _ = self.interrupt.recv() => libc::SIGINT,
             _ = self.terminate.recv() => libc::SIGTERM,
             _ = self.hang_up.recv() => libc::SIGHUP,
+            _ = self.quit.recv() => libc::SIGQUIT,
         }
     }
 }

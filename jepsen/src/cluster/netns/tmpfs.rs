@@ -18,6 +18,7 @@ use std::{
 };
 
 use super::topology::owner_of;
+use crate::terminal;
 
 /// Name of the file that takes the room.
 const BALLAST: &str = "ballast";
@@ -82,7 +83,10 @@ impl Drop for Disk {
         // Its file goes with the tmpfs.
         let _ = self.relieve();
         if let Err(error) = unmount(&self.at) {
-            eprintln!("cannot unmount {}: {error}", self.at.display());
+            terminal::note(format_args!(
+                "cannot unmount {}: {error}",
+                self.at.display()
+            ));
         }
     }
 }
@@ -157,7 +161,7 @@ pub(super) fn unmount_all_of(whose: &dyn Fn(u32) -> bool) {
         if owner_of(source).is_some_and(whose)
             && let Err(error) = unmount(&at)
         {
-            eprintln!("cannot unmount {}: {error}", at.display());
+            terminal::note(format_args!("cannot unmount {}: {error}", at.display()));
         }
     }
 }

@@ -35,7 +35,7 @@ use super::{
     NetnsError, tmpfs,
     tools::{Refusal, Tools, run},
 };
-use crate::{cluster::End, history::NodeId};
+use crate::{cluster::End, history::NodeId, terminal};
 
 /// Beginning of the names of everything that is made.
 const PREFIX: &str = "hf-";
@@ -303,6 +303,38 @@ pub(super) fn owner_of(name: &str) -> Option<u32> {
     }
 }
 
+/// Takes away the networks and mounts of harnesses that are gone, with what runs in them. Returns the
+/// names of the network namespaces.
+///
+/// # Errors
+///
+/// There are some, and this user or machine cannot take them away.
+pub fn take_away_left() -> Result<Vec<String>, NetnsError> {
+    let left = left();
+    if left.is_empty() {
+        return Ok(left);
+    }
+    // SAFETY: the call has no arguments and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    if user != 0 {
+        return Err(NetnsError::NotRoot { user });
+    }
+    sweep(&Tools::find()?);
+    Ok(left)
+}
+
+/// Namespaces of processes that are gone.
+fn left() -> Vec<String> {
+    let entries = std::fs::read_dir(NAMESPACES).into_iter().flatten();
+    let names = entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let gone = |owner: u32| !Path::new("/proc").join(owner.to_string()).exists();
+    names
+        .filter(|name| owner_of(name).is_some_and(gone))
+        .collect()
+}
+
 /// Takes away what processes that are gone have left, and an earlier process of our own id.
 fn sweep(tools: &Tools) {
     let gone = |owner: u32| {
@@ -334,7 +366,9 @@ fn remove(tools: &Tools, name: &str) {
     if let Err(refusal) = run(&tools.ip, &["netns", "delete", name], "") {
         // Another harness may have swept it at the same moment.
         if file.exists() {
-            eprintln!("cannot take away network namespace {name}: {refusal}");
+            terminal::note(format_args!(
+                "cannot take away network namespace {name}: {refusal}"
+            ));
         }
     }
 }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     cluster::{Cluster, Description, Link, LinkFault, Node},
-    nemesis::Observer,
+    nemesis::{BlastRadius, Observer},
 };
 
 #[test]
@@ -142,7 +142,7 @@ fn ward_where(without_cuts: bool) -> (Arc<Shared>, Arc<Mutex<Vec<Treatment>>>, t
     };
     let recorder = Recorder::create(&dir.path().join("history.jsonl")).unwrap();
     let shared = Shared {
-        ground: Ground::new(Arc::new(patient), observer),
+        ground: Ground::new(Arc::new(patient), observer).within(BlastRadius::All),
         recorder: Arc::new(recorder),
         plan: Plan {
             interval: Duration::from_millis(5),
@@ -274,6 +274,91 @@ async fn what_is_done_to_a_leader_is_not_done_where_nobody_knows_one() {
         assert_eq!(phases, [Phase::Begin, Phase::Skipped]);
         assert!(treatments.lock().is_empty());
     }
+}
+
+/// What is done on a ward whose blast radius is a minority.
+fn within_a_minority() -> (Arc<Shared>, tempfile::TempDir) {
+    let (shared, _, dir) = ward();
+    let mut shared = Arc::into_inner(shared).expect("nobody else has it");
+    shared.ground = shared.ground.within(BlastRadius::Minority);
+    (Arc::new(shared), dir)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nemeses_take_turns_where_a_minority_is_all_they_may_take() {
+    const TURNS: usize = 3;
+    let (shared, _dir) = within_a_minority();
+    let (stop, stopped) = watch::channel(false);
+    let mut torments = tokio::task::JoinSet::new();
+    let nemeses = Nemesis::parse_list("kill-one,pause-one,partition-one").unwrap();
+    for (number, nemesis) in nemeses.into_iter().enumerate() {
+        let (shared, stopped) = (shared.clone(), stopped.clone());
+        torments.spawn(torment(shared, nemesis, number as u64, stopped));
+    }
+    let begun = Instant::now();
+    let made = |name: &str| {
+        let events = events(&shared);
+        let broken = events
+            .iter()
+            .filter(|e| e.nemesis == name && e.phase == Phase::Broken);
+        broken.count()
+    };
+    // On this ward only one pause succeeds.
+    while made("kill-one") < TURNS || made("partition-one") < TURNS {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "they do not alternate"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.send_replace(true);
+    torments.join_all().await;
+    let mut broken = BTreeSet::new();
+    for event in events(&shared) {
+        match event.phase {
+            Phase::Broken => {
+                broken.insert(event.fault);
+                assert_eq!(broken.len(), 1, "{event:?}");
+            }
+            Phase::Heal => drop(broken.remove(&event.fault)),
+            Phase::Skipped => assert!(event.detail.contains("blast radius"), "{event:?}"),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_nemesis_that_takes_all_by_its_name_may() {
+    let (shared, _dir) = within_a_minority();
+    for fault in [
+        Fault::Kill(fault::Target::All),
+        Fault::Kill(fault::Target::Majority),
+        Fault::KillStaggered,
+        Fault::PowerStalled,
+    ] {
+        struck(&shared, fault, 1).await;
+    }
+    let events = events(&shared);
+    let broken: Vec<usize> = events
+        .iter()
+        .filter(|event| event.phase == Phase::Broken)
+        .map(|event| event.nodes.len())
+        .collect();
+    assert_eq!(broken, [3, 2, 3, 3], "{events:?}");
+    // What is there already counts.
+    shared.ground.kill(&[1]).await.unwrap();
+    let skipped = shared.ground.pause(&[2]).await;
+    assert!(
+        matches!(skipped, Err(FaultError::Skipped(_))),
+        "{skipped:?}"
+    );
+    let majority = shared.ground.of(Fault::Kill(fault::Target::Majority));
+    let skipped = majority.kill(&[2, 3]).await;
+    assert!(
+        matches!(skipped, Err(FaultError::Skipped(_))),
+        "{skipped:?}"
+    );
+    majority.kill(&[2]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

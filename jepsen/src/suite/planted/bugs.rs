@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::{run::scenario::Scenario, workload::Workload};
+use crate::{nemesis::BlastRadius, run::scenario::Scenario, workload::Workload};
 
 /// Cargo profile with which the server is built.
 pub(super) const PROFILE: &str = "planted";
@@ -153,6 +153,8 @@ pub(super) fn scenario(name: &str) -> Result<Scenario> {
     Ok(Scenario {
         workload,
         nemesis: nemesis.to_owned(),
+        // Some bugs show only where two nemeses meet.
+        blast_radius: BlastRadius::All,
         time: Duration::from_secs(pace.2),
         interval: Duration::from_millis(pace.0),
         hold: Duration::from_millis(pace.1),

@@ -1,0 +1,201 @@
+//! A run that is ended from outside leaves no cluster broken: signals heal and write what there is, and
+//! what a harness could not heal that was killed itself is mended from its journal.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy knows test functions, not the functions that they share"
+)]
+
+mod nodes;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use holdfast_jepsen::cluster::{
+    Cluster,
+    local::{LocalCluster, LocalOptions},
+    target::Target,
+};
+use nodes::{PATIENCE, holdfast};
+
+/// A cluster that exists, and what the harness may do to it.
+struct Existing {
+    cluster: LocalCluster,
+    pids: Vec<u32>,
+    dir: tempfile::TempDir,
+}
+
+impl Existing {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = LocalCluster::start(LocalOptions {
+            target: Target::Holdfast,
+            bin: Some(holdfast()),
+            nodes: 3,
+            zones: None,
+            dir: dir.path().join("cluster"),
+            extra_args: Vec::new(),
+            env: Vec::new(),
+            preload: false,
+            power_cuts: false,
+            nofile: None,
+            seed: 1,
+        })
+        .await
+        .unwrap();
+        let log = fs::read_to_string(dir.path().join("cluster/cluster.log")).unwrap();
+        let pid = |node: u64| {
+            let (_, rest) = log.split_once(&format!("node {node} is process ")).unwrap();
+            rest.lines().next().unwrap().parse().unwrap()
+        };
+        let pids = (1..=3).map(pid).collect();
+        Self { cluster, pids, dir }
+    }
+
+    /// The file that describes it; before a node is resumed, `delay` is run.
+    fn file(&self, name: &str, delay: &str) -> PathBuf {
+        let mut text = String::new();
+        for (node, pid) in self.cluster.nodes().iter().zip(&self.pids) {
+            text += &format!(
+                "[[nodes]]\nid = {}\nzone = {:?}\nendpoint = {:?}\ndirect = {:?}\n\
+                 pause = 'kill -STOP {pid}'\nresume = '{delay}kill -CONT {pid}'\n",
+                node.id, node.zone, node.endpoint, node.direct
+            );
+        }
+        let file = self.dir.path().join(name);
+        fs::write(&file, text).unwrap();
+        file
+    }
+
+    /// Starts a run that pauses a node for as long as it goes on, and waits until one is paused.
+    fn run(&self, file: &Path, out: &Path) -> Child {
+        let run = Command::new(env!("CARGO_BIN_EXE_holdfast-jepsen"))
+            .args(["run", "--cluster", "existing", "--nemesis", "pause-one"])
+            .args(["--time", "300s", "--interval", "300ms", "--hold", "250s"])
+            .args(["--rate", "30", "--concurrency", "3", "--seed", "7"])
+            .arg("--cluster-file")
+            .arg(file)
+            .arg("--out")
+            .arg(out)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let broken = || {
+            let history = fs::read_to_string(out.join("history.jsonl")).unwrap_or_default();
+            history.contains("\"broken\"") && self.paused() == 1
+        };
+        wait("a node is paused", broken);
+        run
+    }
+
+    /// How many nodes hang.
+    fn paused(&self) -> usize {
+        let hangs = |pid: &&u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.rsplit_once(") ").unwrap().1.starts_with('T')
+        };
+        self.pids.iter().filter(hangs).count()
+    }
+}
+
+fn wait(what: &str, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn send(child: &Child, signal: i32) {
+    let pid = i32::try_from(child.id()).unwrap();
+    // SAFETY: the process is our child and was not waited for.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+fn heal(dir: &Path) -> Output {
+    let heal = Command::new(env!("CARGO_BIN_EXE_holdfast-jepsen"))
+        .arg("heal")
+        .arg(dir)
+        .output();
+    heal.unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_signal_heals_and_writes_what_there_is() {
+    let existing = Existing::start().await;
+    let file = existing.file("existing.toml", "");
+    for (name, signal) in [("hup", libc::SIGHUP), ("quit", libc::SIGQUIT)] {
+        let out = existing.dir.path().join(name);
+        let mut run = existing.run(&file, &out);
+        // As when the terminal goes away: nobody reads any more.
+        drop((run.stdout.take(), run.stderr.take()));
+        send(&run, signal);
+        let status = run.wait().unwrap();
+        assert_eq!(status.code(), Some(2), "{name}");
+        assert_eq!(existing.paused(), 0, "{name}");
+        let results = fs::read_to_string(out.join("results.json")).unwrap();
+        assert!(results.contains("it was interrupted"), "{name}: {results}");
+        assert!(out.join("report.html").exists(), "{name}");
+        let healed = heal(&out);
+        assert!(healed.status.success(), "{name}: {healed:?}");
+        assert!(text(&healed.stdout).contains("nothing is broken"));
+    }
+    existing.cluster.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_harness_left_broken_is_mended_from_its_journal() {
+    let existing = Existing::start().await;
+    let file = existing.file("existing.toml", "");
+    let out = existing.dir.path().join("runs/killed");
+    let run = existing.run(&file, &out);
+    // As long as it runs, it is its own affair.
+    let refused = heal(&out);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(text(&refused.stderr).contains("the run goes on"));
+    send(&run, libc::SIGKILL);
+    run.wait_with_output().unwrap();
+    assert_eq!(existing.paused(), 1);
+    // The journal needs neither the file nor the exact directory.
+    fs::remove_file(&file).unwrap();
+    let healed = heal(&existing.dir.path().join("runs"));
+    assert!(healed.status.success(), "{healed:?}");
+    assert!(text(&healed.stdout).contains("is paused: mended by `resume`"));
+    assert_eq!(existing.paused(), 0);
+    existing.cluster.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_at_once_and_says_what_is_left_broken() {
+    let existing = Existing::start().await;
+    let file = existing.file("slow.toml", "sleep 25; ");
+    let out = existing.dir.path().join("twice");
+    let run = existing.run(&file, &out);
+    send(&run, libc::SIGTERM);
+    let healing = || {
+        let history = fs::read_to_string(out.join("history.jsonl")).unwrap_or_default();
+        history.contains("\"heal\"")
+    };
+    wait("it begins to heal", healing);
+    send(&run, libc::SIGTERM);
+    let ended = run.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(2));
+    let told = text(&ended.stderr);
+    assert!(told.contains("left broken: node "), "{told}");
+    assert!(told.contains("is paused"), "{told}");
+    let mends = format!("holdfast-jepsen heal {}", out.display());
+    assert!(told.contains(&mends), "{told}");
+    existing.cluster.shut_down().await;
+}
