@@ -11,6 +11,7 @@ pub mod bank;
 pub mod convergence;
 pub mod counter;
 pub mod linearizability;
+pub mod loss;
 pub mod model;
 pub mod revision;
 pub mod set;

@@ -318,7 +318,8 @@ fn check(
             before.events
         );
     }
-    let results = Results::new(before.run, &history, findings);
+    let states = states.unwrap_or_default();
+    let results = Results::with_states(before.run, &history, &states, findings);
     terminal::print(summary::of_results(&results).trim_end());
     Ok(code(results.verdict()))
 }

@@ -21,7 +21,7 @@ pub use self::{
     surroundings::Surroundings,
 };
 use crate::{
-    checker::Verdict,
+    checker::{Verdict, loss::Certainty},
     evidence::{
         Results,
         scoreboard::{Row, Scoreboard},
@@ -138,6 +138,7 @@ fn row(
             rto_p50_ns: None,
             rto_max_ns: None,
             lost: 0,
+            lost_certainty: Certainty::Unknown,
             duration_seconds: took.as_secs_f64(),
             seed,
             dir: dir.to_owned(),

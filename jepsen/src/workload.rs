@@ -169,9 +169,16 @@ pub fn final_reads<'a>(
     let everywhere = |op: Op| nodes.iter().map(move |node| (*node, op.clone()));
     let keys = keys.into_iter();
     match settings.workload {
-        Workload::Register | Workload::Stale => {
-            let serializable = settings.workload == Workload::Stale;
+        Workload::Register => {
+            let serializable = false;
             let reads = keys.map(|key| Op::Read { key, serializable });
+            reads.flat_map(everywhere).collect()
+        }
+        // What the nodes say by themselves, and what they must say together.
+        Workload::Stale => {
+            let both = [true, false];
+            let reads =
+                keys.flat_map(|key| both.map(|serializable| Op::Read { key, serializable }));
             reads.flat_map(everywhere).collect()
         }
         Workload::Set => {

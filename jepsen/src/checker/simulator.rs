@@ -5,15 +5,17 @@
 //! with an outcome that their client never learns: these took effect before, or do at any later
 //! time, or never. Some fail without effect. Serializable reads are answered by nodes that lag.
 //! Everything follows from the seed.
+//!
+//! On demand the store goes back to an older state, as one does that is put back from a copy: then
+//! it is known how many acknowledged writes are gone.
 
-use std::collections::BTreeMap;
+mod store;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::model::{Space, StoreKey};
-use crate::history::{
-    ClientEvent, Data, Event, History, Kind, Op, Reply, Step, Value, Version, What,
-};
+use self::store::Store;
+use super::model::StoreKey;
+use crate::history::{ClientEvent, Data, Event, History, Kind, Op, Reply, Step, Value, What};
 
 /// What the clients ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,16 +30,19 @@ pub enum Workload {
     Bank,
     /// Increments of counters and reads of them.
     Counter,
+    /// Writes, and serializable reads.
+    Stale,
 }
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Register,
         Self::Set,
         Self::Append,
         Self::Bank,
         Self::Counter,
+        Self::Stale,
     ];
 }
 
@@ -60,188 +65,35 @@ pub struct Simulation {
     pub failed: f64,
 }
 
+/// A time at which the store goes back.
+#[derive(Clone, Copy, Debug)]
+pub struct Loss {
+    /// When so many operations were begun.
+    pub after: usize,
+    /// So far that at least so many acknowledged writes are gone; those whose answer is on its way
+    /// are gone as well.
+    pub writes: usize,
+}
+
 /// Balance of each account when the bank opens.
 const BALANCE: i64 = 100;
 /// Nodes that answer.
 const NODES: usize = 3;
 
-/// Every version of every key.
-#[derive(Default)]
-struct Store {
-    revision: i64,
-    /// Ascending by revision; `None` where the key was deleted.
-    keys: BTreeMap<StoreKey, Vec<(i64, Option<Version>)>>,
-}
-
-impl Store {
-    fn get(&self, key: StoreKey, revision: i64) -> Option<Version> {
-        let versions = self.keys.get(&key)?;
-        let next = versions.partition_point(|(at, _)| *at <= revision);
-        versions[..next].last()?.1.clone()
-    }
-
-    fn now(&self, key: StoreKey) -> Option<Version> {
-        self.get(key, self.revision)
-    }
-
-    /// Writes at the present revision, which the caller has advanced.
-    fn put(&mut self, key: StoreKey, value: Value) {
-        let revision = self.revision;
-        let before = self.get(key, revision - 1);
-        let version = Version {
-            value,
-            create: before.as_ref().map_or(revision, |before| before.create),
-            modified: revision,
-            version: before.map_or(1, |before| before.version + 1),
-        };
-        self.keys
-            .entry(key)
-            .or_default()
-            .push((revision, Some(version)));
-    }
-
-    fn range(&self, space: Space) -> Data {
-        let all = StoreKey { space, key: 0 }..=StoreKey {
-            space,
-            key: u64::MAX,
-        };
-        let present = self.keys.range(all).filter_map(|(key, versions)| {
-            let version = versions.last()?.1.clone()?;
-            Some((key.key, version))
-        });
-        Data::Versions(present.collect())
-    }
-
-    /// Executes an operation: whether it succeeded, and the reply.
-    fn execute(&mut self, op: &Op) -> (Kind, Option<Reply>) {
-        let mut kind = Kind::Ok;
-        let data = match op {
-            Op::Read { key, .. } | Op::ReadCounter { key } => {
-                Data::Version(self.now(StoreKey::of(*key)))
-            }
-            Op::Write { key, value } => {
-                self.revision += 1;
-                self.put(StoreKey::of(*key), Value::Number(*value));
-                Data::None
-            }
-            Op::Delete { key } => {
-                let key = StoreKey::of(*key);
-                let present = self.now(key).is_some();
-                if present {
-                    self.revision += 1;
-                    let tombstone = (self.revision, None);
-                    self.keys.entry(key).or_default().push(tombstone);
-                }
-                Data::Count(present.into())
-            }
-            Op::Cas { key, old, new } => {
-                let key = StoreKey::of(*key);
-                let held = self.now(key);
-                if held.as_ref().map(|held| &held.value) == Some(&Value::Number(*old)) {
-                    self.revision += 1;
-                    self.put(key, Value::Number(*new));
-                    Data::None
-                } else {
-                    kind = Kind::Fail;
-                    Data::Version(held)
-                }
-            }
-            Op::Add { set, element } => {
-                self.revision += 1;
-                let key = StoreKey::element(*set, *element);
-                self.put(key, Value::Number(*element));
-                Data::None
-            }
-            Op::OpenAccounts { accounts, balance } => {
-                self.revision += 1;
-                for key in 0..*accounts {
-                    self.put(StoreKey::of(key), Value::Number(*balance));
-                }
-                Data::None
-            }
-            Op::ReadSet { set } => self.range(Space::Set(*set)),
-            Op::ReadAccounts => self.range(Space::Keys),
-            Op::Txn { steps } => self.transact(steps),
-            Op::Transfer { from, to, amount } => {
-                let versions = [*from, *to].map(|key| (key, self.now(StoreKey::of(key))));
-                let balance = |version: &Option<Version>| match version {
-                    Some(Version {
-                        value: Value::Number(held),
-                        ..
-                    }) => *held,
-                    _ => 0,
-                };
-                let held = versions.each_ref().map(|(_, version)| balance(version));
-                if held[0] < *amount {
-                    return (Kind::Fail, None);
-                }
-                self.revision += 1;
-                self.put(StoreKey::of(*from), Value::Number(held[0] - amount));
-                self.put(StoreKey::of(*to), Value::Number(held[1] + amount));
-                let before = versions.into_iter();
-                Data::Versions(
-                    before
-                        .filter_map(|(key, found)| Some((key, found?)))
-                        .collect(),
-                )
-            }
-            Op::Increment { key, id } => {
-                let key = StoreKey::of(*key);
-                let before = self.now(key);
-                self.revision += 1;
-                self.put(key, Value::Number(*id));
-                Data::Version(before)
-            }
-            Op::ReadChain { key } => {
-                let key = StoreKey::of(*key);
-                let versions = self.keys.get(&key).into_iter().flatten().rev();
-                Data::Chain(versions.map_while(|(_, version)| version.clone()).collect())
-            }
-        };
-        let reply = Reply {
-            revision: self.revision,
-            data,
-        };
-        (kind, Some(reply))
-    }
-
-    fn transact(&mut self, steps: &[Step]) -> Data {
-        let mut lists: BTreeMap<u64, Vec<i64>> = BTreeMap::new();
-        let mut written: Vec<u64> = Vec::new();
-        let mut found = Vec::new();
-        for step in steps {
-            let (Step::Append { key, .. } | Step::Read { key }) = step;
-            let list = lists.entry(*key).or_insert_with(|| {
-                match self.now(StoreKey::of(*key)).map(|held| held.value) {
-                    Some(Value::List(list)) => list,
-                    _ => Vec::new(),
-                }
-            });
-            if let Step::Append { value, .. } = step {
-                list.push(*value);
-                written.push(*key);
-                found.push(None);
-            } else {
-                found.push(Some(list.clone()));
-            }
-        }
-        written.sort_unstable();
-        written.dedup();
-        self.revision += i64::from(!written.is_empty());
-        for key in written {
-            let list = lists.remove(&key).unwrap_or_default();
-            self.put(StoreKey::of(key), Value::List(list));
-        }
-        Data::Steps(found)
-    }
-}
-
 enum State {
     Idle,
     /// Invoked, without effect yet.
     Waiting(Op),
-    /// The answer is on its way.
-    Answered(Op, Kind, Option<Reply>),
+    /// The answer is on its way. If it wrote: the revision, and how often the store had gone back.
+    Answered(Op, Kind, Option<Reply>, Option<Written>),
+}
+
+/// A write in the store.
+#[derive(Clone, Copy)]
+struct Written {
+    revision: i64,
+    /// How often the store had gone back before.
+    era: usize,
 }
 
 struct Run {
@@ -256,23 +108,41 @@ struct Run {
     reached: [i64; NODES],
     history: History,
     time: u64,
+    losses: Vec<Loss>,
+    /// Revisions to which the store went back.
+    went_back: Vec<i64>,
+    acknowledged: Vec<Written>,
+    /// Whether the final reads ask for all versions of every key, which clients of a run ask of
+    /// counters alone.
+    chains: bool,
 }
 
 impl Simulation {
     /// Makes the history.
     pub fn run(self) -> History {
+        self.run_and_lose(Vec::new(), true).0
+    }
+
+    /// Makes a history in which the store goes back at these times, in their order, and tells how many
+    /// acknowledged writes are gone in the end. The final reads are those of a run.
+    pub fn lose(self, losses: Vec<Loss>) -> (History, u64) {
+        self.run_and_lose(losses, false)
+    }
+
+    fn run_and_lose(self, losses: Vec<Loss>, chains: bool) -> (History, u64) {
         let mut run = Run {
             config: self,
             random: StdRng::seed_from_u64(self.seed),
-            store: Store {
-                revision: 1,
-                ..Store::default()
-            },
+            store: Store::empty(),
             values: 0,
             limbo: Vec::new(),
             reached: [1; NODES],
             history: History::default(),
             time: 0,
+            losses,
+            went_back: Vec::new(),
+            acknowledged: Vec::new(),
+            chains,
         };
         if self.workload == Workload::Bank {
             for key in 0..self.keys {
@@ -283,7 +153,9 @@ impl Simulation {
         }
         run.clients();
         run.final_reads();
-        run.history
+        let gone = run.acknowledged.iter().filter(|write| run.is_gone(write));
+        let gone = gone.count() as u64;
+        (run.history, gone)
     }
 }
 
@@ -295,6 +167,14 @@ impl Run {
         let mut started = 0;
         let mut busy = 0;
         while started < self.config.operations || busy > 0 {
+            if self
+                .losses
+                .first()
+                .is_some_and(|loss| loss.after <= started)
+            {
+                let loss = self.losses.remove(0);
+                self.go_back(loss.writes);
+            }
             let client = self.random.random_range(0..states.len());
             if !self.limbo.is_empty() && self.random.random_bool(0.05) {
                 let at = self.random.random_range(0..self.limbo.len());
@@ -322,19 +202,25 @@ impl Run {
                         busy -= 1;
                         State::Idle
                     } else if chance < self.config.unknown / 2.0 + self.config.failed {
-                        State::Answered(op, Kind::Fail, None)
+                        State::Answered(op, Kind::Fail, None, None)
                     } else {
+                        let before = self.store.revision;
                         let (kind, reply) = self.execute(process, &op);
-                        State::Answered(op, kind, reply)
+                        let written = (self.store.revision > before).then_some(Written {
+                            revision: self.store.revision,
+                            era: self.went_back.len(),
+                        });
+                        State::Answered(op, kind, reply, written)
                     }
                 }
-                State::Answered(op, kind, reply) => {
+                State::Answered(op, kind, reply, written) => {
                     busy -= 1;
                     if self.random.random_bool(self.config.unknown / 2.0) {
                         self.event(process, Kind::Info, &op, None);
                         processes[client] += self.config.clients as u64;
                     } else {
                         self.event(process, kind, &op, reply);
+                        self.acknowledged.extend(written);
                     }
                     State::Idle
                 }
@@ -357,6 +243,27 @@ impl Run {
         self.reached[node] = revision;
         let data = Data::Version(self.store.get(StoreKey::of(*key), revision));
         (Kind::Ok, Some(Reply { revision, data }))
+    }
+
+    /// Takes so many acknowledged writes away that are there.
+    fn go_back(&mut self, writes: usize) {
+        let there = self
+            .acknowledged
+            .iter()
+            .filter(|write| !self.is_gone(write));
+        let mut there: Vec<i64> = there.map(|write| write.revision).collect();
+        there.sort_unstable();
+        let first = there[there.len() - writes];
+        self.store.go_back(first - 1);
+        self.went_back.push(first - 1);
+        for reached in &mut self.reached {
+            *reached = (*reached).min(first - 1);
+        }
+    }
+
+    fn is_gone(&self, write: &Written) -> bool {
+        let since = &self.went_back[write.era..];
+        since.iter().any(|&revision| revision < write.revision)
     }
 
     fn node(&self, process: u64) -> u64 {
@@ -436,6 +343,11 @@ impl Run {
             Workload::Bank => Op::ReadAccounts,
             Workload::Counter if chance < 70 => Op::Increment { key, id: value },
             Workload::Counter => Op::ReadCounter { key },
+            Workload::Stale if chance < 40 => Op::Write { key, value },
+            Workload::Stale => Op::Read {
+                key,
+                serializable: true,
+            },
         }
     }
 
@@ -444,7 +356,7 @@ impl Run {
         let mut reads = Vec::new();
         for key in 0..self.config.keys {
             match self.config.workload {
-                Workload::Register => reads.push(Op::Read {
+                Workload::Register | Workload::Stale => reads.push(Op::Read {
                     key,
                     serializable: false,
                 }),
@@ -455,7 +367,8 @@ impl Run {
                 Workload::Bank => {}
                 Workload::Counter => reads.push(Op::ReadCounter { key }),
             }
-            if self.config.workload != Workload::Set {
+            let has_chains = self.chains && self.config.workload != Workload::Set;
+            if has_chains || self.config.workload == Workload::Counter {
                 reads.push(Op::ReadChain { key });
             }
         }

@@ -13,10 +13,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::span::{Span, is_write, name};
-use crate::{
-    checker::Finding,
-    history::{History, Kind, NodeId, Phase},
-};
+use crate::history::{History, Kind, NodeId, Phase};
 
 /// How long after healing a gap is still put down to the fault, unless another fault begins or the
 /// load ends before.
@@ -251,38 +248,6 @@ impl FaultReport {
         self.rto_open = end - last > longest;
         self.rto_ns = Some(longest.max(end - last));
     }
-}
-
-/// Names of the anomalies that are a loss of acknowledged data.
-const LOSSES: [&str; 6] = [
-    "lost",
-    "lost-write",
-    "lost-append",
-    "lost-increment",
-    "lost-element",
-    "lost-transfer",
-];
-
-/// Acknowledged writes that were lost, as far as the findings spell out: at least so many. Checkers
-/// that look at the same history see the same loss, so the one that sees most is taken.
-pub fn lost(findings: &[Finding]) -> u64 {
-    findings
-        .iter()
-        .map(|finding| {
-            let spelled = finding.anomalies.len() as u64;
-            let losses = finding
-                .anomalies
-                .iter()
-                .filter(|anomaly| LOSSES.contains(&anomaly.name.as_str()))
-                .count() as u64;
-            if losses == spelled && losses > 0 {
-                finding.anomalies_found
-            } else {
-                losses
-            }
-        })
-        .max()
-        .unwrap_or(0)
 }
 
 /// The value that a share of a sorted list does not exceed (nearest rank).

@@ -15,7 +15,7 @@ use super::{
     span::{Span, node_words, spans},
 };
 use crate::{
-    checker::{Anomaly, Finding, Verdict},
+    checker::{Anomaly, Finding},
     history::History,
 };
 
@@ -113,7 +113,7 @@ fn banner(results: &Results) -> Markup {
                 @if faults.skipped > 0 { (fact("skipped", &count(faults.skipped))) }
                 (fact("RTO, median", &duration_or_dash(availability.rto_p50_ns)))
                 (fact("RTO, longest", &duration_or_dash(availability.rto_max_ns)))
-                (fact("RPO: writes lost", &lost_words(results)))
+                (fact("RPO: writes lost", &results.lost_words()))
             }
         }
     }
@@ -121,18 +121,6 @@ fn banner(results: &Results) -> Markup {
 
 fn fact(name: &str, value: &str) -> Markup {
     html! { div { dt { (name) } dd { (value) } } }
-}
-
-/// How many acknowledged writes were lost; nobody knows if no checker came to an end.
-fn lost_words(results: &Results) -> String {
-    let judged = results
-        .findings
-        .iter()
-        .any(|finding| finding.verdict != Verdict::Unknown);
-    match (results.lost, judged) {
-        (0, false) => "–".to_owned(),
-        (lost, _) => count(lost),
-    }
 }
 
 fn what_was_run(results: &Results) -> Markup {

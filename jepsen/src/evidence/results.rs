@@ -13,9 +13,16 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::availability::{Availability, FaultReport, lost};
+use super::{
+    availability::{Availability, FaultReport},
+    page::count,
+};
 use crate::{
-    checker::{Finding, Verdict},
+    checker::{
+        Finding, Verdict,
+        convergence::NodeState,
+        loss::{self, Certainty, Loss},
+    },
     cluster::{Description, Node},
     history::History,
 };
@@ -86,8 +93,12 @@ pub struct Results {
     pub events: u64,
     /// One for each checker.
     pub findings: Vec<Finding>,
-    /// Acknowledged writes that were lost, at least: the measured RPO.
+    /// Acknowledged writes that are gone: the measured RPO. What the number is worth stands in
+    /// `loss`.
     pub lost: u64,
+    /// The same with its certainty and its proof.
+    #[serde(default)]
+    pub loss: Loss,
     /// Faults in numbers.
     pub faults: FaultSummary,
     /// What clients saw.
@@ -97,6 +108,17 @@ pub struct Results {
 impl Results {
     /// Judges a run by its history and the findings of its checkers.
     pub fn new(run: Run, history: &History, findings: Vec<Finding>) -> Self {
+        Self::with_states(run, history, &[], findings)
+    }
+
+    /// The same where the nodes were asked afterwards what they hold.
+    pub fn with_states(
+        run: Run,
+        history: &History,
+        states: &[NodeState],
+        findings: Vec<Finding>,
+    ) -> Self {
+        let loss = settled(loss::measure(history, states), &findings);
         let availability = Availability::of(history);
         let faults = FaultSummary::of(&availability.faults);
         let mut results = Self {
@@ -107,7 +129,8 @@ impl Results {
             reasons: Vec::new(),
             run,
             events: history.events.len() as u64,
-            lost: lost(&findings),
+            lost: loss.count,
+            loss,
             findings,
             faults,
             availability,
@@ -207,6 +230,11 @@ impl Results {
         doubts
     }
 
+    /// How many acknowledged writes are gone, in words that tell a bound from a number.
+    pub fn lost_words(&self) -> String {
+        lost_words(self.lost, self.loss.certainty)
+    }
+
     /// Operations that were checked: those of the checker that looked at most.
     pub fn checked(&self) -> u64 {
         self.findings
@@ -270,6 +298,49 @@ impl FaultSummary {
             }
         }
         summary
+    }
+}
+
+/// Names of the anomalies that are a loss of acknowledged data.
+const LOSSES: [&str; 6] = [
+    "lost",
+    "lost-write",
+    "lost-append",
+    "lost-increment",
+    "lost-element",
+    "lost-transfer",
+];
+
+/// What was counted, seen together with what the checkers found: none is gone where nothing is wrong
+/// and everything was read in the end, and where something is wrong that could not be counted, none
+/// is not the answer.
+fn settled(mut loss: Loss, findings: &[Finding]) -> Loss {
+    let mut anomalies = findings.iter().flat_map(|finding| &finding.anomalies);
+    if loss.count > 0 || loss.certainty == Certainty::Exact {
+        return loss;
+    }
+    if anomalies.clone().next().is_none() {
+        if loss.read_finally {
+            loss.certainty = Certainty::Exact;
+            loss.open.clear();
+        }
+    } else if anomalies.any(|anomaly| LOSSES.contains(&anomaly.name.as_str())) {
+        loss.count = 1;
+        loss.certainty = Certainty::AtLeast;
+        loss.open = "a checker found a loss that could not be counted".to_owned();
+    } else {
+        loss.certainty = Certainty::Unknown;
+    }
+    loss
+}
+
+/// A number of lost writes, in words that tell a bound from a number.
+pub(super) fn lost_words(lost: u64, certainty: Certainty) -> String {
+    match (certainty, lost) {
+        (Certainty::Exact, _) => count(lost),
+        (Certainty::AtLeast, 0) => "none seen".to_owned(),
+        (Certainty::AtLeast, _) => format!("at least {}", count(lost)),
+        (Certainty::Unknown, _) => "not known".to_owned(),
     }
 }
 

@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     Results,
     page::{badge, count, duration, duration_or_dash, page, verdict_word},
+    results::lost_words,
 };
-use crate::checker::Verdict;
+use crate::checker::{Verdict, loss::Certainty};
 
 /// One run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,8 +40,11 @@ pub struct Row {
     pub rto_p50_ns: Option<u64>,
     /// Longest time without writes of a fault, in nanoseconds.
     pub rto_max_ns: Option<u64>,
-    /// Acknowledged writes that were lost, at least.
+    /// Acknowledged writes that are gone.
     pub lost: u64,
+    /// What that number is worth.
+    #[serde(default)]
+    pub lost_certainty: Certainty,
     /// How long the run took, in seconds.
     pub duration_seconds: f64,
     /// Seed of the run.
@@ -67,6 +71,7 @@ impl Row {
             rto_p50_ns: results.availability.rto_p50_ns,
             rto_max_ns: results.availability.rto_max_ns,
             lost: results.lost,
+            lost_certainty: results.loss.certainty,
             duration_seconds: results.run.duration_seconds,
             seed: results.run.seed,
             dir: dir.to_owned(),
@@ -128,7 +133,7 @@ impl Row {
             self.faults_words(),
             duration_or_dash(self.rto_p50_ns),
             duration_or_dash(self.rto_max_ns),
-            count(self.lost),
+            lost_words(self.lost, self.lost_certainty),
             self.duration_words(),
             self.seed.to_string(),
             self.dir_name(),
@@ -186,9 +191,20 @@ impl Scoreboard {
             count(checked),
             count(faults),
             duration_or_dash(longest),
-            count(self.rows.iter().map(|row| row.lost).sum()),
+            self.lost_words(),
             duration((seconds.max(0.0) * 1e9) as u64),
         )
+    }
+
+    /// The losses of all runs together: a bound if one of them is a bound.
+    fn lost_words(&self) -> String {
+        let lost = self.rows.iter().map(|row| row.lost).sum();
+        let exact = |row: &Row| row.lost_certainty == Certainty::Exact;
+        let certainty = match self.rows.iter().all(exact) {
+            true => Certainty::Exact,
+            false => Certainty::AtLeast,
+        };
+        lost_words(lost, certainty)
     }
 
     fn heading(&self) -> String {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Results, page::verdict_word};
-use crate::checker::Finding;
+use crate::checker::{Finding, loss::Certainty};
 
 /// Anomalies of one checker that are spelled out.
 const ANOMALIES_SHOWN: usize = 3;
@@ -18,8 +18,16 @@ pub fn of_results(results: &Results) -> String {
     let faults = &results.faults.total;
     line(format!(
         "faults: {} made, {} skipped; lost: {}",
-        faults.applied, faults.skipped, results.lost
+        faults.applied,
+        faults.skipped,
+        results.lost_words()
     ));
+    if !results.loss.open.is_empty() && results.loss.certainty != Certainty::Exact {
+        line(format!(
+            "    how much was lost is open: {}",
+            results.loss.open
+        ));
+    }
     for reason in &results.reasons {
         line(format!("not a pass: {reason}"));
     }

@@ -153,7 +153,7 @@ async fn observe(
             shortcomings,
         } = observed;
         let findings = judge(&history, Some(&states), limit);
-        let mut results = Results::new(described, &history, findings);
+        let mut results = Results::with_states(described, &history, &states, findings);
         for shortcoming in shortcomings {
             results.doubt(shortcoming);
         }

@@ -78,6 +78,7 @@ fn a_run_leaves_its_files() {
     assert_eq!(results.verdict(), Verdict::Invalid);
     assert_eq!(results.exit_code, 1);
     assert_eq!(results.lost, 1);
+    assert_eq!(results.lost_words(), "at least 1");
     assert_eq!(results.faults.total.applied, 5);
     assert_eq!(results.faults.total.skipped, 2);
 
@@ -97,6 +98,7 @@ fn a_run_leaves_its_files() {
     assert!(!page.contains("<neither>"));
     assert!(page.contains("&lt;planted-bugs&gt;"));
     assert!(page.contains("--seed 7"));
+    assert!(page.contains("at least 1"));
     for label in ["rw", "wr", "realtime"] {
         assert!(page.contains(&format!(">{label}</text>")), "{label}");
     }

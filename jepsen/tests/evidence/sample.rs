@@ -178,10 +178,8 @@ fn operation(rng: &mut StdRng, value: i64) -> (Op, Reply) {
         modified: value,
         version: 4,
     };
-    let reply = |data| Reply {
-        revision: value,
-        data,
-    };
+    // Without revisions nothing can be counted: what was lost is what the findings say.
+    let reply = |data| Reply { revision: 0, data };
     match rng.random_range(0..10) {
         0..4 => (
             Op::Read {

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use holdfast_jepsen::{
-    checker::{Finding, Verdict, append, bank, convergence, counter, set, stale},
+    checker::{Finding, Verdict, append, bank, convergence, counter, loss, set, stale},
     history::History,
 };
 use serde::de::DeserializeOwned;
@@ -93,4 +93,52 @@ fn stale_histories() {
 #[test]
 fn convergence_states() {
     walk("convergence", |path| convergence::check(&lines(path)));
+}
+
+/// Good histories, and bad ones of a loss.
+const GOOD: usize = 46;
+const LOST: usize = 18;
+/// Losses that are no acknowledged write's, or of a write of which only its place between others
+/// shows that it is gone.
+const UNCOUNTED: [&str; 3] = [
+    "bad-lost-unknownseen",
+    "bad-lost-write-counted-out",
+    "bad-not-linearizable-lost-update",
+];
+
+/// Nothing is lost in a good history, and what was recorded as lost is counted.
+#[test]
+fn losses_are_those_of_the_histories_that_lost_something() {
+    let (mut good, mut lost) = (0, 0);
+    for checker in [
+        "append",
+        "bank",
+        "counter",
+        "linearizability",
+        "revision",
+        "set",
+        "stale",
+    ] {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("testdata")
+            .join(checker);
+        for entry in std::fs::read_dir(&directory).expect("the recorded histories of a checker") {
+            let path = entry.expect("an entry of the directory").path();
+            let stem = path.file_stem().and_then(|stem| stem.to_str());
+            let stem = stem.expect("a plain name");
+            let history = History {
+                events: lines(&path),
+            };
+            let loss = loss::measure(&history, &[]);
+            if stem.starts_with("good-") {
+                good += 1;
+                assert_eq!(loss.count, 0, "{checker}/{stem}: {loss:?}");
+            } else if stem.contains("-lost-") {
+                lost += 1;
+                let expected = u64::from(!UNCOUNTED.contains(&stem));
+                assert_eq!(loss.count, expected, "{checker}/{stem}: {loss:?}");
+            }
+        }
+    }
+    assert_eq!((good, lost), (GOOD, LOST));
 }

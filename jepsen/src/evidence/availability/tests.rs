@@ -1,10 +1,7 @@
 //! Hand-made histories with gaps of known length.
 
 use super::*;
-use crate::{
-    checker::Anomaly,
-    history::{ClientEvent, Data, Event, FaultEvent, Op, Reply, What},
-};
+use crate::history::{ClientEvent, Data, Event, FaultEvent, Op, Reply, What};
 
 const MS: u64 = 1_000_000;
 
@@ -255,25 +252,4 @@ fn final_reads_are_no_part_of_the_load() {
     let measured = Availability::of(&history);
     assert_eq!(measured.load_ns, 11 * MS);
     assert_eq!(measured.operations.keys().collect::<Vec<_>>(), ["write"]);
-}
-
-#[test]
-fn losses_are_those_of_the_checker_that_sees_most() {
-    let anomalies = |names: &[&str]| -> Vec<Anomaly> {
-        names
-            .iter()
-            .map(|name| Anomaly {
-                name: (*name).to_owned(),
-                explanation: String::new(),
-                events: vec![],
-                edges: vec![],
-            })
-            .collect()
-    };
-    let set = Finding::new("set", 9, "", anomalies(&["lost"; 14]));
-    let revision = Finding::new("revision", 9, "", anomalies(&["lost-write", "stale-read"]));
-    assert_eq!(lost(&[]), 0);
-    assert_eq!(lost(std::slice::from_ref(&revision)), 1);
-    // Only ten are spelled out, and all of them are losses.
-    assert_eq!(lost(&[revision, set]), 14);
 }

@@ -207,3 +207,69 @@ fn results_are_read_back() {
         io::ErrorKind::InvalidData
     );
 }
+
+#[test]
+fn a_loss_is_a_number_a_bound_or_not_known() {
+    let lost = |history: &History, finding: Finding| {
+        let results = Results::new(run(&[]), history, vec![finding]);
+        assert_eq!(results.lost, results.loss.count);
+        results.lost_words()
+    };
+    // The load alone: a write at revision 7 after one at revision 9.
+    let mut history = history(&[]);
+    assert_eq!(lost(&history, invalid()), "not known");
+    let What::Client(client) = &mut history.events[1].what else {
+        panic!("the events are a client's")
+    };
+    client.reply = Some(Reply {
+        revision: 9,
+        data: Default::default(),
+    });
+    assert_eq!(lost(&history, valid()), "none seen");
+    assert_eq!(lost(&history, invalid()), "not known");
+    let mut named = invalid();
+    named.anomalies[0].name = "lost-write".to_owned();
+    assert_eq!(lost(&history, named), "at least 1");
+    let again = history.events.clone();
+    for mut event in again {
+        event.index += 2;
+        if let What::Client(client) = &mut event.what {
+            client.op = Op::Write { key: 1, value: 2 };
+            if let Some(reply) = &mut client.reply {
+                reply.revision = 7;
+            }
+        }
+        event.time += 2;
+        history.events.push(event);
+    }
+    assert_eq!(lost(&history, invalid()), "at least 1");
+    // Read when all is over: the second write is there, so the first one is not.
+    for (index, kind) in [(4, Kind::Invoke), (5, Kind::Ok)] {
+        let version = crate::history::Version {
+            value: crate::history::Value::Number(2),
+            create: 7,
+            modified: 7,
+            version: 1,
+        };
+        history.events.push(Event {
+            index,
+            time: index,
+            what: What::Client(ClientEvent {
+                process: 1,
+                node: 1,
+                kind,
+                op: Op::Read {
+                    key: 1,
+                    serializable: false,
+                },
+                reply: (kind == Kind::Ok).then_some(Reply {
+                    revision: 7,
+                    data: crate::history::Data::Version(Some(version)),
+                }),
+                error: None,
+                last: true,
+            }),
+        });
+    }
+    assert_eq!(lost(&history, invalid()), "1");
+}
