@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod descriptors;
 pub mod dev;
 pub mod group;
 pub mod identity;

@@ -48,6 +48,33 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
 /// would then break the connection, and with it the requests that still have time.
 pub const STREAMS_GIVEN_UP_MAX: usize = STREAMS_PER_CONNECTION_MAX as usize;
 
+// ---- connections -----------------------------------------------------------------------------
+
+/// Connections of clients to one node, however many files it may open. At the bound: one that has not
+/// finished its handshake is closed, or else the new one.
+pub const CLIENT_CONNECTIONS_MAX: u64 = 16 * 1024;
+/// Connections of clients below which a node warns that the limit of its files is low.
+pub const CLIENT_CONNECTIONS_FEW: u64 = 512;
+/// Connections of clients that a node takes even where files could run out for it: it must stay within
+/// reach of its operator.
+pub const CLIENT_CONNECTIONS_MIN: u64 = 16;
+/// Connections with each other member, in each direction: two at work, and those that broke and whose
+/// end has not noticed yet.
+pub const CONNECTIONS_PER_PEER_MAX: u64 = 12;
+/// Connections to the port of peers that belong to no member, if all members have all of theirs. At
+/// the bound: as with clients, where a call that a member has signed counts as the handshake.
+pub const PEER_PORT_STRANGERS_MAX: u64 = 16;
+/// Connections that were told to go and are not closed yet. At the bound the new one is closed.
+pub const EVICTIONS_MAX: usize = 8;
+/// Longest time in which a connection must finish its handshake. At the bound: closed.
+pub const CONNECTION_SETTLES_MAX: Duration = Duration::from_secs(10);
+/// Files that a node keeps open for itself: standard streams, sockets it listens on, events of the
+/// runtime, the lock of its directory, and connections that were told to go.
+pub const DESCRIPTORS_RESERVED: u64 = 32;
+/// Files of one group beside its log: two generations of its state, and a snapshot that comes and one
+/// that goes to each of some followers.
+pub const DESCRIPTORS_PER_GROUP: u64 = 16;
+
 // ---- proposals and reads ---------------------------------------------------------------------
 
 /// Proposals of one group that are under way on this node. At the bound: refused at once.
@@ -259,6 +286,13 @@ const _: () = {
     // A peer's queue holds at least one full batch; a rate of snapshots at least one chunk.
     assert!(FORWARD_BATCH_REQUESTS_MAX <= FORWARD_QUEUE_REQUESTS_DEFAULT);
     assert!(SNAPSHOT_CHUNK_BYTES <= SNAPSHOT_BYTES_PER_SECOND_DEFAULT);
+
+    // Those that are on their way out have descriptors, at both ports.
+    assert!(2 * EVICTIONS_MAX as u64 <= DESCRIPTORS_RESERVED / 2);
+    assert!(CLIENT_CONNECTIONS_MIN < CLIENT_CONNECTIONS_FEW);
+    assert!(CLIENT_CONNECTIONS_FEW < CLIENT_CONNECTIONS_MAX);
+    // A client whose connection is given up by a ping is noticed after strangers are.
+    assert!(CONNECTION_SETTLES_MAX.as_secs() < CLIENT_KEEPALIVE_INTERVAL.as_secs());
 
     // One line of the log finds room in its queue, and one that sums up others in a line.
     assert!(LOG_LINE_BYTES_MAX <= LOG_QUEUE_OUTPUT_BYTES_MAX);

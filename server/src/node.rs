@@ -22,6 +22,7 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     config::Config,
+    descriptors,
     group::{Group, GroupLimits, HandOverError, Retention},
     identity::{DataDir, IdentityError},
     keyspace::{DEFAULT, DEFAULT_GROUP, Keyspaces, SYSTEM, SYSTEM_GROUP},
@@ -181,8 +182,10 @@ impl Node {
             stays_out: RwLock::new(None),
             stopping: watch::channel(false).0,
         });
-        let peers = serve_peers(peer_addr, PeerServer::new(data, keyspaces, members)).await?;
-        let clients = serve_clients(context.clone()).await?;
+        let shares = descriptors::take(&context.config, GROUPS.len());
+        let peer_server = PeerServer::new(data, keyspaces, members);
+        let peers = serve_peers(peer_addr, peer_server, shares.peers_max).await?;
+        let clients = serve_clients(context.clone(), shares.clients_max).await?;
         let inner = Arc::new(Inner {
             context: context.clone(),
             transport,

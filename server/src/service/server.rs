@@ -12,7 +12,7 @@ use holdfast_proto::{
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_stream::StreamExt;
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::transport::Server;
 
 use super::{
     admin::AdminService,
@@ -22,6 +22,7 @@ use super::{
     deadline::Deadlines,
     health,
     kv::KvService,
+    listener::{self, Settles},
     maintenance::MaintenanceService,
     peer::PeerServer,
 };
@@ -64,15 +65,14 @@ impl Serving {
     }
 }
 
-async fn bind(field: &'static str, address: SocketAddr) -> Result<TcpIncoming, ServeError> {
-    let listener = TcpListener::bind(address)
+async fn bind(field: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address)
         .await
         .map_err(|source| ServeError::Bind {
             field,
             address,
             source,
-        })?;
-    Ok(TcpIncoming::from(listener).with_nodelay(Some(true)))
+        })
 }
 
 fn builder() -> Server {
@@ -105,11 +105,14 @@ fn run(
     Serving { stop, task }
 }
 
-/// Serves clients on the address that the configuration names.
-pub async fn serve_clients(context: Arc<ServiceContext>) -> Result<Serving, ServeError> {
-    let incoming = bind("node.client_addr", context.config.node.client_addr)
-        .await?
-        .map(|socket| socket.map(Mended::new));
+/// Serves clients on the address that the configuration names, over so many connections.
+pub async fn serve_clients(
+    context: Arc<ServiceContext>,
+    connections_max: usize,
+) -> Result<Serving, ServeError> {
+    let socket = bind("node.client_addr", context.config.node.client_addr).await?;
+    let incoming = listener::accept(socket, "clients", connections_max, Settles::ByHandshake)
+        .map(|connection| connection.map(Mended::new));
     // A little more than the limit, so that a request slightly too large gets etcd's status.
     let message_max = context.request_bytes_max() + limits::REQUEST_OVERHEAD_BYTES_MAX as usize;
     let (reporter, health_service) = tonic_health::server::health_reporter();
@@ -147,9 +150,14 @@ pub async fn serve_clients(context: Arc<ServiceContext>) -> Result<Serving, Serv
     }))
 }
 
-/// Serves peers.
-pub async fn serve_peers(address: SocketAddr, server: PeerServer) -> Result<Serving, ServeError> {
-    let incoming = bind("node.peer_addr", address).await?;
+/// Serves peers, over so many connections.
+pub async fn serve_peers(
+    address: SocketAddr,
+    server: PeerServer,
+    connections_max: usize,
+) -> Result<Serving, ServeError> {
+    let socket = bind("node.peer_addr", address).await?;
+    let incoming = listener::accept(socket, "peers", connections_max, Settles::BySignature);
     let message_max = limits::PEER_MESSAGE_BYTES_MAX as usize;
     let router = builder()
         .initial_stream_window_size(limits::PEER_WINDOW_BYTES)

@@ -11,6 +11,7 @@ mod harness;
 
 mod abuse;
 mod catch_up;
+mod connections;
 mod crashes;
 mod damage;
 mod deadlines;

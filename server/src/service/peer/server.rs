@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::until_error;
+use super::{super::listener::Guest, until_error};
 use crate::{
     group::Group,
     identity::DataDir,
@@ -74,6 +74,9 @@ impl PeerServer {
                 "node {from} is not a peer of node {}",
                 me.node_id
             )));
+        }
+        if let Some(guest) = request.extensions().get::<Guest>() {
+            guest.settle();
         }
         Ok(from)
     }

@@ -1,0 +1,104 @@
+//! Whether a client has finished the handshake of HTTP/2: the preface, and the acknowledgement of the
+//! server's settings, which shows that it reads (RFC 9113, 3.4 and 6.5.3). A request shows it too.
+
+/// What a client sends before its first frame (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Length of the header of a frame (RFC 9113, 4.1).
+const FRAME_HEADER: usize = 9;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const ACK: u8 = 1;
+
+/// Follows the frames of one connection.
+///
+/// - `preface` bytes of the preface have come; while it is not complete nothing else has.
+/// - `header` bytes of the next frame's header have come, after the payload of the one before.
+#[derive(Debug, Default)]
+pub(super) struct Handshake {
+    preface: usize,
+    frame: [u8; FRAME_HEADER],
+    header: usize,
+    payload_left: usize,
+    /// What came is no HTTP/2; the library closes the connection.
+    broken: bool,
+}
+
+impl Handshake {
+    /// Takes what came. Whether the handshake is done with it.
+    pub(super) fn is_done_after(&mut self, mut bytes: &[u8]) -> bool {
+        while !self.broken && !bytes.is_empty() {
+            if self.preface < PREFACE.len() {
+                let n = bytes.len().min(PREFACE.len() - self.preface);
+                self.broken = bytes[..n] != PREFACE[self.preface..self.preface + n];
+                self.preface += n;
+                bytes = &bytes[n..];
+            } else if self.payload_left > 0 {
+                let n = bytes.len().min(self.payload_left);
+                self.payload_left -= n;
+                bytes = &bytes[n..];
+            } else {
+                let n = bytes.len().min(FRAME_HEADER - self.header);
+                self.frame[self.header..self.header + n].copy_from_slice(&bytes[..n]);
+                self.header += n;
+                bytes = &bytes[n..];
+                if self.header == FRAME_HEADER {
+                    let [a, b, c, kind, flags, ..] = self.frame;
+                    if kind == HEADERS || (kind == SETTINGS && flags & ACK != 0) {
+                        return true;
+                    }
+                    self.header = 0;
+                    self.payload_left = u32::from_be_bytes([0, a, b, c]) as usize;
+                }
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+        let length = u32::try_from(payload).unwrap().to_be_bytes();
+        let mut frame = vec![length[1], length[2], length[3], kind, flags, 0, 0, 0, 0];
+        frame.resize(FRAME_HEADER + payload, 0xff);
+        frame
+    }
+
+    /// The number of bytes after which the handshake is done, fed in pieces of any size.
+    fn done_after(bytes: &[u8]) -> Option<usize> {
+        let at = |step: usize| {
+            let mut handshake = Handshake::default();
+            let mut fed = 0;
+            bytes.chunks(step).find_map(|piece| {
+                fed += piece.len();
+                handshake.is_done_after(piece).then_some(fed)
+            })
+        };
+        let exact = at(1);
+        for step in 2..40 {
+            let found = at(step);
+            assert_eq!(found.is_some(), exact.is_some(), "in pieces of {step}");
+        }
+        exact
+    }
+
+    #[test]
+    fn a_handshake_ends_with_the_acknowledgement_of_the_settings() {
+        let begun = [PREFACE, &frame(SETTINGS, 0, 18), &frame(8, 0, 4)].concat();
+        assert_eq!(done_after(&begun), None);
+        let done = [begun.clone(), frame(SETTINGS, ACK, 0)].concat();
+        assert_eq!(done_after(&done), Some(done.len()));
+        let asked = [begun.clone(), frame(HEADERS, 4, 30)].concat();
+        assert_eq!(done_after(&asked), Some(begun.len() + FRAME_HEADER));
+    }
+
+    #[test]
+    fn what_is_no_http2_never_ends_a_handshake() {
+        assert_eq!(done_after(b"GET / HTTP/1.1\r\n\r\n"), None);
+        let late = [&PREFACE[..10], &frame(SETTINGS, ACK, 0)].concat();
+        assert_eq!(done_after(&late), None);
+        assert_eq!(done_after(b""), None);
+    }
+}
