@@ -241,6 +241,12 @@ pub enum Phase {
     Begin,
     /// It is broken now.
     Broken,
+    /// Its effect was seen from outside.
+    Seen,
+    /// Whether it took effect cannot be told from outside.
+    Unseen,
+    /// It had no effect, as seen from outside: the fault was not made.
+    Disproved,
     /// It could not be broken; nothing was done.
     Skipped,
     /// Begins to heal.

@@ -7,6 +7,8 @@
 //!   fault ──▶ ground: who holds what down, paused, cut ──▶ cluster
 //! ```
 //!
+//! - What a fault does is looked at from outside: seen, not to be seen, or disproved, and then it was not
+//!   made.
 //! - A fault is applied, or skipped with the reason; what went wrong in the harness itself is told
 //!   apart from both.
 //! - Faults of different nemeses overlap. What two of them broke is whole again only when both have
@@ -15,6 +17,7 @@
 //! - All is healed at the end of a run, whatever happened.
 
 mod disk;
+mod effect;
 pub mod fault;
 pub mod ground;
 mod memory;

@@ -33,6 +33,8 @@ use crate::{
     terminal,
 };
 
+/// Name of this kind of cluster.
+pub const KIND: &str = "existing";
 /// How long a node may take to answer when the harness starts.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long a node may take to accept a connection, when it is asked whether it runs.
@@ -299,7 +301,7 @@ async fn ask_version(addr: &str) -> holdfast_client::Result<String> {
 impl Cluster for ExistingCluster {
     fn describe(&self) -> Description {
         Description {
-            kind: "existing".to_owned(),
+            kind: KIND.to_owned(),
             target: self.target.clone(),
             version: self.version.clone(),
         }

@@ -40,6 +40,15 @@ pub struct FaultReport {
     pub skipped: Option<String>,
     /// What the harness could not do.
     pub error: Option<String>,
+    /// What was seen of its effect from outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<String>,
+    /// Why its effect could not be seen from outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unseen: Option<String>,
+    /// How it was seen to have no effect: it was not made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disproved: Option<String>,
     /// What happened, in order, in the nemesis's words.
     pub steps: Vec<String>,
     /// Until when its effect was measured.
@@ -56,7 +65,7 @@ pub struct FaultReport {
 impl FaultReport {
     /// Whether it was really made.
     pub fn applied(&self) -> bool {
-        self.broken_ns.is_some()
+        self.broken_ns.is_some() && self.disproved.is_none()
     }
 }
 
@@ -164,6 +173,9 @@ fn faults(history: &History, load: &[&Span<'_>], load_end: u64) -> Vec<FaultRepo
             healed_ns: None,
             skipped: None,
             error: None,
+            seen: None,
+            unseen: None,
+            disproved: None,
             steps: Vec::new(),
             window_end_ns: event.time,
             rto_ns: None,
@@ -181,6 +193,9 @@ fn faults(history: &History, load: &[&Span<'_>], load_end: u64) -> Vec<FaultRepo
         match fault.phase {
             Phase::Begin => {}
             Phase::Broken => report.broken_ns = report.broken_ns.or(Some(event.time)),
+            Phase::Seen => report.seen = Some(fault.detail.clone()),
+            Phase::Unseen => report.unseen = Some(fault.detail.clone()),
+            Phase::Disproved => report.disproved = Some(fault.detail.clone()),
             Phase::Skipped => report.skipped = Some(fault.detail.clone()),
             Phase::Heal => report.heal_ns = report.heal_ns.or(Some(event.time)),
             Phase::Healed => report.healed_ns = Some(event.time),

@@ -173,7 +173,12 @@ fn line(name: &str, total: Duration, moment: &Moment) -> String {
             Phase::Begin => "breaking",
             Phase::Broken => "broken",
             Phase::Heal => "healing",
-            Phase::Skipped | Phase::Healed | Phase::Error => continue,
+            Phase::Seen
+            | Phase::Unseen
+            | Phase::Disproved
+            | Phase::Skipped
+            | Phase::Healed
+            | Phase::Error => continue,
         };
         line += &format!("  {} {phase}", fault.nemesis);
         if !fault.nodes.is_empty() {

@@ -110,6 +110,8 @@ fn banner(results: &Results) -> Markup {
                 (fact("Operations", &count(total)))
                 (fact("Checked", &count(results.checked())))
                 (fact("Faults made", &count(faults.applied)))
+                @if faults.applied > 0 { (fact("seen from outside", &count(faults.seen))) }
+                @if faults.disproved > 0 { (fact("without effect", &count(faults.disproved))) }
                 @if faults.skipped > 0 { (fact("skipped", &count(faults.skipped))) }
                 (fact("RTO, median", &duration_or_dash(availability.rto_p50_ns)))
                 (fact("RTO, longest", &duration_or_dash(availability.rto_max_ns)))
@@ -200,6 +202,9 @@ fn events(anomaly: &Anomaly, history: &History) -> Markup {
 fn fault_table(faults: &[FaultReport]) -> Markup {
     html! {
         p class="faint" {
+            "What a fault does is looked at from outside: a process that ended closes its connections, one that hangs "
+            "answers nothing while others do, a node that is cut off answers no linearizable read. A fault without "
+            "effect was not made; where none shows outside, the reason is given. "
             "Time without writes: the longest time in which no write succeeded, from the begin of the fault until "
             "5 s after it was healed, or until the next fault or the end of the load. "
             "≥: no write had succeeded when that time was over. First write: from the moment at which it was broken to "
@@ -224,6 +229,7 @@ fn fault_table(faults: &[FaultReport]) -> Markup {
                     td class="n" { (duration_or_dash(fault.first_write_ns)) }
                     td class="any" {
                         @if let Some(error) = &fault.error { strong { "Error: " } (error) }
+                        @else if let Some(how) = &fault.disproved { strong { "Not made, no effect: " } (how) }
                         @else if let Some(why) = &fault.skipped { span class="faint" { "Skipped: " (why) } }
                         @else { (fault.steps.join("; ")) }
                     }

@@ -58,6 +58,12 @@ pub struct Run {
 pub struct FaultCounts {
     /// Were made.
     pub applied: u64,
+    /// Of those, how many had an effect that was seen from outside.
+    #[serde(default)]
+    pub seen: u64,
+    /// Had no effect, as seen from outside; they do not count as made.
+    #[serde(default)]
+    pub disproved: u64,
     /// Could not be made; nothing was done.
     pub skipped: u64,
     /// Went wrong.
@@ -192,7 +198,7 @@ impl Results {
             faults
                 .iter()
                 .filter(|fault| wanted.is_none_or(|name| fault.nemesis == name))
-                .find_map(|fault| fault.skipped.as_deref())
+                .find_map(|fault| fault.disproved.as_deref().or(fault.skipped.as_deref()))
                 .map(|why| format!(" ({why})"))
                 .unwrap_or_default()
         };
@@ -288,7 +294,9 @@ impl FaultSummary {
             for counts in [counts, &mut summary.total] {
                 if fault.applied() {
                     counts.applied += 1;
+                    counts.seen += u64::from(fault.seen.is_some());
                 }
+                counts.disproved += u64::from(fault.disproved.is_some());
                 if fault.skipped.is_some() {
                     counts.skipped += 1;
                 }

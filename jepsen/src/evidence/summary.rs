@@ -1,6 +1,6 @@
 //! A verdict for the terminal.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::{Results, page::verdict_word};
 use crate::checker::{Finding, loss::Certainty};
@@ -17,8 +17,10 @@ pub fn of_results(results: &Results) -> String {
     };
     let faults = &results.faults.total;
     line(format!(
-        "faults: {} made, {} skipped; lost: {}",
+        "faults: {} made, of which {} were seen from outside; {} had no effect; {} skipped; lost: {}",
         faults.applied,
+        faults.seen,
+        faults.disproved,
         faults.skipped,
         results.lost_words()
     ));
@@ -28,11 +30,28 @@ pub fn of_results(results: &Results) -> String {
             results.loss.open
         ));
     }
+    for (nemesis, what) in notable(results) {
+        line(format!("    {nemesis}: {what}"));
+    }
     for reason in &results.reasons {
         line(format!("not a pass: {reason}"));
     }
     line(format!("verdict: {}", verdict_word(results.verdict())));
     text
+}
+
+/// What was not seen of faults from outside, or seen not to be there: one line for each nemesis.
+fn notable(results: &Results) -> BTreeMap<&str, String> {
+    let mut notable = BTreeMap::new();
+    for fault in &results.availability.faults {
+        let what = match (&fault.disproved, &fault.unseen) {
+            (Some(how), _) => format!("no effect: {how}"),
+            (None, Some(why)) => format!("not seen from outside: {why}"),
+            (None, None) => continue,
+        };
+        notable.entry(fault.nemesis.as_str()).or_insert(what);
+    }
+    notable
 }
 
 /// What each checker says.

@@ -238,6 +238,9 @@ fn write_fault(fault: &FaultEvent, line: &mut String) -> fmt::Result {
     let phase = match fault.phase {
         Phase::Begin => "begin",
         Phase::Broken => "broken",
+        Phase::Seen => "seen",
+        Phase::Unseen => "unseen",
+        Phase::Disproved => "disproved",
         Phase::Skipped => "skipped",
         Phase::Heal => "heal",
         Phase::Healed => "healed",

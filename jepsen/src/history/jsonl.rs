@@ -140,6 +140,7 @@ impl Recorder {
                 Phase::Begin | Phase::Broken | Phase::Heal => {
                     log.faults.insert(fault.fault, fault.clone());
                 }
+                Phase::Seen | Phase::Unseen | Phase::Disproved => {}
                 Phase::Skipped | Phase::Healed | Phase::Error => {
                     log.faults.remove(&fault.fault);
                 }

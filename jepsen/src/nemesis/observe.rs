@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use holdfast_client::{Client, ServerKind};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{checker::convergence::NodeState, cluster::Node, history::NodeId};
 
@@ -77,6 +77,22 @@ impl Observer {
         found.map(|saying| saying.node)
     }
 
+    /// Whether something says within this time, under this address, how it is.
+    pub(super) async fn says(&self, address: &str, within: Duration) -> bool {
+        let Ok(client) = alone(address, within) else {
+            return false;
+        };
+        matches!(timeout(within, client.status(address)).await, Ok(Ok(_)))
+    }
+
+    /// Whether something answers a linearizable read within this time, under this address.
+    pub(super) async fn reads(&self, address: &str, within: Duration) -> bool {
+        let Ok(client) = alone(address, within) else {
+            return false;
+        };
+        matches!(timeout(within, client.get(PROBE)).await, Ok(Ok(_)))
+    }
+
     /// Waits until a node answers a linearizable read.
     ///
     /// # Errors
@@ -84,12 +100,7 @@ impl Observer {
     /// What it answered last.
     pub async fn until_serving(&self, endpoint: &str, patience: Duration) -> Result<(), String> {
         let deadline = Instant::now() + patience;
-        let client = Client::builder()
-            .endpoints([endpoint])
-            .discover(false)
-            .timeout(Duration::from_secs(2))
-            .connect_lazy()
-            .map_err(|e| e.to_string())?;
+        let client = alone(endpoint, Duration::from_secs(2)).map_err(|e| e.to_string())?;
         loop {
             match client.get(PROBE).await {
                 Ok(_) => return Ok(()),
@@ -196,4 +207,13 @@ impl Observer {
         });
         futures_util::future::join_all(asked).await
     }
+}
+
+/// A client of this address and no other, with a connection of its own.
+fn alone(address: &str, within: Duration) -> Result<Client, holdfast_client::Error> {
+    Client::builder()
+        .endpoints([address])
+        .discover(false)
+        .timeout(within)
+        .connect_lazy()
 }

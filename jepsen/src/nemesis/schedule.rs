@@ -1,7 +1,7 @@
 //! When faults are made: one task for each nemesis asked for.
 //!
 //! ```text
-//!   pause ─▶ begin ─▶ broken ── hold ──▶ heal ─▶ healed ─▶ pause ─▶ …   until the time is up
+//!   pause ─▶ begin ─▶ broken ─▶ seen or not ── hold ──▶ heal ─▶ healed ─▶ pause ─▶ …   until the time is up
 //!               └────▶ skipped, with the reason
 //! ```
 
@@ -14,10 +14,15 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
+use tokio::{
+    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch},
+    time::Instant,
+};
 
 use super::{
-    Fault, Ground, fault,
+    Fault, Ground,
+    effect::Held,
+    fault,
     fault::{Healing, Injected},
     scarcity,
 };
@@ -146,6 +151,7 @@ async fn strike(
         }));
     };
     tell(Phase::Begin, &[], "");
+    let held = Held::before(fault, &ground).await;
     let injected = match fault.inject(&ground, id, rng).await {
         Ok(injected) => injected,
         Err(FaultError::Skipped(why)) => return tell(Phase::Skipped, &[], &why),
@@ -160,8 +166,17 @@ async fn strike(
             None
         }
     };
-    wait(hold, stop).await;
-    tell(Phase::Heal, &injected.nodes, "");
+    let broken = Instant::now();
+    // To its end, even if the run is over: what nobody has looked at would count as made.
+    let effect = held.look(&ground, &injected, hold).await;
+    tell(effect.phase(), &injected.nodes, effect.words());
+    wait(hold.saturating_sub(broken.elapsed()), stop).await;
+    let started = held.started_by_others(&ground, &injected).await;
+    let started = match started.as_slice() {
+        [] => String::new(),
+        nodes => format!("{nodes:?} run already: somebody else has started them"),
+    };
+    tell(Phase::Heal, &injected.nodes, &started);
     match heal(&shared.ground, id, &injected).await {
         Ok(detail) => tell(Phase::Healed, &injected.nodes, &detail),
         Err(why) => tell(Phase::Error, &injected.nodes, &why.to_string()),

@@ -38,7 +38,9 @@ impl Uptime {
     pub(super) fn new(history: &History) -> Self {
         let mut faults: BTreeMap<u64, Vec<(u64, &FaultEvent)>> = BTreeMap::new();
         for (event, fault) in history.faults() {
-            if BREAKS.iter().any(|part| fault.nemesis.contains(part)) {
+            // A look changes nothing.
+            let looked = matches!(fault.phase, Phase::Seen | Phase::Unseen | Phase::Disproved);
+            if !looked && BREAKS.iter().any(|part| fault.nemesis.contains(part)) {
                 faults
                     .entry(fault.fault)
                     .or_default()

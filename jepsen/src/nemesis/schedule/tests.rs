@@ -405,7 +405,7 @@ async fn damage_is_done_while_nothing_else_is_broken() {
             Phase::Broken if is_damage => {
                 open.remove(&event.fault);
             }
-            Phase::Broken | Phase::Heal => {}
+            Phase::Broken | Phase::Seen | Phase::Unseen | Phase::Disproved | Phase::Heal => {}
         }
     }
     assert!(overlaps > 0, "the other two never met");
