@@ -132,6 +132,14 @@ pub const PEER_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 pub const CLIENT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// Time in which a client must answer a ping; then its connection is given up.
 pub const CLIENT_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between two looks at whether a peer can be reached.
+pub const PEER_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest time in which a peer must answer such a look.
+pub const PEER_PROBE_MAX: Duration = Duration::from_secs(2);
+/// Time after which a peer that does not answer is told of.
+pub const PEER_LOST_AFTER: Duration = Duration::from_secs(3);
+/// Time after which a group without a leader is told of.
+pub const LEADERLESS_TOLD_AFTER: Duration = Duration::from_secs(5);
 /// Bytes on their way to a peer that it has not yet read, for each stream and each connection. At
 /// the bound: wait.
 pub const PEER_WINDOW_BYTES: u32 = 8 * MIB as u32;
@@ -293,6 +301,9 @@ const _: () = {
     assert!(CLIENT_CONNECTIONS_FEW < CLIENT_CONNECTIONS_MAX);
     // A client whose connection is given up by a ping is noticed after strangers are.
     assert!(CONNECTION_SETTLES_MAX.as_secs() < CLIENT_KEEPALIVE_INTERVAL.as_secs());
+
+    // A peer that looks at this node, as all do, is heard of before it counts as silent.
+    assert!(PEER_PROBE_INTERVAL.as_secs() < PEER_LOST_AFTER.as_secs());
 
     // One line of the log finds room in its queue, and one that sums up others in a line.
     assert!(LOG_LINE_BYTES_MAX <= LOG_QUEUE_OUTPUT_BYTES_MAX);

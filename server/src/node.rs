@@ -34,7 +34,10 @@ use crate::{
     },
     service::{
         ServeError, ServiceContext, Serving,
-        peer::{GrpcTransport, Introduction, PeerServer, client, introduce},
+        peer::{
+            GrpcTransport, Introduction, PeerServer, client, introduce,
+            reachability::{Heard, watch},
+        },
         serve_clients, serve_peers,
     },
     stop::Step,
@@ -127,6 +130,8 @@ pub struct Node {
     context: Arc<ServiceContext>,
     clients: Serving,
     peers: Serving,
+    /// Tells the log which peers can be reached.
+    watching: JoinHandle<()>,
     /// Takes the node into its cluster; done once the groups run.
     joining: JoinHandle<()>,
     inner: Arc<Inner>,
@@ -183,9 +188,12 @@ impl Node {
             stopping: watch::channel(false).0,
         });
         let shares = descriptors::take(&context.config, GROUPS.len());
-        let peer_server = PeerServer::new(data, keyspaces, members);
+        let heard = Arc::new(Heard::default());
+        let peer_server = PeerServer::new(data, keyspaces, members, heard.clone());
         let peers = serve_peers(peer_addr, peer_server, shares.peers_max).await?;
         let clients = serve_clients(context.clone(), shares.clients_max).await?;
+        announce(&context);
+        let watching = tokio::spawn(watch(transport.clone(), addresses, heard));
         let inner = Arc::new(Inner {
             context: context.clone(),
             transport,
@@ -201,6 +209,7 @@ impl Node {
             context,
             clients,
             peers,
+            watching,
             joining,
             inner,
         })
@@ -220,6 +229,7 @@ impl Node {
     pub async fn shutdown(self, step: &watch::Sender<Step>) {
         step.send_replace(Step::HandOver);
         self.joining.abort();
+        self.watching.abort();
         let handover = Duration::from_millis(limits::HANDOVER_MS_MAX);
         let deadline = Instant::now() + handover;
         let groups = self.context.keyspaces.all();
@@ -526,6 +536,30 @@ impl Inner {
             }
         });
     }
+}
+
+/// Who this node is and where it listens: what an operator compares with the other nodes.
+fn announce(context: &ServiceContext) {
+    let config = &context.config;
+    let identity = context.data.identity();
+    tracing::info!(
+        node = identity.node_id,
+        zone = config.node.zone,
+        cluster = config.cluster.name,
+        cluster_id = format_args!("{:016x}", identity.cluster_id),
+        incarnation = format_args!("{:016x}", identity.incarnation),
+        data_dir = %context.data.path().display(),
+        version = crate::planted::version(),
+        "this node"
+    );
+    let member = config.this_member();
+    tracing::info!(
+        clients = %config.node.client_addr,
+        peers = %config.node.peer_addr,
+        known_to_clients_as = member.map(|member| member.client_url.as_str()),
+        known_to_peers_as = member.map(|member| member.peer_url.as_str()),
+        "listening"
+    );
 }
 
 /// The id of a cluster follows from its name and its first members, as in etcd: nodes that are

@@ -8,17 +8,25 @@
 //!
 //! One keyspace in trouble does not take a node away from the clients of the others. A node that
 //! stays out of its cluster serves nothing.
+//!
+//! Whoever looks at the leaders of all groups also tells the log when they change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::context::ServiceContext;
-use crate::keyspace::{DEFAULT, SYSTEM};
+use super::{
+    context::ServiceContext,
+    leaders::{Leaders, News},
+};
+use crate::{
+    group::Group,
+    keyspace::{DEFAULT, SYSTEM},
+};
 
 /// Stands for the whole node, by the definition of the health service.
 const NODE: &str = "";
@@ -32,18 +40,28 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Keeps the reported health true until the context's owner has gone.
 pub(super) async fn report(reporter: HealthReporter, context: Arc<ServiceContext>) {
     let mut told = BTreeMap::new();
+    let mut leaders = Leaders::default();
     loop {
         let stays_out = context.stays_out.read().is_some();
         let groups = context.keyspaces.all();
+        if stays_out || groups.is_empty() {
+            leaders.forget();
+        }
         // A group without a leader takes its time to say so: none waits for another.
         let looks = groups.iter().map(|group| async {
-            let serves = !stays_out && context.leader(group).await.is_some();
-            (group.keyspace(), serves)
+            match stays_out {
+                true => None,
+                false => context.leader(group).await,
+            }
         });
-        let serving: BTreeMap<&str, bool> = futures_util::future::join_all(looks)
-            .await
-            .into_iter()
-            .collect();
+        let looks = futures_util::future::join_all(looks).await;
+        let mut serving = BTreeMap::new();
+        for (group, leader) in groups.iter().zip(looks) {
+            serving.insert(group.keyspace(), leader.is_some());
+            if !stays_out && let Some(news) = leaders.seen(group.id(), leader, Instant::now()) {
+                tell(&context, group, news);
+            }
+        }
         let now = services(&serving);
         let gone: BTreeSet<String> = told.keys().cloned().collect();
         let gone = gone.into_iter().filter(|name| !now.contains_key(name));
@@ -59,6 +77,40 @@ pub(super) async fn report(reporter: HealthReporter, context: Arc<ServiceContext
             }
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn tell(context: &ServiceContext, group: &Group, news: News) {
+    let (id, keyspace) = (group.id(), group.keyspace());
+    let term = group.leadership().borrow().term;
+    match news {
+        News::Leader {
+            leader,
+            before,
+            without,
+        } => tracing::info!(
+            group = id,
+            keyspace,
+            leader,
+            term,
+            ?before,
+            ?without,
+            "the group has a leader"
+        ),
+        News::Lack { before, without } => {
+            let member = context.config.this_member();
+            tracing::warn!(
+                group = id,
+                keyspace,
+                term,
+                ?before,
+                ?without,
+                known_to_peers_as = member.map(|member| member.peer_url.as_str()),
+                listens_on = %context.config.node.peer_addr,
+                "the group has no leader that a quorum follows, so writes and linearizable reads wait: see \
+                 which members run, and whether they reach each other and this node at its address"
+            );
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod context;
 mod deadline;
 mod health;
 mod kv;
+mod leaders;
 mod listener;
 mod maintenance;
 pub mod peer;

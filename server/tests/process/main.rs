@@ -16,6 +16,7 @@ mod crashes;
 mod damage;
 mod deadlines;
 mod diagnostics;
+mod log_lines;
 mod lost_memory;
 mod refusals;
 mod retry_table;

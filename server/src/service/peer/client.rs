@@ -127,6 +127,14 @@ impl GrpcTransport {
             .map_err(|status| failed(to, &status))
     }
 
+    /// Whether a peer answers: asks it for nothing.
+    pub async fn probe(&self, to: NodeId) -> Result<(), TransportError> {
+        let mut client = self.peer(to)?.client.clone();
+        let nothing = futures_util::stream::empty::<peer::HeartbeatBatch>();
+        let answer = client.heartbeat(nothing);
+        within(to, limits::PEER_PROBE_MAX, answer).await.map(drop)
+    }
+
     /// Asks a peer for a snapshot of a group. The stream ends early when the connection breaks.
     pub async fn fetch_snapshot(
         &self,

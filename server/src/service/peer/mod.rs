@@ -12,6 +12,7 @@
 pub mod client;
 mod hello;
 mod link;
+pub mod reachability;
 pub mod server;
 
 use futures_util::Stream;

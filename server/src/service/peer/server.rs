@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{super::listener::Guest, until_error};
+use super::{super::listener::Guest, reachability::Heard, until_error};
 use crate::{
     group::Group,
     identity::DataDir,
@@ -27,15 +27,23 @@ pub struct PeerServer {
     data: Arc<DataDir>,
     keyspaces: Arc<Keyspaces>,
     members: Vec<NodeId>,
+    heard: Arc<Heard>,
 }
 
 impl PeerServer {
     /// A server for the node that owns `data`, open to `members`.
-    pub fn new(data: Arc<DataDir>, keyspaces: Arc<Keyspaces>, members: Vec<NodeId>) -> Self {
+    /// It tells `heard` who has spoken.
+    pub fn new(
+        data: Arc<DataDir>,
+        keyspaces: Arc<Keyspaces>,
+        members: Vec<NodeId>,
+        heard: Arc<Heard>,
+    ) -> Self {
         Self {
             data,
             keyspaces,
             members,
+            heard,
         }
     }
 
@@ -78,6 +86,7 @@ impl PeerServer {
         if let Some(guest) = request.extensions().get::<Guest>() {
             guest.settle();
         }
+        self.heard.from(from);
         Ok(from)
     }
 
