@@ -4,12 +4,13 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "etcd/kv.proto",
     "etcd/rpc.proto",
     "holdfast/admin.proto",
     "holdfast/command.proto",
     "holdfast/peer.proto",
+    "holdfast/sessions.proto",
     "holdfast/snapshot.proto",
 ];
 

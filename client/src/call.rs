@@ -9,6 +9,10 @@
 //!                                   is left, else after a random pause that grows ── deadline?
 //! ```
 //!
+//! A retry id comes from the cluster; the first write registers for it, like any other request. A
+//! cluster that has forgotten the id refuses the write, which is then sent under a new one, if no
+//! sending of it is in doubt.
+//!
 //! What it promises:
 //!
 //! - nothing is awaited past the deadline, and every attempt tells the server what is left of it;
@@ -19,7 +23,10 @@
 
 use std::{collections::HashMap, future::Future, pin::pin, sync::Arc, time::Duration};
 
-use holdfast_proto::metadata::{CLIENT_ID, KEYSPACE, REQUEST_SEQ, RETRY};
+use holdfast_proto::{
+    metadata::{CLIENT_ID, KEYSPACE, REQUEST_SEQ, RETRY},
+    v1::{RegisterRequest, RegisterResponse},
+};
 use parking_lot::Mutex;
 use rand::RngExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -31,9 +38,9 @@ use tonic::{
 use crate::{
     cluster::Cluster,
     endpoint::{Endpoint, ServerKind},
-    error::{Effect, Error, Fault, Result, Verdict, judge},
+    error::{Effect, Error, ErrorKind, Fault, Result, Verdict, judge},
     rpc::{Class, Rpc},
-    sessions::{Sessions, Ticket},
+    sessions::{Claim, Sessions, Ticket},
 };
 
 /// Bounds of the pause before another attempt: the n-th is random between 0 and
@@ -109,45 +116,103 @@ impl Core {
         scope: &Scope,
         timeout: Duration,
     ) -> Result<R::Response> {
-        let deadline = Instant::now() + timeout;
+        let limit = (Instant::now() + timeout, timeout);
         let class = request.class();
-        let ticket = match class {
-            Class::Write if self.policy.retry_ids => {
-                match timeout_at(deadline, scope.sessions.ticket()).await {
-                    Ok(ticket) => Some(ticket),
-                    Err(_) => return Err(Error::deadline(timeout, None, Effect::None, 0)),
+        let mut attempts = 0;
+        loop {
+            let ticket = match class {
+                Class::Write => self.ticket(scope, limit).await?,
+                Class::Read | Class::Once => None,
+            };
+            let session = ticket.as_ref().map(|ticket| ticket.session().clone());
+            let request = request.clone();
+            let call = Call::new(self, request, scope, ticket, limit.0, attempts);
+            let error = match call.run(class, timeout).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if let ErrorKind::ClientForgotten(_) = error.kind()
+                && let Some(session) = session
+            {
+                scope.sessions.forget(&session);
+                attempts = error.attempts();
+                let may_repeat = attempts < self.policy.attempts_max;
+                if error.effect() == Effect::None && may_repeat && Instant::now() < limit.0 {
+                    continue;
                 }
             }
-            Class::Read | Class::Write | Class::Once => None,
-        };
-        let call = Call {
-            core: self,
+            return Err(error);
+        }
+    }
+
+    /// A retry id for a write. None where the server does not know what that is.
+    async fn ticket<'a>(
+        &self,
+        scope: &'a Scope,
+        limit @ (deadline, timeout): (Instant, Duration),
+    ) -> Result<Option<Ticket<'a>>> {
+        if !self.policy.retry_ids {
+            return Ok(None);
+        }
+        while self.cluster.kind() != ServerKind::Etcd {
+            let opening = match timeout_at(deadline, scope.sessions.claim()).await {
+                Ok(Claim::Ticket(ticket)) => return Ok(Some(ticket)),
+                Ok(Claim::Open(opening)) => opening,
+                Err(_) => return Err(Error::deadline(timeout, None, Effect::None, 0)),
+            };
+            let registered = match self.register(scope, limit).await {
+                Ok(registered) => registered,
+                // A plain etcd, or a cluster in which not every node knows it yet.
+                Err(error) if matches!(error.kind(), ErrorKind::Unsupported(_)) => break,
+                Err(error) => return Err(error),
+            };
+            match registered.client_id.parse() {
+                Ok(id) => opening.open(id, registered.requests_in_flight_max),
+                Err(_) => break,
+            }
+        }
+        Ok(None)
+    }
+
+    async fn register(
+        &self,
+        scope: &Scope,
+        (deadline, timeout): (Instant, Duration),
+    ) -> Result<RegisterResponse> {
+        let call = Call::new(self, RegisterRequest {}, scope, None, deadline, 0);
+        call.run(Class::Read, timeout).await
+    }
+}
+
+impl<'a, R: Rpc> Call<'a, R> {
+    fn new(
+        core: &'a Core,
+        request: R,
+        scope: &'a Scope,
+        ticket: Option<Ticket<'a>>,
+        deadline: Instant,
+        attempts: u32,
+    ) -> Self {
+        Call {
+            core,
             request,
             scope,
             ticket,
             deadline,
-            attempts: 0,
+            attempts,
             tried: Vec::new(),
             in_doubt: false,
             hedged: false,
             last: None,
-        };
-        call.run(class, timeout).await
+        }
     }
-}
 
-impl<R: Rpc> Call<'_, R> {
     async fn run(mut self, class: Class, timeout: Duration) -> Result<R::Response> {
         let mut failures = 0;
         loop {
             self.hedged = false;
             match self.round(class).await {
-                Round::Answer(answer) => {
-                    if let Some(ticket) = &mut self.ticket {
-                        ticket.succeeded();
-                    }
-                    return Ok(answer);
-                }
+                Round::Answer(answer) => return Ok(answer),
                 Round::TooSlow => self.in_doubt |= class != Class::Read,
                 Round::Failed(status, endpoint) => {
                     let verdict = judge(&status);
@@ -191,9 +256,10 @@ impl<R: Rpc> Call<'_, R> {
         }
     }
 
-    /// The server makes sure that a write takes effect once, however often it is sent.
+    /// The server makes sure that a write takes effect once, however often it is sent: it gave the
+    /// write its id.
     fn protected(&self) -> bool {
-        self.core.policy.retry_ids && self.core.cluster.kind() == ServerKind::Holdfast
+        self.ticket.is_some()
     }
 
     fn may_repeat(&self, class: Class, verdict: &Verdict) -> bool {

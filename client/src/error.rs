@@ -122,6 +122,10 @@ pub enum ErrorKind {
     /// The cluster no longer remembers whether the request, sent before, took effect.
     #[error("the cluster no longer remembers this request: {0}")]
     RetryForgotten(String),
+    /// The cluster has forgotten this client, idle for longest of more than it remembers. Only what
+    /// was in doubt already is unknown; the client is known again with the next write.
+    #[error("the cluster no longer remembers this client: {0}")]
+    ClientForgotten(String),
     /// The server does not know the operation.
     #[error("not supported by the server: {0}")]
     Unsupported(String),
@@ -248,6 +252,7 @@ impl Error {
                 | NoLeader
                 | Interrupted(_)
                 | Stopping
+                | ClientForgotten(_)
                 | Unreachable(_)
                 | Disconnected(_)
                 | DeadlineExceeded { .. }
@@ -357,6 +362,16 @@ pub(crate) fn judge(status: &Status) -> Verdict {
     let said = status.metadata().get(OUTCOME).map(|value| value.as_bytes());
     let settled = said == Some(outcome::REFUSED.as_bytes());
     let not_appended = said == Some(outcome::NOT_APPENDED.as_bytes());
+    if said == Some(outcome::CLIENT_UNKNOWN.as_bytes()) {
+        return Verdict {
+            kind: ErrorKind::ClientForgotten(text.into()),
+            code,
+            effect: Effect::None,
+            again: false,
+            settled: false,
+            fault: Fault::None,
+        };
+    }
     let refused = |kind| Verdict {
         kind,
         code,

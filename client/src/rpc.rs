@@ -12,8 +12,9 @@ use holdfast_proto::{
         kv_client::KvClient, maintenance_client::MaintenanceClient, request_op::Request as Op,
     },
     v1::{
-        GroupsRequest, GroupsResponse, NodesRequest, NodesResponse, TransferLeaderRequest,
-        TransferLeaderResponse, admin_client::AdminClient,
+        GroupsRequest, GroupsResponse, NodesRequest, NodesResponse, RegisterRequest,
+        RegisterResponse, TransferLeaderRequest, TransferLeaderResponse, admin_client::AdminClient,
+        sessions_client::SessionsClient,
     },
 };
 use tonic::{Request, Response, Status, transport::Channel};
@@ -76,6 +77,8 @@ rpc!(HashKvRequest => HashKvResponse, MaintenanceClient.hash_kv, |_| Class::Read
 rpc!(MoveLeaderRequest => MoveLeaderResponse, MaintenanceClient.move_leader, |_| Class::Once);
 rpc!(NodesRequest => NodesResponse, AdminClient.nodes, |_| Class::Read);
 rpc!(GroupsRequest => GroupsResponse, AdminClient.groups, |_| Class::Read);
+// An id that nobody uses gives way by itself.
+rpc!(RegisterRequest => RegisterResponse, SessionsClient.register, |_| Class::Read);
 rpc!(TransferLeaderRequest => TransferLeaderResponse, AdminClient.transfer_leader, |_| Class::Once);
 
 /// A transaction that only reads may be repeated like any read.

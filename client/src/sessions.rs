@@ -10,93 +10,88 @@
 //! several ids, called lanes; a further lane is used only when those before it are full. When all
 //! are full, new writes wait.
 //!
-//! The cluster must know an id before it can tell a repeated request from a new one: the first
-//! write of a lane travels alone, and until it has been answered the lane is closed. Should it end
-//! without an answer, the lane starts over with another id.
+//! The cluster gives an id to a client that registers, and knows no other: the first write that
+//! finds a lane closed registers for it, and the lane is closed again when the cluster says that it
+//! has forgotten the id. Such an id never comes back, so what is still on its way under it comes to
+//! nothing.
 //!
 //! ```text
 //!  lane 0   base ─▶ [x . x x . . x x ......... 128 wide .........] ◀─ next      x done  . in flight
-//!  lane 1   opening: write 1 is under way
-//!  lane 2   not used yet
+//!  lane 1   opening: somebody registers for it
+//!  lane 2   closed: not used yet, or forgotten
 //! ```
 //!
 //! Every keyspace has its own lanes, because it has its own memory of answers.
 
 use parking_lot::Mutex;
-use rand::Rng;
 use tokio::sync::Notify;
 use tonic::metadata::{Ascii, MetadataValue};
 
-/// Slots that the cluster keeps for one client id.
+/// Most numbers in flight under one id: the width of a lane's map. The cluster says how many of them
+/// it remembers.
 pub(crate) const WINDOW: u64 = 128;
 /// Client ids of one [`Client`](crate::Client) in one keyspace; times [`WINDOW`], its most writes in
 /// flight.
 pub(crate) const LANES: usize = 16;
-/// Lanes that may be opening at a time: more than one, lest a stuck first write hold up the rest; few,
-/// because every id takes a place in the cluster's memory.
-const OPENING_MAX: usize = 4;
 
 /// All lanes of one client in one keyspace.
 pub(crate) struct Sessions {
     lanes: Vec<Mutex<Lane>>,
-    /// Signalled when a full lane may have room again.
+    /// Signalled when a full lane may have room again, or a lane was opened or closed.
     room: Notify,
 }
 
-/// - `base <= next <= base + WINDOW`
-/// - until `open`, at most one number is in flight, and it is 1
+/// An id as the cluster gave it, and the lane that it was given for.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Session {
+    lane: usize,
+    id: MetadataValue<Ascii>,
+}
+
+enum Lane {
+    Closed,
+    /// Somebody registers for it.
+    Opening,
+    Open(Window),
+}
+
+/// - `base <= next <= base + width`, `width <= WINDOW`
 /// - bit `i` of `done` belongs to the number `base + i`; bit 0 is never set
 /// - bits at or above `next - base` are never set
-struct Lane {
-    /// 16 random bytes in lower-case hexadecimal.
+struct Window {
     id: MetadataValue<Ascii>,
-    /// The cluster knows the id.
-    open: bool,
+    width: u64,
     base: u64,
     next: u64,
     done: u128,
 }
 
-impl Lane {
-    fn new() -> Self {
-        let mut id = [0u8; 16];
-        rand::rng().fill_bytes(&mut id);
-        let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-        let id = hex.parse().expect("hexadecimal digits are ASCII");
+impl Window {
+    fn new(id: MetadataValue<Ascii>, width: u64) -> Self {
         Self {
             id,
-            open: false,
+            width: width.clamp(1, WINDOW),
             base: 1,
             next: 1,
             done: 0,
         }
     }
 
-    fn is_opening(&self) -> bool {
-        !self.open && self.next > self.base
-    }
-
     fn take(&mut self) -> Option<u64> {
-        let room = if self.open { WINDOW } else { 1 };
-        (self.next - self.base < room).then(|| {
+        (self.next - self.base < self.width).then(|| {
             let seq = self.next;
             self.next += 1;
             seq
         })
     }
 
-    fn complete(&mut self, seq: u64, known: bool) {
+    fn complete(&mut self, seq: u64) {
         assert!(
             self.base <= seq && seq < self.next,
             "request {seq} is not in flight: window {}..{}",
             self.base,
             self.next
         );
-        self.open |= known;
-        if !self.open {
-            *self = Self::new();
-            return;
-        }
         self.done |= 1 << (seq - self.base);
         let finished = self.done.trailing_ones();
         self.base += u64::from(finished);
@@ -104,83 +99,131 @@ impl Lane {
     }
 }
 
+/// What a write gets that asks for a retry id.
+pub(crate) enum Claim<'a> {
+    /// Its id.
+    Ticket(Ticket<'a>),
+    /// The task to register for a lane. Then it asks again.
+    Open(Opening<'a>),
+}
+
 /// The retry id of one write. Dropping it lets the window move on.
 pub(crate) struct Ticket<'a> {
     sessions: &'a Sessions,
-    lane: usize,
-    id: MetadataValue<Ascii>,
+    session: Session,
     seq: u64,
-    known: bool,
+}
+
+/// A lane that is registered for. Dropping it closes the lane again.
+pub(crate) struct Opening<'a> {
+    sessions: &'a Sessions,
+    lane: usize,
+    opened: bool,
 }
 
 impl Sessions {
     pub(crate) fn new() -> Self {
-        let lanes = (0..LANES).map(|_| Mutex::new(Lane::new())).collect();
+        let lanes = (0..LANES).map(|_| Mutex::new(Lane::Closed)).collect();
         Self {
             lanes,
             room: Notify::new(),
         }
     }
 
-    fn try_ticket(&self) -> Option<Ticket<'_>> {
-        let mut opening = 0;
+    fn try_claim(&self) -> Option<Claim<'_>> {
         for (at, lane) in self.lanes.iter().enumerate() {
             let mut lane = lane.lock();
-            if let Some(seq) = lane.take() {
-                let id = lane.id.clone();
-                return Some(Ticket {
-                    sessions: self,
-                    lane: at,
-                    id,
-                    seq,
-                    known: false,
-                });
-            }
-            opening += usize::from(lane.is_opening());
-            if opening == OPENING_MAX {
-                return None;
+            match &mut *lane {
+                Lane::Open(window) => {
+                    if let Some(seq) = window.take() {
+                        let id = window.id.clone();
+                        return Some(Claim::Ticket(Ticket {
+                            sessions: self,
+                            session: Session { lane: at, id },
+                            seq,
+                        }));
+                    }
+                }
+                // One at a time: every id takes a place in the cluster's memory.
+                Lane::Opening => return None,
+                Lane::Closed => {
+                    *lane = Lane::Opening;
+                    return Some(Claim::Open(Opening {
+                        sessions: self,
+                        lane: at,
+                        opened: false,
+                    }));
+                }
             }
         }
         None
     }
 
-    /// A fresh number; waits while all lanes are full.
-    pub(crate) async fn ticket(&self) -> Ticket<'_> {
-        if let Some(ticket) = self.try_ticket() {
-            return ticket;
+    /// A fresh number, or the task to register; waits while all lanes are full or one is opening.
+    pub(crate) async fn claim(&self) -> Claim<'_> {
+        if let Some(claim) = self.try_claim() {
+            return claim;
         }
         loop {
             // Only one waiter is woken for a completion that may make room for several, so each
             // that gets in wakes the next.
             self.room.notified().await;
-            if let Some(ticket) = self.try_ticket() {
+            if let Some(claim) = self.try_claim() {
                 self.room.notify_one();
-                return ticket;
+                return claim;
             }
+        }
+    }
+
+    /// The cluster has forgotten this id.
+    pub(crate) fn forget(&self, session: &Session) {
+        let mut lane = self.lanes[session.lane].lock();
+        if matches!(&*lane, Lane::Open(window) if window.id == session.id) {
+            *lane = Lane::Closed;
+            self.room.notify_one();
         }
     }
 }
 
 impl Ticket<'_> {
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
     pub(crate) fn client_id(&self) -> MetadataValue<Ascii> {
-        self.id.clone()
+        self.session.id.clone()
     }
 
     pub(crate) fn seq(&self) -> u64 {
         self.seq
     }
-
-    /// The write was carried out, so the cluster has its id on record.
-    pub(crate) fn succeeded(&mut self) {
-        self.known = true;
-    }
 }
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        self.sessions.lanes[self.lane]
-            .lock()
-            .complete(self.seq, self.known);
+        // A lane that has another id by now knows nothing of this number.
+        if let Lane::Open(window) = &mut *self.sessions.lanes[self.session.lane].lock()
+            && window.id == self.session.id
+        {
+            window.complete(self.seq);
+        }
+        self.sessions.room.notify_one();
+    }
+}
+
+impl Opening<'_> {
+    /// The cluster gave this id, and remembers so many requests of it.
+    pub(crate) fn open(mut self, id: MetadataValue<Ascii>, width: u64) {
+        *self.sessions.lanes[self.lane].lock() = Lane::Open(Window::new(id, width));
+        self.opened = true;
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if !self.opened {
+            *self.sessions.lanes[self.lane].lock() = Lane::Closed;
+        }
         self.sessions.room.notify_one();
     }
 }

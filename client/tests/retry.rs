@@ -143,12 +143,16 @@ async fn who_opts_in_gets_unprotected_retries() {
         .connect()
         .await
         .expect("connect");
-    mock.world.script(|write| match write.retry {
-        false => Fate::AnswerLost(Status::unavailable("etcdserver: request timed out")),
-        true => Fate::Served,
-    });
+    let attempts = AtomicU32::new(0);
+    mock.world
+        .script(move |_| match attempts.fetch_add(1, Ordering::Relaxed) {
+            0 => Fate::AnswerLost(Status::unavailable("etcdserver: request timed out")),
+            _ => Fate::Served,
+        });
     client.put("k", "v").await.expect("repeated");
     assert_eq!(mock.world.state.lock().revision, 2, "it took effect twice");
+    let ids = mock.world.seen().into_iter().map(|w| w.client_id);
+    assert!(ids.eq(["", ""]), "an etcd gives no ids");
 }
 
 #[tokio::test]
@@ -309,39 +313,79 @@ async fn numbers_in_flight_stay_within_the_window_of_the_server() {
 }
 
 #[tokio::test]
-async fn the_first_write_under_an_id_travels_alone() {
+async fn a_client_registers_once_in_each_keyspace_before_its_first_write() {
     let mock = Mock::holdfast(&["a", "b"]);
     let client = connect(&mock).await;
-    mock.world.script(|write| match write.seq {
-        1 => Fate::Held,
-        _ => Fate::Served,
-    });
+    let registered = || mock.world.state.lock().registered.clone();
+    client.get("k").await.expect("get");
+    assert!(registered().is_empty(), "reads need no id");
     let writes: Vec<_> = (0..100)
         .map(|n| tokio::spawn(client.put(format!("{n}"), "v").into_future()))
         .collect();
-    until("the first writes have arrived", || {
-        mock.world.seen().len() >= 4
-    })
-    .await;
-    assert!(mock.world.seen().iter().all(|write| write.seq == 1));
-    mock.world.gate.send_replace(true);
     for write in writes {
         write.await.expect("task").expect("write");
     }
     mock.world.never_twice();
-    // Another keyspace remembers nothing of this one's ids.
-    let before = mock.world.seen().len();
+    assert_eq!(registered().len(), 1, "all fit under one id");
     let orders = client.keyspace("orders").expect("a valid name");
     orders.put("k", "v").await.expect("put");
     let again = client.keyspace("orders").expect("a valid name");
     again.put("k", "v").await.expect("put");
-    let seen = mock.world.seen();
-    assert_eq!((seen[before].seq, seen[before + 1].seq), (1, 2));
+    let (ids, seen) = (registered(), mock.world.seen());
+    assert_eq!(ids.len(), 2);
+    let last: Vec<_> = seen[100..].iter().map(|w| (&w.client_id, w.seq)).collect();
+    assert_eq!(last, [(&ids[1], 1), (&ids[1], 2)]);
+}
+
+#[tokio::test]
+async fn a_forgotten_client_registers_again_and_loses_no_write() {
+    let mock = Mock::holdfast(&["a", "b"]);
+    let client = connect(&mock).await;
+    client.put("k", "1").await.expect("put");
+    let forget_all = || {
+        let mut state = mock.world.state.lock();
+        state.forgotten = state.registered.iter().cloned().collect();
+    };
+    forget_all();
+    client.put("k", "2").await.expect("under a new id");
+    let ids = mock.world.state.lock().registered.clone();
+    assert_eq!(ids.len(), 2);
+    let seen: Vec<_> = mock
+        .world
+        .seen()
+        .into_iter()
+        .map(|w| (w.client_id, w.seq))
+        .collect();
+    let expected = [(0, 1), (0, 2), (1, 1)].map(|(id, seq)| (ids[id].clone(), seq));
+    assert_eq!(seen, expected);
+    assert_eq!(mock.world.state.lock().revision, 2);
+}
+
+/// What was lost may have taken effect under the id that is forgotten now; under a new one it would
+/// take effect again.
+#[tokio::test]
+async fn a_write_in_doubt_is_never_sent_under_a_new_id() {
+    let mock = Mock::holdfast(&["a", "b"]);
+    let client = connect(&mock).await;
+    client.put("k", "1").await.expect("put");
+    mock.world.script(|write| match write.retry {
+        false => Fate::AnswerLost(Status::unavailable("etcdserver: leader changed")),
+        true => Fate::Served,
+    });
+    // The answer is lost, and then the client is forgotten.
+    let world = mock.world.clone();
+    world.forget_after_apply.store(true, Ordering::Relaxed);
+    let error = client.put("k", "2").await.expect_err("nobody knows");
     assert!(
-        seen[..before]
-            .iter()
-            .all(|w| w.client_id != seen[before].client_id)
+        matches!(error.kind(), ErrorKind::ClientForgotten(_)),
+        "{error:?}"
     );
+    assert_eq!(error.effect(), Effect::Unknown);
+    assert_eq!(mock.world.state.lock().revision, 2, "it took effect, once");
+    world.forget_after_apply.store(false, Ordering::Relaxed);
+    mock.world.script(|_| Fate::Served);
+    client.put("k", "3").await.expect("known again");
+    assert_eq!(mock.world.state.lock().registered.len(), 2);
 }
 
 #[tokio::test]

@@ -32,6 +32,9 @@ pub mod outcome {
     pub const REFUSED: &str = "refused";
     /// This sending was not appended to the log: it took no effect. It says nothing of others.
     pub const NOT_APPENDED: &str = "not-appended";
+    /// The client id is not known: this sending took no effect, and what became of earlier ones is
+    /// forgotten. The client registers, and may send under its new id what it sent once only.
+    pub const CLIENT_UNKNOWN: &str = "client-unknown";
 }
 
 /// Cluster of the sender of a message between nodes.

@@ -210,6 +210,11 @@ pub struct LimitsConfig {
     /// Most bytes of snapshots sent per second, all receivers together.
     #[serde(with = "quantity::bytes")]
     pub snapshot_bytes_per_second_max: u64,
+    /// Clients whose writes a new keyspace remembers.
+    pub retry_clients_max: usize,
+    /// Bytes of answers that a new keyspace remembers.
+    #[serde(with = "quantity::bytes")]
+    pub retry_bytes_max: u64,
 }
 
 impl Default for LimitsConfig {
@@ -222,6 +227,8 @@ impl Default for LimitsConfig {
             reads_waiting_max: limits::READS_WAITING_DEFAULT,
             forward_queue_requests_max: limits::FORWARD_QUEUE_REQUESTS_DEFAULT,
             snapshot_bytes_per_second_max: limits::SNAPSHOT_BYTES_PER_SECOND_DEFAULT,
+            retry_clients_max: limits::RETRY_CLIENTS_DEFAULT,
+            retry_bytes_max: limits::RETRY_BYTES_DEFAULT,
         }
     }
 }

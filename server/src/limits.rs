@@ -96,6 +96,19 @@ pub const REQUEST_PATIENCE: Duration = Duration::from_secs(7);
 /// `etcdserver: no leader`.
 pub const READ_ROUND_MAX: Duration = REQUEST_PATIENCE;
 
+/// Clients in the retry table of a keyspace. At the bound the one idle for longest gives way: its
+/// requests are refused until it registers again. A client takes about 1 KiB of memory on every node.
+pub const RETRY_CLIENTS_DEFAULT: usize = 4096;
+/// Largest value that `limits.retry_clients_max` accepts: the index of the table is in memory.
+pub const RETRY_CLIENTS_CEILING: usize = 256 * 1024;
+/// Bytes of the records of the retry table of a keyspace. At the bound the clients idle for longest
+/// give way.
+pub const RETRY_BYTES_DEFAULT: u64 = 64 * MIB;
+/// Smallest value that `limits.retry_bytes_max` accepts.
+pub const RETRY_BYTES_MIN: u64 = MIB;
+/// Largest value that `limits.retry_bytes_max` accepts: a snapshot copies the table.
+pub const RETRY_BYTES_CEILING: u64 = GIB;
+
 // ---- between nodes ---------------------------------------------------------------------------
 
 /// Requests queued for one peer before they are packed into batches. At the bound: refused at once.
@@ -268,6 +281,9 @@ const _: () = {
     assert!(LOG_SEGMENT_BYTES_DEFAULT <= LOG_SEGMENT_BYTES_CEILING);
     assert!(TABLE_BYTES_MIN <= TABLE_BYTES_DEFAULT);
     assert!(CACHE_BYTES_MIN <= CACHE_BYTES_DEFAULT);
+
+    assert!(RETRY_CLIENTS_DEFAULT <= RETRY_CLIENTS_CEILING);
+    assert!(RETRY_BYTES_MIN <= RETRY_BYTES_DEFAULT && RETRY_BYTES_DEFAULT <= RETRY_BYTES_CEILING);
 
     // Every message between nodes passes: a full batch and one request of the largest size on top
     // of it, because the request that reaches the bound is still in the batch.

@@ -17,13 +17,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use holdfast_proto::command::Settings;
 use parking_lot::{Mutex, RwLock};
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     config::Config,
     descriptors,
-    group::{Group, GroupLimits, HandOverError, Retention},
+    group::{Group, GroupLimits, HandOverError, MemberVersions, Raising, Retention},
     identity::{DataDir, IdentityError},
     keyspace::{DEFAULT, DEFAULT_GROUP, Keyspaces, SYSTEM, SYSTEM_GROUP},
     limits,
@@ -141,6 +142,7 @@ pub struct Node {
 struct Inner {
     context: Arc<ServiceContext>,
     transport: Arc<GrpcTransport>,
+    versions: Arc<MemberVersions>,
     /// Kept to be closed last: everything above writes to it.
     log: Mutex<Option<Log>>,
     stores: Mutex<Vec<Arc<StateStore>>>,
@@ -188,8 +190,10 @@ impl Node {
             stopping: watch::channel(false).0,
         });
         let shares = descriptors::take(&context.config, GROUPS.len());
+        let versions = MemberVersions::new(identity.node_id);
         let heard = Arc::new(Heard::default());
-        let peer_server = PeerServer::new(data, keyspaces, members, heard.clone());
+        let peer_server =
+            PeerServer::new(data, keyspaces, versions.clone(), members, heard.clone());
         let peers = serve_peers(peer_addr, peer_server, shares.peers_max).await?;
         let clients = serve_clients(context.clone(), shares.clients_max).await?;
         announce(&context);
@@ -197,6 +201,7 @@ impl Node {
         let inner = Arc::new(Inner {
             context: context.clone(),
             transport,
+            versions,
             log: Mutex::new(None),
             stores: Mutex::default(),
             failed: watch::channel(None).0,
@@ -278,6 +283,7 @@ impl Inner {
         let introduction = introduce(
             &self.transport,
             &self.context.data,
+            &self.versions,
             &config.node.zone,
             &members,
         );
@@ -403,6 +409,14 @@ impl Inner {
                 Retention {
                     log_entries_max: config.raft.log_entries_max,
                     log_bytes_max: config.raft.log_bytes_max,
+                },
+                Raising {
+                    versions: self.versions.clone(),
+                    first_settings: Settings {
+                        version: 0,
+                        retry_clients_max: config.limits.retry_clients_max as u64,
+                        retry_bytes_max: config.limits.retry_bytes_max,
+                    },
                 },
             ));
         }

@@ -44,6 +44,10 @@ pub(crate) enum Bug {
     SnapshotWithoutTombstones,
     #[cfg(feature = "planted-bugs")]
     TxnNotAtomic,
+    #[cfg(feature = "planted-bugs")]
+    UnknownClientTrusted,
+    #[cfg(feature = "planted-bugs")]
+    UnknownOperationSkipped,
 }
 
 #[cfg(feature = "planted-bugs")]
@@ -84,7 +88,7 @@ mod active {
 
     impl Bug {
         /// All of them, by name.
-        pub(super) const ALL: [Bug; 17] = [
+        pub(super) const ALL: [Bug; 19] = [
             Bug::AckBeforeFsync,
             Bug::ApplySkippedOnRestart,
             Bug::CompareOnStaleState,
@@ -101,6 +105,8 @@ mod active {
             Bug::TornBatch,
             Bug::TruncateIgnored,
             Bug::TxnNotAtomic,
+            Bug::UnknownClientTrusted,
+            Bug::UnknownOperationSkipped,
             Bug::VoteNotPersisted,
         ];
 
@@ -123,6 +129,8 @@ mod active {
                 Bug::TornBatch => "torn-batch",
                 Bug::TruncateIgnored => "truncate-ignored",
                 Bug::TxnNotAtomic => "txn-not-atomic",
+                Bug::UnknownClientTrusted => "unknown-client-trusted",
+                Bug::UnknownOperationSkipped => "unknown-operation-skipped",
                 Bug::VoteNotPersisted => "vote-not-persisted",
             }
         }
@@ -166,6 +174,12 @@ mod active {
                 Bug::TxnNotAtomic => {
                     "a compaction removes what a transaction wrote after its first write"
                 }
+                Bug::UnknownClientTrusted => {
+                    "a request of a client that is not known is taken for a new client's"
+                }
+                Bug::UnknownOperationSkipped => {
+                    "one node of three does not know the operations of version 2 and skips them"
+                }
                 Bug::VoteNotPersisted => "votes and terms are not on disk",
             }
         }
@@ -198,6 +212,7 @@ mod active {
             Bug::RetryTableLostOnSnapshot => mvcc::plant(mvcc::Bug::RetryTableLostOnSnapshot),
             Bug::SnapshotWithoutTombstones => mvcc::plant(mvcc::Bug::SnapshotWithoutTombstones),
             Bug::TxnNotAtomic => mvcc::plant(mvcc::Bug::TxnNotAtomic),
+            Bug::UnknownClientTrusted => mvcc::plant(mvcc::Bug::UnknownClientTrusted),
             _ => {}
         }
         Ok(Some(format!(

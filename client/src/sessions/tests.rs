@@ -1,78 +1,95 @@
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use tokio::time::timeout;
 
 use super::*;
 
+fn id(name: &str) -> MetadataValue<Ascii> {
+    name.parse().expect("ASCII")
+}
+
+impl Sessions {
+    /// A ticket if there is one at once; opens no lane.
+    fn try_ticket(&self) -> Option<Ticket<'_>> {
+        match self.try_claim()? {
+            Claim::Ticket(ticket) => Some(ticket),
+            Claim::Open(_) => None,
+        }
+    }
+
+    async fn ticket(&self) -> Ticket<'_> {
+        match self.claim().await {
+            Claim::Ticket(ticket) => ticket,
+            Claim::Open(_) => panic!("all lanes are open"),
+        }
+    }
+
+    fn must_open(&self) -> Opening<'_> {
+        match self.try_claim() {
+            Some(Claim::Open(opening)) => opening,
+            Some(Claim::Ticket(ticket)) => panic!("a ticket: {:?}", ticket.session()),
+            None => panic!("to wait"),
+        }
+    }
+}
+
 /// Lanes that the cluster knows already.
 fn open() -> Sessions {
     let sessions = Sessions::new();
-    for lane in &sessions.lanes {
-        lane.lock().open = true;
+    for (at, lane) in sessions.lanes.iter().enumerate() {
+        *lane.lock() = Lane::Open(Window::new(id(&format!("lane-{at}")), WINDOW));
     }
     sessions
 }
 
 #[test]
-fn the_first_write_of_a_lane_travels_alone() {
+fn one_writer_registers_for_a_lane_while_the_others_wait() {
     let sessions = Sessions::new();
-    let mut opening: Vec<_> = (0..OPENING_MAX)
-        .map(|_| sessions.try_ticket().expect("room"))
-        .collect();
-    for (lane, ticket) in opening.iter().enumerate() {
-        assert_eq!((ticket.lane, ticket.seq), (lane, 1));
-    }
-    assert!(sessions.try_ticket().is_none(), "enough lanes are opening");
-    let mut first = opening.remove(0);
-    first.succeeded();
-    drop(first);
-    for seq in 2..=WINDOW + 1 {
+    let opening = sessions.must_open();
+    assert!(sessions.try_claim().is_none(), "somebody registers");
+    opening.open(id("a"), WINDOW);
+    let mut held = Vec::new();
+    for seq in 1..=WINDOW {
         let ticket = sessions.try_ticket().expect("open");
-        assert_eq!((ticket.lane, ticket.seq), (0, seq));
-        opening.push(ticket);
+        assert_eq!((ticket.client_id(), ticket.seq()), (id("a"), seq));
+        held.push(ticket);
     }
-    // Lane 0 is full and three lanes are opening: one more may.
-    let ticket = sessions.try_ticket().expect("a fourth");
-    assert_eq!((ticket.lane, ticket.seq), (OPENING_MAX, 1));
-    assert!(sessions.try_ticket().is_none());
+    // The first lane is full: the next is registered for, and nobody is kept from the first.
+    let opening = sessions.must_open();
+    held.remove(0);
+    let ticket = sessions.try_ticket().expect("room in the first lane");
+    assert_eq!(ticket.client_id(), id("a"));
+    drop(opening);
+    let opening = sessions.must_open();
+    assert_eq!(opening.lane, 1, "closed again by who gave it up");
 }
 
 #[test]
-fn a_first_write_without_an_answer_takes_its_id_with_it() {
+fn a_lane_is_as_wide_as_the_cluster_remembers() {
     let sessions = Sessions::new();
-    let first = sessions.try_ticket().expect("room");
-    let id = first.client_id();
-    drop(first);
-    let mut second = sessions.try_ticket().expect("room");
-    assert_eq!((second.lane, second.seq), (0, 1));
-    assert_ne!(second.client_id(), id);
-    let id = second.client_id();
-    second.succeeded();
-    drop(second);
-    // Once the id is known, a lost write does not cost it.
-    drop(sessions.try_ticket().expect("room"));
-    let fourth = sessions.try_ticket().expect("room");
-    assert_eq!((fourth.client_id(), fourth.seq), (id, 3));
+    sessions.must_open().open(id("a"), 2);
+    let _held = [(); 2].map(|()| sessions.try_ticket().expect("two fit"));
+    assert_eq!(sessions.must_open().lane, 1);
 }
 
 #[test]
-fn ids_are_distinct_and_of_the_form_the_server_expects() {
+fn a_forgotten_id_is_not_used_again_and_its_writes_end_quietly() {
     let sessions = Sessions::new();
-    let ids: HashSet<String> = sessions
-        .lanes
-        .iter()
-        .map(|l| l.lock().id.to_str().expect("ASCII").to_owned())
-        .collect();
-    assert_eq!(ids.len(), LANES);
-    for id in ids {
-        assert_eq!(id.len(), 32, "{id}");
-        assert!(
-            id.bytes()
-                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)),
-            "{id}"
-        );
-    }
+    sessions.must_open().open(id("a"), WINDOW);
+    let (first, second) = (
+        sessions.try_ticket().unwrap(),
+        sessions.try_ticket().unwrap(),
+    );
+    sessions.forget(first.session());
+    sessions.must_open().open(id("b"), WINDOW);
+    // Told twice, by each of the writes under it.
+    sessions.forget(second.session());
+    let third = sessions.try_ticket().expect("open");
+    assert_eq!((third.client_id(), third.seq()), (id("b"), 1));
+    drop((first, second));
+    let fourth = sessions.try_ticket().expect("open");
+    assert_eq!((fourth.client_id(), fourth.seq()), (id("b"), 2));
 }
 
 #[test]
@@ -80,7 +97,7 @@ fn numbers_start_at_one_and_stay_in_the_first_lane_while_it_has_room() {
     let sessions = open();
     for expected in 1..=1000 {
         let ticket = sessions.try_ticket().expect("one at a time");
-        assert_eq!((ticket.lane, ticket.seq), (0, expected));
+        assert_eq!((ticket.session.lane, ticket.seq), (0, expected));
     }
 }
 
@@ -89,11 +106,11 @@ fn one_slow_write_closes_its_lane_only() {
     let sessions = open();
     let slow = sessions.try_ticket().expect("room");
     for _ in 1..WINDOW {
-        assert_eq!(sessions.try_ticket().expect("room").lane, 0);
+        assert_eq!(sessions.try_ticket().expect("room").session.lane, 0);
     }
-    assert_eq!(sessions.try_ticket().expect("room").lane, 1);
+    assert_eq!(sessions.try_ticket().expect("room").session.lane, 1);
     drop(slow);
-    assert_eq!(sessions.try_ticket().expect("room").lane, 0);
+    assert_eq!(sessions.try_ticket().expect("room").session.lane, 0);
 }
 
 #[tokio::test]
@@ -132,14 +149,13 @@ async fn a_full_client_waits_until_the_oldest_write_of_a_lane_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_waiter_is_forgotten() {
-    let sessions = std::sync::Arc::new(Sessions::new());
+    let sessions = std::sync::Arc::new(open());
     let tasks: Vec<_> = (0..6000)
         .map(|_| {
             let sessions = sessions.clone();
             tokio::spawn(async move {
-                let mut ticket = sessions.ticket().await;
+                let _ticket = sessions.ticket().await;
                 tokio::task::yield_now().await;
-                ticket.succeeded();
             })
         })
         .collect();
@@ -163,8 +179,11 @@ fn numbers_in_flight_never_span_the_window() {
             && let Some(ticket) = sessions.try_ticket()
         {
             held.push(ticket);
-            let lane = held.last().expect("just pushed").lane;
-            let seqs = held.iter().filter(|t| t.lane == lane).map(|t| t.seq);
+            let lane = held.last().expect("just pushed").session.lane;
+            let seqs = held
+                .iter()
+                .filter(|t| t.session.lane == lane)
+                .map(|t| t.seq);
             let (low, high) = (seqs.clone().min(), seqs.max());
             let span = high.expect("held") - low.expect("held");
             assert!(span < WINDOW, "span {span} in lane {lane}");

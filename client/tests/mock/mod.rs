@@ -9,7 +9,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of the mock")]
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{SocketAddr, TcpListener},
     sync::{
         Arc,
@@ -32,6 +32,7 @@ use holdfast_client::{
         v1::{
             self,
             admin_server::{Admin, AdminServer},
+            sessions_server::{Sessions, SessionsServer},
         },
     },
 };
@@ -83,6 +84,10 @@ pub struct State {
     pub seen: Vec<Seen>,
     /// Reads served, by node.
     pub reads: HashMap<u64, u32>,
+    /// Clients that registered, in order.
+    pub registered: Vec<String>,
+    /// Those of them that are forgotten.
+    pub forgotten: HashSet<String>,
 }
 
 pub struct World {
@@ -90,6 +95,8 @@ pub struct World {
     nodes: Mutex<Vec<v1::Node>>,
     script: Mutex<Option<Script>>,
     pub gate: watch::Sender<bool>,
+    /// A client is forgotten as soon as a write of it has been carried out.
+    pub forget_after_apply: AtomicBool,
     cluster_id: u64,
     /// Serves `holdfast.v1.Admin`.
     holdfast: bool,
@@ -150,6 +157,7 @@ impl Mock {
             nodes: Mutex::new(described.collect()),
             script: Mutex::new(None),
             gate: watch::Sender::new(false),
+            forget_after_apply: AtomicBool::new(false),
             cluster_id,
             holdfast,
         });
@@ -231,6 +239,9 @@ impl Node {
                 let router = Server::builder()
                     .add_service(KvServer::new(service.clone()))
                     .add_service(ClusterServer::new(service.clone()))
+                    .add_optional_service(
+                        (service.world.holdfast).then(|| SessionsServer::new(service.clone())),
+                    )
                     .add_optional_service(
                         service.world.holdfast.then(|| AdminServer::new(service)),
                     );
@@ -314,6 +325,20 @@ impl Service {
         })
     }
 
+    /// A client that the cluster does not know is refused, as by Holdfast.
+    fn check_client(&self, write: &Seen) -> Result<(), Status> {
+        let state = self.world.state.lock();
+        let id = &write.client_id;
+        let known = state.registered.contains(id) && !state.forgotten.contains(id);
+        if id.is_empty() || known {
+            return Ok(());
+        }
+        let mut status = Status::failed_precondition("holdfast: the client id is not known");
+        let value = MetadataValue::from_static(outcome::CLIENT_UNKNOWN);
+        status.metadata_mut().insert(OUTCOME, value);
+        Err(status)
+    }
+
     fn apply(&self, write: &Seen, put: pb::PutRequest) -> pb::PutResponse {
         let mut state = self.world.state.lock();
         let id = (write.client_id.clone(), write.seq);
@@ -336,6 +361,9 @@ impl Service {
             header: Some(header),
             prev_kv: None,
         };
+        if self.world.forget_after_apply.load(Ordering::Relaxed) {
+            state.forgotten.insert(write.client_id.clone());
+        }
         state.answers.insert(id, answer.clone());
         answer
     }
@@ -362,6 +390,9 @@ impl Kv for Service {
             None => Fate::Served,
         };
         let put = request.into_inner();
+        if let Fate::Served | Fate::AnswerLost(_) | Fate::Silence = fate {
+            self.check_client(&write)?;
+        }
         match fate {
             Fate::Served => Ok(Response::new(self.apply(&write, put))),
             Fate::Refused(status) => Err(status),
@@ -472,6 +503,22 @@ impl Admin for Service {
     ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
         let leader = request.into_inner().to_node;
         Ok(Response::new(v1::TransferLeaderResponse { leader }))
+    }
+}
+
+#[tonic::async_trait]
+impl Sessions for Service {
+    async fn register(
+        &self,
+        _: Request<v1::RegisterRequest>,
+    ) -> Result<Response<v1::RegisterResponse>, Status> {
+        let mut state = self.world.state.lock();
+        let client_id = format!("{:032x}", state.registered.len() + 1);
+        state.registered.push(client_id.clone());
+        Ok(Response::new(v1::RegisterResponse {
+            client_id,
+            requests_in_flight_max: 128,
+        }))
     }
 }
 

@@ -5,18 +5,25 @@
 //! requests that the store promises to remember. `holdfast-client` repeats only what it got no
 //! answer to, so this client is made of the messages on the wire.
 //!
-//! - One request at a time, numbered from 1 under a client id of its own.
+//! - One request at a time, numbered from 1 under a client id that the store gave it.
 //! - A request of unknown outcome is sent again, marked as a retry, until its time is over.
-//! - Every few requests, one that was answered a while ago is sent again. Its answer is not looked
-//!   at: what it must not do shows in the versions of the key.
+//! - When the store has forgotten the client, it registers again, and goes on under another id. A
+//!   request in doubt stays so.
+//! - Every few requests, one that was answered a while ago is sent again, under the id it had: marked
+//!   as a retry, as by an application, or just as it was sent first, as by a network that held it up.
+//!   Its answer is not looked at: what it must not do shows in the versions of the key.
 
 use std::{collections::VecDeque, time::Duration};
 
 use holdfast_client::{
     CLIENT_ID, REQUEST_SEQ, RETRY,
-    proto::etcdserverpb::{PutRequest, PutResponse, kv_client::KvClient},
+    proto::{
+        etcdserverpb::{PutRequest, PutResponse, kv_client::KvClient},
+        metadata::{OUTCOME, outcome},
+        v1::{RegisterRequest, sessions_client::SessionsClient},
+    },
 };
-use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{
     Request, Status,
@@ -37,16 +44,22 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 struct Answered {
     at: Instant,
-    seq: u64,
+    id: Id,
     request: PutRequest,
+}
+
+/// Under what a request is sent.
+#[derive(Clone)]
+struct Id {
+    client: MetadataValue<Ascii>,
+    seq: u64,
 }
 
 /// The client.
 pub struct Repeater {
-    nodes: Vec<KvClient<Channel>>,
-    client_id: MetadataValue<Ascii>,
-    /// Of the last request.
-    seq: u64,
+    nodes: Vec<Channel>,
+    /// Of the last request; none before the client is registered.
+    last: Option<Id>,
     answered: VecDeque<Answered>,
     rng: StdRng,
     timeout: Duration,
@@ -63,22 +76,19 @@ impl Repeater {
         seed: u64,
         timeout: Duration,
     ) -> Result<Self, tonic::transport::Error> {
-        let mut rng = StdRng::seed_from_u64(seed);
         let nodes = endpoints.iter().map(|endpoint| {
             let endpoint = Endpoint::from_shared(format!("http://{endpoint}"))?
                 .connect_timeout(ATTEMPT_WITHIN)
                 .http2_keep_alive_interval(ATTEMPT_WITHIN)
                 .keep_alive_timeout(ATTEMPT_WITHIN);
-            Ok(KvClient::new(endpoint.connect_lazy()))
+            Ok(endpoint.connect_lazy())
         });
         let nodes = nodes.collect::<Result<_, _>>()?;
-        let id = format!("{:016x}{:016x}", rng.next_u64(), rng.next_u64());
         Ok(Self {
             nodes,
-            client_id: id.parse().expect("hexadecimal digits are ASCII"),
-            seq: 0,
+            last: None,
             answered: VecDeque::new(),
-            rng,
+            rng: StdRng::seed_from_u64(seed),
             timeout,
         })
     }
@@ -89,13 +99,32 @@ impl Repeater {
     ///
     /// Whether it took effect is not known.
     pub async fn put(&mut self, request: PutRequest) -> Result<PutResponse, Status> {
-        self.seq += 1;
-        let seq = self.seq;
         let deadline = Instant::now() + self.timeout;
+        let mut id = None;
         let mut retry = false;
-        let answer = loop {
-            match self.attempt(&request, seq, retry).await {
-                Ok(answer) => break answer,
+        let (answer, id) = loop {
+            let now = match &id {
+                Some(id) => Id::clone(id),
+                None => match self.next_id().await {
+                    Ok(next) => id.insert(next).clone(),
+                    Err(status) if Instant::now() + PAUSE >= deadline => return Err(status),
+                    Err(_) => {
+                        sleep(PAUSE).await;
+                        continue;
+                    }
+                },
+            };
+            match self.attempt(&request, &now, retry).await {
+                Ok(answer) => break (answer, now),
+                Err(status) if is_forgotten(&status) => {
+                    self.last = None;
+                    if retry || Instant::now() >= deadline {
+                        return Err(status);
+                    }
+                    // Sent once, and refused: it may be sent under another id.
+                    id = None;
+                    continue;
+                }
                 Err(status) if Instant::now() + PAUSE >= deadline => return Err(status),
                 Err(_) => retry = true,
             }
@@ -103,14 +132,10 @@ impl Repeater {
         };
         self.answered.push_back(Answered {
             at: Instant::now(),
-            seq,
+            id,
             request,
         });
-        while self
-            .answered
-            .front()
-            .is_some_and(|a| a.seq + REMEMBERED as u64 <= seq)
-        {
+        while self.answered.len() > REMEMBERED {
             self.answered.pop_front();
         }
         if self.rng.random_ratio(1, REPEAT_ONE_IN) {
@@ -129,30 +154,66 @@ impl Repeater {
             return;
         }
         let chosen = &self.answered[self.rng.random_range(0..old)];
-        let (request, seq) = (chosen.request.clone(), chosen.seq);
+        let (request, id) = (chosen.request.clone(), chosen.id.clone());
+        let retry = self.rng.random();
         // It was answered before, so this answer tells nothing new, and none is no harm.
-        let _ = self.attempt(&request, seq, true).await;
+        let _ = self.attempt(&request, &id, retry).await;
+    }
+
+    /// The id of the next request; registers if it must.
+    async fn next_id(&mut self) -> Result<Id, Status> {
+        let next = match &self.last {
+            Some(last) => Id {
+                seq: last.seq + 1,
+                ..last.clone()
+            },
+            None => {
+                let mut message = Request::new(RegisterRequest {});
+                message.set_timeout(ATTEMPT_WITHIN);
+                let mut sessions = SessionsClient::new(self.any_node());
+                let registered = sessions.register(message);
+                let registered = timeout_at(Instant::now() + ATTEMPT_WITHIN, registered).await;
+                let registered = registered
+                    .map_err(|_| Status::deadline_exceeded("no answer in time"))??
+                    .into_inner();
+                let client = registered.client_id.parse();
+                let client = client.map_err(|_| Status::internal("the id is not ASCII"))?;
+                Id { client, seq: 1 }
+            }
+        };
+        self.last = Some(next.clone());
+        Ok(next)
+    }
+
+    fn any_node(&mut self) -> Channel {
+        let node = self.rng.random_range(0..self.nodes.len());
+        self.nodes[node].clone()
     }
 
     async fn attempt(
         &mut self,
         request: &PutRequest,
-        seq: u64,
+        id: &Id,
         retry: bool,
     ) -> Result<PutResponse, Status> {
         let mut message = Request::new(request.clone());
         message.set_timeout(ATTEMPT_WITHIN);
         let metadata = message.metadata_mut();
-        metadata.insert(CLIENT_ID, self.client_id.clone());
-        metadata.insert(REQUEST_SEQ, seq.into());
+        metadata.insert(CLIENT_ID, id.client.clone());
+        metadata.insert(REQUEST_SEQ, id.seq.into());
         if retry {
             metadata.insert(RETRY, MetadataValue::from_static("1"));
         }
-        let node = self.rng.random_range(0..self.nodes.len());
-        let node = &mut self.nodes[node];
+        let mut node = KvClient::new(self.any_node());
         match timeout_at(Instant::now() + ATTEMPT_WITHIN, node.put(message)).await {
             Ok(answer) => answer.map(tonic::Response::into_inner),
             Err(_) => Err(Status::deadline_exceeded("no answer in time")),
         }
     }
+}
+
+/// The store says that it does not know the client, or not any more.
+fn is_forgotten(status: &Status) -> bool {
+    let said = status.metadata().get(OUTCOME);
+    said.is_some_and(|said| said.as_bytes() == outcome::CLIENT_UNKNOWN.as_bytes())
 }

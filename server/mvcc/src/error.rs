@@ -7,6 +7,8 @@ use std::fmt::Write as _;
 
 use holdfast_proto::command;
 
+use crate::version::Unknown;
+
 /// A record that this crate cannot have written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("corrupt record {key}: {what}")]
@@ -37,6 +39,9 @@ pub enum StateError<E> {
     /// The store could be read, but what it holds makes no sense.
     #[error(transparent)]
     Corrupt(#[from] Corrupt),
+    /// The command or the state is of another program than this.
+    #[error(transparent)]
+    Unknown(#[from] Unknown),
 }
 
 /// Why a read has no answer.
@@ -75,6 +80,7 @@ pub(crate) enum Refusal {
     FutureRevision { requested: i64, current: i64 },
     Malformed(&'static str),
     RetryForgotten(String),
+    ClientUnknown,
 }
 
 impl From<Refusal> for command::Error {
@@ -100,6 +106,11 @@ impl From<Refusal> for command::Error {
             ),
             Refusal::Malformed(what) => (Kind::Malformed, what.to_owned()),
             Refusal::RetryForgotten(message) => (Kind::RetryForgotten, message),
+            Refusal::ClientUnknown => (
+                Kind::ClientUnknown,
+                "the client id is not known: it never registered, or was idle and gave way to others"
+                    .to_owned(),
+            ),
         };
         command::Error {
             kind: kind.into(),

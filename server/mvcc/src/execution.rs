@@ -24,7 +24,7 @@ use holdfast_proto::{
 };
 
 use crate::{
-    ReadError, Reader, Revisions, Write, compare,
+    ReadError, Reader, Revisions, StateError, Unknown, Write, compare,
     error::{Fail, Refusal},
     key::{self, Revision, Span},
     live::{self, Change, Pending},
@@ -218,7 +218,7 @@ impl<'a, R: Reader> Execution<'a, R> {
                     let path = nested.next().expect("a path for every nested transaction");
                     self.check(request, path)?;
                 }
-                None => return Err(Refusal::Malformed("an operation is missing").into()),
+                None => return Err(StateError::from(Unknown::Operation).into()),
             }
         }
         Ok(())
@@ -268,7 +268,7 @@ impl<'a, R: Reader> Execution<'a, R> {
                     let path = nested.next().expect("a path for every nested transaction");
                     Response::ResponseTxn(self.run(request, path)?)
                 }
-                None => return Err(Refusal::Malformed("an operation is missing").into()),
+                None => return Err(StateError::from(Unknown::Operation).into()),
             };
             responses.push(ResponseOp {
                 response: Some(response),

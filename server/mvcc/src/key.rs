@@ -155,6 +155,9 @@ pub(crate) fn client(client_id: &[u8]) -> BytesMut {
     with_family(RETRIES, client_id, 1)
 }
 
+/// Stands where a record of the retry table has the number of a slot: the client's registration.
+pub(crate) const REGISTERED: u8 = 0xFF;
+
 /// Key of one slot of a client.
 pub(crate) fn slot(client_id: &[u8], slot: u8) -> Bytes {
     let mut out = client(client_id);

@@ -26,8 +26,10 @@
 //! | --- | --- |
 //! | `10 00` | `01` (format), current revision (8), compact revision (8) |
 //! | `10 01` | number of clients evicted from the retry table (8) |
+//! | `10 02` | encoded `Settings`; none in a state of version 1 |
 //! | `20` escape(user key) !main (8) !sub (8) | flags (1: bit 0 tombstone); unless a tombstone: create revision, version, lease (varints), value |
 //! | `30` main (8) sub (8) | kind (1: 0 put, 1 delete), user key |
+//! | `40` escape(client id) `FF` | index at which the client registered (varint) |
 //! | `40` escape(client id) slot (1) | seq, applied index, uncertain through (varints), kind (1: 0 answer, 1 not kept), encoded answer or revision (varint) |
 //!
 //! `escape` maps `00` to `00 FF` and appends `00 01`, which keeps the order of keys and makes no
@@ -52,6 +54,7 @@ mod retained;
 mod retry;
 mod scrub;
 pub mod validate;
+mod version;
 
 pub use error::{Corrupt, ReadError, StateError};
 pub use execution::{TXN_LEVELS_MAX, is_read_only, read_txn};
@@ -63,3 +66,4 @@ pub use reader::{Reader, Write};
 pub use retained::{snapshot_versions, unversioned};
 pub use retry::{ANSWER_BYTES_MAX, CLIENT_ID_BYTES_MAX, SLOTS_PER_CLIENT};
 pub use scrub::{ScrubCursor, ScrubStep, scrub};
+pub use version::{REGISTRATION, Unknown, VERSION, decode, needed};

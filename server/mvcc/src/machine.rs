@@ -1,7 +1,10 @@
 //! Applies commands.
 
 use holdfast_proto::{
-    command::{self, Answer, Command, answer::Result as Outcome, command::Op},
+    command::{
+        self, Answer, Command, Register, Registered, Settings, answer::Result as Outcome,
+        command::Op,
+    },
     etcdserverpb::{CompactionRequest, CompactionResponse, ResponseHeader},
     mvccpb::Event,
 };
@@ -12,9 +15,11 @@ use crate::{
     execution::Execution,
     meta,
     retry::{Admission, RetryTable},
+    version::{self, REGISTRATION, Unknown},
 };
 
-/// Bounds of the state. They shape it, so they must be equal on all replicas of a group.
+/// Bounds of a state that has no settings of its own: version 1. They shape the state, so they must be
+/// equal on all replicas of a group; from version 2 on they are part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Clients in the retry table; the one idle for longest gives way. At least 1.
@@ -29,6 +34,18 @@ impl Default for Limits {
         Limits {
             clients_max: 4096,
             retry_bytes_max: 64 * 1024 * 1024,
+        }
+    }
+}
+
+impl From<Settings> for Limits {
+    fn from(settings: Settings) -> Self {
+        let default = Limits::default();
+        let given = |number: u64, default| if number == 0 { default } else { number };
+        let clients_max = given(settings.retry_clients_max, default.clients_max as u64);
+        Limits {
+            clients_max: usize::try_from(clients_max).unwrap_or(usize::MAX),
+            retry_bytes_max: given(settings.retry_bytes_max, default.retry_bytes_max),
         }
     }
 }
@@ -52,6 +69,8 @@ pub struct Applied {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateMachine {
     revisions: Revisions,
+    /// 1 for a state without settings.
+    version: u32,
     retries: RetryTable,
 }
 
@@ -59,8 +78,19 @@ impl StateMachine {
     /// Reads the counters and scans the retry table. An empty store is a fresh keyspace.
     pub fn load<R: Reader>(reader: &R, limits: Limits) -> Result<Self, StateError<R::Error>> {
         let revisions = meta::load_revisions(reader)?;
+        let settings = meta::load_settings(reader)?;
+        let limits = settings.map_or(limits, Limits::from);
         let retries = RetryTable::load(reader, limits)?;
-        Ok(StateMachine { revisions, retries })
+        Ok(StateMachine {
+            revisions,
+            version: settings.map_or(1, |settings| settings.version),
+            retries,
+        })
+    }
+
+    /// Version that the state has been raised to.
+    pub fn version(&self) -> u32 {
+        self.version
     }
 
     /// The revisions after the last applied command.
@@ -79,16 +109,25 @@ impl StateMachine {
         index: u64,
         command: Command,
     ) -> Result<Applied, StateError<R::Error>> {
-        let remembered = match self.retries.admit(reader, &command)? {
+        version::check(&command)?;
+        let registered_only = self.version >= REGISTRATION;
+        let admission = self.retries.admit(reader, &command, registered_only)?;
+        let remembered = match admission {
             Admission::Untracked => None,
             Admission::Fresh => Some((command.client_id, command.request_seq)),
             Admission::Known(answer) => return Ok(Applied::unchanged(answer)),
             Admission::Refused(refusal) => return Ok(Applied::unchanged(refused(refusal))),
         };
-        let (mut applied, revisions) = match self.execute(reader, command.op) {
-            Ok(done) => done,
-            Err(Fail::Refused(refusal)) => (Applied::unchanged(refused(refusal)), self.revisions),
-            Err(Fail::State(error)) => return Err(error),
+        let (mut applied, revisions) = match command.op {
+            Some(Op::Register(request)) => (self.register(index, request), self.revisions),
+            Some(Op::SetSettings(settings)) => (self.set(settings), self.revisions),
+            op => match self.execute(reader, op) {
+                Ok(done) => done,
+                Err(Fail::Refused(refusal)) => {
+                    (Applied::unchanged(refused(refusal)), self.revisions)
+                }
+                Err(Fail::State(error)) => return Err(error),
+            },
         };
         if revisions != self.revisions {
             applied.writes.push(meta::write_revisions(revisions));
@@ -106,6 +145,40 @@ impl StateMachine {
         Ok(applied)
     }
 
+    /// Makes a client known.
+    fn register(&mut self, index: u64, request: Register) -> Applied {
+        let mut writes = Vec::new();
+        let client_id = self.retries.register(index, request.nonce, &mut writes);
+        let outcome = Outcome::Register(Registered { client_id });
+        Applied {
+            writes,
+            ..Applied::unchanged(Answer {
+                result: Some(outcome),
+            })
+        }
+    }
+
+    /// Takes over the settings that a command names; the version never goes down.
+    fn set(&mut self, asked: Settings) -> Applied {
+        let mut writes = Vec::new();
+        self.version = self.version.max(asked.version);
+        self.retries.set_limits(asked, &mut writes);
+        let limits = self.retries.limits();
+        let settings = Settings {
+            version: self.version,
+            retry_clients_max: limits.clients_max as u64,
+            retry_bytes_max: limits.retry_bytes_max,
+        };
+        writes.push(meta::write_settings(&settings));
+        let outcome = Outcome::SetSettings(settings);
+        Applied {
+            writes,
+            ..Applied::unchanged(Answer {
+                result: Some(outcome),
+            })
+        }
+    }
+
     fn execute<R: Reader>(
         &self,
         reader: &R,
@@ -119,7 +192,10 @@ impl StateMachine {
             }
             Some(Op::Txn(request)) => Outcome::Txn(execution.txn(&request)?),
             Some(Op::Compact(request)) => return Ok(self.compact(&request)?),
-            None => return Err(Refusal::Malformed("the command has no operation").into()),
+            // Neither is of the contents, and the caller has dealt with them.
+            Some(Op::Register(_) | Op::SetSettings(_)) | None => {
+                return Err(StateError::from(Unknown::Operation).into());
+            }
         };
         let revisions = Revisions {
             current: execution.now(),

@@ -1,15 +1,19 @@
 //! The counters of a keyspace and their records.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use holdfast_proto::command::Settings;
+use prost::Message;
 
 use crate::{
     Reader, Write,
     error::{Corrupt, StateError},
     key,
+    version::{Unknown, VERSION},
 };
 
 const REVISIONS: [u8; 2] = [key::META, 0x00];
 const EVICTIONS: [u8; 2] = [key::META, 0x01];
+const SETTINGS: [u8; 2] = [key::META, 0x02];
 const FORMAT: u8 = 1;
 
 /// Where a keyspace stands: published by whoever applies, so that reads run beside it.
@@ -80,4 +84,25 @@ pub(crate) fn load_evictions<R: Reader>(reader: &R) -> Result<u64, StateError<R:
     let bytes = <[u8; 8]>::try_from(&value[..])
         .map_err(|_| Corrupt::new(&EVICTIONS, "bad length of the evictions"))?;
     Ok(u64::from_be_bytes(bytes))
+}
+
+pub(crate) fn write_settings(settings: &Settings) -> Write {
+    let value = settings.encode_to_vec().into();
+    Write::put(Bytes::from_static(&SETTINGS), value)
+}
+
+/// `None` in a state of version 1.
+pub(crate) fn load_settings<R: Reader>(
+    reader: &R,
+) -> Result<Option<Settings>, StateError<R::Error>> {
+    let Some(value) = reader.get(&SETTINGS).map_err(StateError::Read)? else {
+        return Ok(None);
+    };
+    let settings = Settings::decode(value)
+        .map_err(|_| Corrupt::new(&SETTINGS, "bad settings of the state"))?;
+    if settings.version > VERSION {
+        let (what, needs) = ("the state", settings.version);
+        return Err(Unknown::Later { what, needs }.into());
+    }
+    Ok(Some(settings))
 }

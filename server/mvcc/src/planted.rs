@@ -17,6 +17,8 @@ pub enum Bug {
     /// A scrub after a compaction takes what a transaction wrote after its first write for
     /// superseded.
     TxnNotAtomic,
+    /// A request of a client that is not known is taken for a new client's.
+    UnknownClientTrusted,
 }
 
 #[cfg(feature = "planted-bugs")]

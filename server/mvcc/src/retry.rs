@@ -4,8 +4,7 @@
 //! client until a later request needs the slot, so a repeat finds its first answer.
 //!
 //! ```text
-//!   client known? ──no──▶ sent before, and clients were evicted ──▶ forgotten
-//!        │                otherwise                             ──▶ apply
+//!   client known? ──no──▶ unknown: refused, however early or late it comes
 //!       yes
 //!        ▼
 //!   slot holds   the same seq ──▶ the answer again, nothing written
@@ -13,26 +12,37 @@
 //!                else         ──▶ apply, unless an earlier life may have done so ──▶ forgotten
 //! ```
 //!
-//! *Forgotten* is an answer too: nothing happens, and the client learns that the table cannot
-//! tell whether the request took effect.
+//! *Forgotten* and *unknown* are answers too: nothing happens, and the client learns that the table
+//! cannot tell whether an earlier sending of the request took effect.
+//!
+//! A client is known because it registered (Ongaro's thesis, section 6.3). Registering is a command,
+//! and the id is made of its place in the log: an id that gave way never comes back, so nothing that
+//! was sent under it and is still on its way can be taken for something new.
 //!
 //! What a client owes in return:
 //!
 //! - it sends request `seq` only when `seq - 128` and all before it are answered, or given up for
 //!   good: [`SLOTS_PER_CLIENT`] numbers may be in the air;
 //! - a request is marked `retried` from its second sending on;
-//! - a new client has the answer to its request 1 before it sends request 2. One that does not is
-//!   still safe, but its first 128 requests may be answered *forgotten* when they are repeated.
+//! - once it is told that it is not known, it registers again. It sends a request again under the new
+//!   id only if no sending under the old one may have taken effect.
 //!
 //! The table holds a bounded number of clients and of bytes; the client whose last request was applied
 //! first gives way, whole. Only one whose answer is being kept never does, so the bytes are bounded
-//! by the limit or by what one client can fill, whichever is more. An evicted client that comes back begins a new life whose first 128 requests may have been
-//! applied in the life before: `uncertain_through` remembers that.
+//! by the limit or by what one client can fill, whichever is more.
+//!
+//! # Version 1 of the state
+//!
+//! Clients do not register there: one that is not known is trusted, unless it says that it has sent the
+//! request before and clients were evicted. An evicted client that comes back begins a new life whose
+//! first 128 requests may have been applied in the life before: `uncertain_through` remembers that.
+//! A first sending that was held up until its client was evicted takes effect a second time. Clients
+//! that are in the table when the state is raised to version 2 stay known until they give way.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use holdfast_proto::command::{Answer, Command};
+use holdfast_proto::command::{Answer, Command, Settings};
 use prost::{
     Message,
     encoding::{decode_varint, encode_varint},
@@ -42,6 +52,7 @@ use crate::{
     Limits, Reader, Write,
     error::{Corrupt, Refusal, StateError},
     key, meta,
+    planted::{self, Bug},
 };
 
 /// Answers kept for one client: the slot of a request is `seq % SLOTS_PER_CLIENT`.
@@ -79,6 +90,8 @@ struct Client {
     seq_highest: u64,
     /// Requests up to this one may have been applied in a life that is forgotten.
     uncertain_through: u64,
+    /// Length of the record of the registration, with its key; 0 for a client of version 1.
+    registration_bytes: u32,
     /// Length of the record in each slot, with its key; 0 where there is none.
     record_bytes: Box<[u32; SLOTS_PER_CLIENT as usize]>,
 }
@@ -89,8 +102,14 @@ impl Client {
             last_index: 0,
             seq_highest: 0,
             uncertain_through,
+            registration_bytes: 0,
             record_bytes: Box::new([0; SLOTS_PER_CLIENT as usize]),
         }
+    }
+
+    fn bytes(&self) -> u64 {
+        let slots = self.record_bytes.iter().map(|&bytes| u64::from(bytes));
+        slots.sum::<u64>() + u64::from(self.registration_bytes)
     }
 }
 
@@ -126,8 +145,14 @@ impl RetryTable {
         for item in reader.scan(start, end) {
             let (key, value) = item.map_err(StateError::Read)?;
             let (client_id, number) = key::split_slot(&key)?;
-            let slot = Slot::decode(&key, &value)?;
             let client = clients.entry(client_id).or_insert_with(|| Client::new(0));
+            if number == key::REGISTERED {
+                client.registration_bytes = record_bytes(&key, &value);
+                let registered_at = decode_registration(&key, &value)?;
+                client.last_index = client.last_index.max(registered_at);
+                continue;
+            }
+            let slot = Slot::decode(&key, &value)?;
             *client
                 .record_bytes
                 .get_mut(usize::from(number))
@@ -141,11 +166,7 @@ impl RetryTable {
             .iter()
             .map(|(id, client)| (client.last_index, id.clone()))
             .collect();
-        let bytes = clients
-            .values()
-            .flat_map(|client| client.record_bytes.iter())
-            .map(|&bytes| u64::from(bytes))
-            .sum();
+        let bytes = clients.values().map(Client::bytes).sum();
         let evictions = meta::load_evictions(reader)?;
         Ok(RetryTable {
             clients,
@@ -161,6 +182,7 @@ impl RetryTable {
         &self,
         reader: &R,
         command: &Command,
+        registered_only: bool,
     ) -> Result<Admission, StateError<R::Error>> {
         let Command {
             client_id,
@@ -183,6 +205,9 @@ impl RetryTable {
             )));
         }
         let Some(client) = self.clients.get(client_id) else {
+            if registered_only && !planted::is(Bug::UnknownClientTrusted) {
+                return Ok(Admission::Refused(Refusal::ClientUnknown));
+            }
             if retried && self.evictions > 0 {
                 return Ok(forgotten(
                     "the client is not in the retry table any more".to_owned(),
@@ -220,6 +245,65 @@ impl RetryTable {
             )));
         }
         Ok(Admission::Fresh)
+    }
+
+    /// Makes a client known, and gives its id: one that no client has had and none will have.
+    pub fn register(&mut self, index: u64, nonce: u64, writes: &mut Vec<Write>) -> Bytes {
+        let evictions_before = self.evictions;
+        let id = Bytes::from(format!("{index:016x}{nonce:016x}"));
+        // A client of version 1 may have called itself so.
+        if let Some(client) = self.clients.get(&id) {
+            self.oldest.remove(&(client.last_index, id.clone()));
+            self.evict(&id, writes);
+        }
+        while self.clients.len() >= self.clients_max {
+            self.evict_oldest(writes);
+        }
+        let mut value = BytesMut::new();
+        encode_varint(index, &mut value);
+        let record = (key::slot(&id, key::REGISTERED), value.freeze());
+        let mut client = Client::new(0);
+        client.last_index = index;
+        client.registration_bytes = record_bytes(&record.0, &record.1);
+        self.bytes += u64::from(client.registration_bytes);
+        while self.bytes > self.bytes_max && !self.oldest.is_empty() {
+            self.evict_oldest(writes);
+        }
+        if self.evictions > evictions_before {
+            writes.push(meta::write_evictions(self.evictions));
+        }
+        writes.push(Write::put(record.0, record.1));
+        self.oldest.insert((index, id.clone()));
+        self.clients.insert(id.clone(), client);
+        id
+    }
+
+    /// The bounds of the table.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            clients_max: self.clients_max,
+            retry_bytes_max: self.bytes_max,
+        }
+    }
+
+    /// Takes over the bounds that are given; 0 leaves one as it is.
+    pub fn set_limits(&mut self, asked: Settings, writes: &mut Vec<Write>) {
+        let evictions_before = self.evictions;
+        if asked.retry_clients_max > 0 {
+            self.clients_max = usize::try_from(asked.retry_clients_max).unwrap_or(usize::MAX);
+        }
+        if asked.retry_bytes_max > 0 {
+            self.bytes_max = asked.retry_bytes_max;
+        }
+        while self.clients.len() > self.clients_max {
+            self.evict_oldest(writes);
+        }
+        while self.bytes > self.bytes_max && self.clients.len() > 1 {
+            self.evict_oldest(writes);
+        }
+        if self.evictions > evictions_before {
+            writes.push(meta::write_evictions(self.evictions));
+        }
     }
 
     /// Keeps the answer to a fresh command. `revision` is the one after the command.
@@ -291,13 +375,21 @@ impl RetryTable {
     /// Forgets the client that has been idle for longest.
     fn evict_oldest(&mut self, writes: &mut Vec<Write>) {
         let (_, id) = self.oldest.pop_first().expect("a client to evict");
-        let client = self.clients.remove(&id).expect("it is in the order");
+        self.evict(&id, writes);
+    }
+
+    /// Forgets a client that is not in the order any more.
+    fn evict(&mut self, id: &Bytes, writes: &mut Vec<Write>) {
+        let client = self.clients.remove(id).expect("it was in the order");
         for (slot, &bytes) in (0..).zip(client.record_bytes.iter()) {
             if bytes > 0 {
-                writes.push(Write::delete(key::slot(&id, slot)));
-                self.bytes -= u64::from(bytes);
+                writes.push(Write::delete(key::slot(id, slot)));
             }
         }
+        if client.registration_bytes > 0 {
+            writes.push(Write::delete(key::slot(id, key::REGISTERED)));
+        }
+        self.bytes -= client.bytes();
         self.evictions += 1;
     }
 }
@@ -306,6 +398,14 @@ impl RetryTable {
 /// [`ANSWER_BYTES_MAX`].
 fn record_bytes(key: &[u8], value: &[u8]) -> u32 {
     u32::try_from(key.len() + value.len()).expect("records of the retry table are short")
+}
+
+fn decode_registration(key: &[u8], value: &Bytes) -> Result<u64, Corrupt> {
+    let mut rest = value.clone();
+    match decode_varint(&mut rest) {
+        Ok(index) if rest.is_empty() => Ok(index),
+        _ => Err(Corrupt::new(key, "bad record of a registration")),
+    }
 }
 
 fn forgotten(message: String) -> Admission {

@@ -10,16 +10,17 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 use holdfast_mvcc::{
-    Limits, ReadError, Reader, ScrubCursor, StateError, StateMachine, Write, hash,
-    memory::MemoryState, range, scrub, snapshot_versions, unversioned,
+    Limits, ReadError, Reader, ScrubCursor, StateError, StateMachine, Unknown, VERSION, Write,
+    hash, memory::MemoryState, range, scrub, snapshot_versions, unversioned,
 };
 use holdfast_proto::{
-    command::{Command, command::Op},
+    command::{Command, Settings, command::Op},
     etcdserverpb::{
         CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
         request_op::Request,
     },
 };
+use prost::Message;
 
 const LIMITS: Limits = clients(1);
 
@@ -81,8 +82,8 @@ fn command(client: &'static str, seq: u64, op: Op) -> Command {
     Command {
         client_id: client.into(),
         request_seq: seq,
-        retried: false,
         op: Some(op),
+        ..Default::default()
     }
 }
 
@@ -275,4 +276,23 @@ fn a_lowered_bound_evicts_with_the_next_new_client() {
         .collect();
     assert_eq!(slots, b"cd");
     assert_eq!(StateMachine::load(&state, clients(2)).unwrap(), machine);
+}
+
+/// A program of an earlier version must not go on with it: it does not know what holds there.
+#[test]
+fn a_state_of_a_later_version_is_not_loaded() {
+    let settings = Settings {
+        version: VERSION + 1,
+        ..Default::default()
+    };
+    let mut state = MemoryState::new();
+    state.write([Write {
+        key: Bytes::from_static(&[0x10, 0x02]),
+        value: Some(settings.encode_to_vec().into()),
+    }]);
+    let error = StateMachine::load(&state, LIMITS).unwrap_err();
+    assert!(
+        matches!(&error, StateError::Unknown(Unknown::Later { needs, .. }) if *needs == VERSION + 1),
+        "{error}"
+    );
 }

@@ -53,8 +53,8 @@ fn command(levels: usize) -> Command {
     Command {
         client_id: "me".into(),
         request_seq: levels as u64,
-        retried: false,
         op,
+        ..Default::default()
     }
 }
 

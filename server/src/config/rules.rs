@@ -277,6 +277,18 @@ impl Rules {
             1,
             proposals,
         );
+        self.within(
+            "limits.retry_clients_max",
+            given.retry_clients_max as u64,
+            1,
+            limits::RETRY_CLIENTS_CEILING as u64,
+        );
+        self.bytes_within(
+            "limits.retry_bytes_max",
+            given.retry_bytes_max,
+            limits::RETRY_BYTES_MIN,
+            limits::RETRY_BYTES_CEILING,
+        );
         if given.proposals_in_flight_bytes_max < given.request_bytes_max {
             self.refuse(
                 "limits.proposals_in_flight_bytes_max",

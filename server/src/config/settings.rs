@@ -330,6 +330,22 @@ pub const SETTINGS: &[Setting] = &[
         "Most bytes of snapshots that this node sends per second. A transfer at the bound waits",
     ),
     setting(
+        "limits",
+        "retry_clients_max",
+        "retry-clients-max",
+        Kind::Integer,
+        None,
+        "Clients whose writes a keyspace remembers, so that they may be sent again; the one idle for longest gives way and must register again. Counts when a keyspace is founded; then it is part of the replicated state",
+    ),
+    setting(
+        "limits",
+        "retry_bytes_max",
+        "retry-bytes-max",
+        Kind::Bytes,
+        None,
+        "Bytes of the answers that a keyspace remembers; the clients idle for longest give way. Counts when a keyspace is founded; then it is part of the replicated state",
+    ),
+    setting(
         "storage",
         "log_segment_bytes",
         "log-segment-bytes",

@@ -110,7 +110,7 @@ async fn perform(
     let writers = Writers::start(
         settings.rate,
         nodes,
-        &clients,
+        &channels,
         ledger.clone(),
         status.clone(),
     );

@@ -1,5 +1,6 @@
 //! Requests that other nodes forward to this one because they believe it leads.
 
+use holdfast_mvcc as mvcc;
 use holdfast_proto::peer::{self, forward, forward_error::Kind, forward_reply::Reply};
 use prost::Message;
 
@@ -30,6 +31,10 @@ impl Group {
     }
 
     async fn forwarded_command(&self, command: bytes::Bytes) -> Reply {
+        // A node of a later version may have sent it. In the log it would stop the group here.
+        if let Err(unknown) = mvcc::decode(command.clone()) {
+            return error(Kind::Unsupported, None, &unknown.to_string());
+        }
         let Some(_place) = self.admission.enter(command.len()) else {
             return error(Kind::Overloaded, None, "");
         };

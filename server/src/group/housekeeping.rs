@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::Group;
+use super::{Group, versions};
 use crate::limits;
 
 /// How much of the log stays behind the checkpoint, for followers that were away.
@@ -23,6 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) fn spawn(group: &Arc<Group>, retention: Retention) {
     tokio::spawn(purge(Arc::downgrade(group), retention));
     tokio::spawn(scrub(Arc::downgrade(group)));
+    tokio::spawn(versions::raise(Arc::downgrade(group)));
 }
 
 /// Index up to which the log may go, if it is worth it: with a tenth of slack, so that a

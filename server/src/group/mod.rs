@@ -22,6 +22,7 @@ mod housekeeping;
 mod propose;
 mod read;
 mod rounds;
+mod versions;
 
 #[cfg(test)]
 mod tests;
@@ -37,7 +38,11 @@ use tokio::sync::watch;
 
 pub(crate) use self::forward::error as forward_error;
 use self::{admission::Admission, read::Confirmation, rounds::Rounds};
-pub use self::{hand_over::HandOverError, housekeeping::Retention};
+pub use self::{
+    hand_over::HandOverError,
+    housekeeping::Retention,
+    versions::{MemberVersions, Raising},
+};
 use crate::{
     raft::{
         GroupId, Leadership, NodeId, PeerTransport, Published, RaftGroup, ReadIndexError, Status,
@@ -60,6 +65,9 @@ pub enum GroupError {
     /// The time was up while the request was in flight: it may or may not take effect.
     #[error("the time was up while the request was in flight")]
     TimedOut,
+    /// Not every node that would apply it knows the operation. Nothing was done.
+    #[error("not every node knows the operation: {0}")]
+    Unsupported(String),
     /// The group does not run on this node. Nothing was done.
     #[error("the group does not run on this node: {0}")]
     Stopped(String),
@@ -102,6 +110,7 @@ pub struct Group {
     raft: RaftGroup,
     log: Log,
     transport: Arc<dyn PeerTransport>,
+    raising: Raising,
     admission: Admission,
     /// Leader side: confirms the leadership with a quorum, for local and forwarded reads together.
     index_rounds: Rounds<Result<u64, ReadIndexError>>,
@@ -116,6 +125,10 @@ pub struct Group {
 
 impl Group {
     /// Puts the group to work. The tasks it starts end when the group is dropped or stops.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is another part of the node; they are put together in one place"
+    )]
     pub fn new(
         keyspace: String,
         node_id: NodeId,
@@ -124,6 +137,7 @@ impl Group {
         transport: Arc<dyn PeerTransport>,
         limits: &GroupLimits,
         retention: Retention,
+        raising: Raising,
     ) -> Arc<Self> {
         let index_rounds = {
             let raft = raft.clone();
@@ -140,6 +154,7 @@ impl Group {
                 raft,
                 log,
                 transport,
+                raising,
                 admission: Admission::new(
                     limits.proposals_in_flight_max,
                     limits.proposals_in_flight_bytes_max,

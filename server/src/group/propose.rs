@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use holdfast_mvcc as mvcc;
 use holdfast_proto::{
-    command::{Answer, Command},
+    command::{Answer, Command, command::Op},
     peer::{self, forward, forward_error::Kind, forward_reply},
 };
 use prost::Message;
@@ -36,6 +37,17 @@ impl Group {
         mut command: Command,
         deadline: Instant,
     ) -> Result<Proposed, GroupError> {
+        let needs = command.op.as_ref().map_or(1, mvcc::needed);
+        if needs > 1 {
+            command.min_version = needs;
+            let raises = matches!(command.op, Some(Op::SetSettings(_)));
+            let version = self.version();
+            if !raises && version < needs {
+                return Err(GroupError::Unsupported(format!(
+                    "it needs version {needs} and the keyspace is at version {version}"
+                )));
+            }
+        }
         let mut encoded = Bytes::from(command.encode_to_vec());
         let Some(_place) = self.admission.enter(encoded.len()) else {
             return Err(GroupError::Overloaded);
@@ -152,6 +164,7 @@ impl Group {
                 }
                 Kind::Overloaded => Attempt::Failed(GroupError::Overloaded),
                 Kind::Stopped => Attempt::NotAppended(None),
+                Kind::Unsupported => Attempt::Failed(GroupError::Unsupported(error.message)),
                 Kind::UnknownOutcome | Kind::Unspecified => Attempt::Unknown,
             },
             Ok(_) => Attempt::Unknown,

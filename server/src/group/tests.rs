@@ -7,10 +7,11 @@ use std::{
 
 use bytes::Bytes;
 use holdfast_proto::{
-    command::{Command, command::Op},
+    command::{Command, Settings, answer::Result as Outcome, command::Op},
     etcdserverpb::PutRequest,
     peer::{self, forward_error::Kind, forward_reply::Reply},
 };
+use prost::Message;
 use tempfile::TempDir;
 
 use super::*;
@@ -171,6 +172,10 @@ async fn node(answers: impl IntoIterator<Item = Result<Reply, TransportError>>) 
         network.clone(),
         &limits,
         retention,
+        Raising {
+            versions: MemberVersions::new(1),
+            first_settings: Settings::default(),
+        },
     );
     Node {
         group,
@@ -393,4 +398,83 @@ async fn reads_that_wait_for_a_lost_leader_are_not_too_many_but_leaderless() {
     let soon = Instant::now() + Duration::from_millis(20);
     let waited = now(node.group.linearizable(soon)).await;
     assert!(matches!(waited, Err(GroupError::TimedOut)), "{waited:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forwarded_command_of_a_later_version_is_refused_before_it_is_appended() {
+    let node = node([]).await;
+    let command = Command {
+        min_version: holdfast_mvcc::VERSION + 1,
+        ..put("")
+    };
+    let forwarded = peer::Forward {
+        id: 7,
+        group_id: 1,
+        request: Some(peer::forward::Request::Command(
+            command.encode_to_vec().into(),
+        )),
+    };
+    let before = node.group.status().last_log_index;
+    match now(node.group.handle_forward(forwarded)).await.reply {
+        Some(Reply::Error(error)) => {
+            assert_eq!(error.kind(), Kind::Unsupported, "{error:?}");
+            assert!(error.message.contains("version 3"), "{error:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(node.group.status().last_log_index, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_that_the_state_was_not_raised_to_is_not_proposed() {
+    let node = node([]).await;
+    node.follow().await;
+    let register = Command {
+        op: Some(Op::Register(Default::default())),
+        ..Default::default()
+    };
+    let refused = now(node.group.propose(register, late())).await;
+    assert!(
+        matches!(refused, Err(GroupError::Unsupported(_))),
+        "{refused:?}"
+    );
+    assert_eq!(node.network.forwarded.load(Ordering::Relaxed), 0);
+    // Nobody has said yet what it knows, so there is nothing to wait for.
+    let why = now(node
+        .group
+        .raised_to(holdfast_mvcc::REGISTRATION, Instant::now()))
+    .await;
+    assert!(why.is_err());
+}
+
+/// With one voter that has said nothing, or that knows less, the leader proposes nothing new.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_is_raised_only_when_every_voter_has_said_that_it_knows_it() {
+    let node = node([]).await;
+    node.lead().await;
+    let versions = node.group.raising.versions.clone();
+    versions.heard(OTHER, holdfast_mvcc::VERSION);
+    assert_eq!(node.group.due(), None, "3 is silent");
+    versions.heard(3, 0);
+    assert_eq!(node.group.due(), None, "3 does not know it");
+    versions.heard(3, holdfast_mvcc::VERSION);
+    let due = node.group.due().unwrap();
+    assert_eq!(due.version, holdfast_mvcc::VERSION);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_raises_the_version_by_itself_and_then_new_operations_are_proposed() {
+    let node = node([]).await;
+    let alone = BTreeMap::from([(1, Voter::default())]);
+    node.group.raft().initialize(alone).await.unwrap();
+    now(node.group.raised_to(holdfast_mvcc::REGISTRATION, late()))
+        .await
+        .unwrap();
+    let register = Command {
+        op: Some(Op::Register(Default::default())),
+        ..Default::default()
+    };
+    let proposed = now(node.group.propose(register, late())).await.unwrap();
+    let outcome = proposed.answer.result;
+    assert!(matches!(outcome, Some(Outcome::Register(_))), "{outcome:?}");
 }

@@ -227,7 +227,10 @@ impl RaftGroup {
         )]
         let mut machine = GroupStateMachine::open(group_id, store)?;
         #[cfg(feature = "planted-bugs")]
-        machine.take_unapplied_for_applied(&log);
+        {
+            machine.take_unapplied_for_applied(&log);
+            machine.is_of_node(node_id);
+        }
         let shared = machine.shared();
         let raft = Raft::new(node_id, config, network, LogStore::new(log), machine)
             .await

@@ -63,6 +63,7 @@ fn describe(group: &Group) -> v1::Group {
         compact_revision: published.revisions.compact,
         stopped_because: state.leadership.stopped.unwrap_or_default(),
         snapshots_installed: group.raft().shared().snapshots_installed(),
+        version: published.version,
     }
 }
 

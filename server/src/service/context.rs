@@ -55,6 +55,7 @@ impl RetryId {
             request_seq: self.seq,
             retried: self.retried,
             op: Some(op),
+            ..Default::default()
         }
     }
 }

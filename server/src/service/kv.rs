@@ -306,6 +306,7 @@ fn mismatch(outcome: &Outcome) -> Status {
         Outcome::DeleteRange(_) => "a delete",
         Outcome::Txn(_) => "a txn",
         Outcome::Compact(_) => "a compaction",
+        Outcome::Register(_) | Outcome::SetSettings(_) => "a change of the cluster's own",
     };
     Status::invalid_argument(format!(
         "holdfast: this retry id was used before, for {answered}; number every request anew"

@@ -8,7 +8,7 @@ use holdfast_proto::{
         cluster_server::ClusterServer, kv_server::KvServer, maintenance_server::MaintenanceServer,
     },
     peer::peer_server::PeerServer as PeerGrpc,
-    v1::admin_server::AdminServer,
+    v1::{admin_server::AdminServer, sessions_server::SessionsServer},
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_stream::StreamExt;
@@ -25,6 +25,7 @@ use super::{
     listener::{self, Settles},
     maintenance::MaintenanceService,
     peer::PeerServer,
+    sessions::SessionsService,
 };
 use crate::limits;
 
@@ -138,6 +139,7 @@ pub async fn serve_clients(
         .add_service(MaintenanceServer::new(MaintenanceService::new(
             context.clone(),
         )))
+        .add_service(SessionsServer::new(SessionsService::new(context.clone())))
         .add_service(AdminServer::new(AdminService::new(context)))
         .add_service(health_service)
         .add_service(reflection.build_v1()?);

@@ -49,6 +49,13 @@ pub(super) fn unsupported(what: &str) -> Status {
     Status::unimplemented(format!("holdfast: {what} is not supported"))
 }
 
+/// Registration is for keyspaces whose every node knows it.
+pub(super) fn not_raised(why: &str) -> Status {
+    not_appended(Status::unimplemented(format!(
+        "holdfast: retry-safe writes are not switched on yet: {why}"
+    )))
+}
+
 pub(super) fn not_leader() -> Status {
     Status::failed_precondition("etcdserver: not leader")
 }
@@ -93,6 +100,13 @@ pub(super) fn answered(error: &Error) -> Status {
         Kind::Compacted => compacted(),
         Kind::FutureRevision => future_revision(),
         Kind::LeaseNotFound => Status::not_found("etcdserver: requested lease not found"),
+        Kind::ClientUnknown => {
+            let status = Status::failed_precondition(format!(
+                "holdfast: {}; register with holdfast.v1.Sessions/Register for a new one",
+                error.message
+            ));
+            return vouched(status, outcome::CLIENT_UNKNOWN);
+        }
         // Whether an earlier sending took effect is what nobody knows any more.
         Kind::RetryForgotten => return Status::aborted(format!("holdfast: {}", error.message)),
         Kind::Malformed | Kind::Unspecified => {
@@ -122,6 +136,9 @@ pub(super) fn group(error: &GroupError) -> Status {
             "etcdserver: request timed out, possibly due to previous leader failure",
         ),
         GroupError::TimedOut => Status::unavailable("etcdserver: request timed out"),
+        GroupError::Unsupported(_) => {
+            not_appended(Status::unimplemented(format!("holdfast: {error}")))
+        }
         GroupError::Stopped(_) => not_appended(Status::unavailable("etcdserver: server stopped")),
     }
 }
@@ -150,6 +167,7 @@ mod tests {
             (answer(Kind::Compacted), refused),
             (answer(Kind::LeaseNotFound), refused),
             (answer(Kind::RetryForgotten), None),
+            (answer(Kind::ClientUnknown), Some("client-unknown")),
             (group(&GroupError::NoLeader), not_appended),
             (group(&GroupError::Overloaded), not_appended),
             (group(&GroupError::Stopped(String::new())), not_appended),

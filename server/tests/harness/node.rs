@@ -9,7 +9,9 @@ use std::{
 
 use holdfast_proto::{
     etcdserverpb::{kv_client::KvClient, maintenance_client::MaintenanceClient},
-    v1::{GroupsRequest, GroupsResponse, admin_client::AdminClient},
+    v1::{
+        GroupsRequest, GroupsResponse, admin_client::AdminClient, sessions_client::SessionsClient,
+    },
 };
 use holdfast_server::config::Config;
 use tonic::transport::{Channel, Endpoint};
@@ -166,6 +168,15 @@ impl Node {
 
     pub fn admin(&self) -> AdminClient<Channel> {
         AdminClient::new(self.channel.clone())
+    }
+
+    pub fn sessions(&self) -> SessionsClient<Channel> {
+        SessionsClient::new(self.channel.clone())
+    }
+
+    /// Other settings, from its next start on.
+    pub fn configure(&mut self, change: impl Fn(&mut Config)) {
+        change(&mut self.config);
     }
 
     pub fn maintenance(&self) -> MaintenanceClient<Channel> {

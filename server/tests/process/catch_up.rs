@@ -61,7 +61,7 @@ fn a_node_catches_up_by_a_snapshot_and_has_the_retry_table() {
         let known = default_group(&told).unwrap().last_log_index;
         cluster.node_mut(away).kill9();
 
-        let sender = Sender::new("written-while-one-was-away", 1);
+        let sender = Sender::register(cluster.node(leader)).await;
         let request = PutRequest {
             key: "retried".into(),
             value: "once".into(),

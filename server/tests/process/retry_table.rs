@@ -1,10 +1,15 @@
 //! A write that is sent again takes effect once and gets its first answer: at once, across a change
-//! of the leader, across a restart of all nodes, across a snapshot.
+//! of the leader, across a restart of all nodes, across a snapshot. A client that is not known is
+//! refused, however late its request arrives.
 
 use holdfast_client::{CLIENT_ID, REQUEST_SEQ, RETRY};
-use holdfast_proto::etcdserverpb::{
-    DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RequestOp,
-    TxnRequest, request_op,
+use holdfast_proto::{
+    etcdserverpb::{
+        DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RequestOp,
+        TxnRequest, request_op,
+    },
+    metadata::{OUTCOME, outcome},
+    v1::RegisterRequest,
 };
 use tonic::{Code, Request, Status};
 
@@ -19,7 +24,15 @@ pub struct Sender {
 }
 
 impl Sender {
-    pub fn new(client_id: &str, seq: u64) -> Self {
+    /// The first request of a client that this node makes known.
+    pub async fn register(node: &Node) -> Self {
+        let registered = within(PATIENCE, node.sessions().register(RegisterRequest {}))
+            .await
+            .unwrap();
+        Self::new(&registered.client_id, 1)
+    }
+
+    fn new(client_id: &str, seq: u64) -> Self {
         Self {
             client_id: client_id.to_string(),
             seq,
@@ -86,10 +99,11 @@ struct Repeated {
 }
 
 impl Repeated {
-    async fn new(cluster: Cluster, name: &str) -> Self {
+    async fn new(cluster: Cluster) -> Self {
         let node = cluster.node(cluster.leader().await);
-        let sender = [1, 2, 3].map(|seq| Sender::new(name, seq));
-        let prepared = Sender::new(&format!("{name}-prepares"), 1);
+        let first = Sender::register(node).await;
+        let sender = [1, 2, 3].map(|seq| Sender::new(&first.client_id, seq));
+        let prepared = Sender::register(node).await;
         put(node, &prepared, put_of("to-delete", "x"))
             .await
             .unwrap();
@@ -177,7 +191,7 @@ impl Repeated {
 #[test]
 fn a_request_sent_twice_takes_effect_once() {
     run(async |rng| {
-        let repeated = Repeated::new(Cluster::start(rng).await, "twice").await;
+        let repeated = Repeated::new(Cluster::start(rng).await).await;
         repeated.check("at once").await;
         let leader = repeated.cluster.leader().await;
         let next = repeated.cluster.others(leader)[0];
@@ -189,7 +203,7 @@ fn a_request_sent_twice_takes_effect_once() {
 #[test]
 fn the_retry_table_survives_the_death_of_the_leader() {
     run(async |rng| {
-        let mut repeated = Repeated::new(Cluster::start(rng).await, "death").await;
+        let mut repeated = Repeated::new(Cluster::start(rng).await).await;
         let leader = repeated.cluster.leader().await;
         repeated.cluster.node_mut(leader).kill9();
         let others = repeated.cluster.others(leader);
@@ -203,7 +217,7 @@ fn the_retry_table_survives_the_death_of_the_leader() {
 #[test]
 fn the_retry_table_survives_a_restart_of_all_nodes() {
     run(async |rng| {
-        let mut repeated = Repeated::new(Cluster::start(rng).await, "restart").await;
+        let mut repeated = Repeated::new(Cluster::start(rng).await).await;
         for node in &mut repeated.cluster.nodes {
             node.kill9();
         }
@@ -227,7 +241,7 @@ fn the_retry_table_survives_a_restart_of_all_nodes() {
 fn the_retry_table_is_in_the_snapshot() {
     run(async |rng| {
         let cluster = Cluster::start_with(rng, |config| config.raft.log_entries_max = 50).await;
-        let mut repeated = Repeated::new(cluster, "snapshot").await;
+        let mut repeated = Repeated::new(cluster).await;
         let leader = repeated.cluster.leader().await;
         let away = repeated.cluster.others(leader)[0];
         let told = repeated.cluster.node(leader).groups().await.unwrap();
@@ -268,5 +282,94 @@ fn the_retry_table_is_in_the_snapshot() {
         repeated
             .check("on a leader that came from a snapshot")
             .await;
+    });
+}
+
+fn assert_unknown(status: &Status) {
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+    let said = status.metadata().get(OUTCOME);
+    assert_eq!(said.unwrap(), outcome::CLIENT_UNKNOWN, "{status:?}");
+    assert!(status.message().contains("Sessions/Register"), "{status:?}");
+}
+
+#[test]
+fn a_client_that_did_not_register_is_refused_and_told_how_to() {
+    run(async |rng| {
+        let cluster = Cluster::start(rng).await;
+        let stranger = Sender::new("0123456789abcdef0123456789abcdef", 1);
+        for node in &cluster.nodes {
+            // The state is raised to the version of registration by then.
+            let known = Sender::register(node).await;
+            put(node, &known, put_of("known", "1")).await.unwrap();
+            for sender in [stranger.clone(), stranger.again(), stranger.next()] {
+                let refused = put(node, &sender, put_of("unknown", "1")).await;
+                assert_unknown(&refused.unwrap_err());
+            }
+        }
+    });
+}
+
+/// The first sending is held up in a paused node while the second takes effect, another client takes
+/// the place in the table, and the value is written over. Then it arrives, just as it was first sent.
+#[test]
+fn a_sending_that_was_held_up_until_its_client_was_forgotten_takes_no_effect() {
+    run(async |rng| {
+        let cluster = Cluster::start_with(rng, |config| config.limits.retry_clients_max = 1).await;
+        let leader = cluster.leader().await;
+        let held = cluster.others(leader)[0];
+        let (leader, held) = (cluster.node(leader), cluster.node(held));
+        // The connection exists before the node is paused, so that the request gets into it.
+        let sender = Sender::register(held).await;
+        held.pause();
+        let mut late = held.kv();
+        let message = sender.sign(put_of("k", "old"));
+        let late = tokio::spawn(async move { late.put(message).await });
+        let first = put(leader, &sender.again(), put_of("k", "old")).await;
+        assert_eq!(first.unwrap().prev_kv, None);
+        let other = Sender::register(leader).await;
+        let over = put(leader, &other, put_of("k", "new")).await.unwrap();
+        assert_eq!(over.prev_kv.unwrap().version, 1, "written once");
+        held.resume();
+        let refused = within(PATIENCE, async {
+            late.await.expect("the task of the request does not panic")
+        });
+        assert_unknown(&refused.await.unwrap_err());
+        let read = RangeRequest {
+            key: "k".into(),
+            ..Default::default()
+        };
+        let read = within(PATIENCE, leader.kv().range(read)).await.unwrap();
+        let found = (&read.kvs[0].value[..], read.kvs[0].version);
+        assert_eq!(found, (&b"new"[..], 2));
+        // Its client registers again, under an id that nothing old is under way with.
+        let again = Sender::register(held).await;
+        assert_ne!(again.client_id, sender.client_id);
+        put(held, &again, put_of("k", "newer")).await.unwrap();
+    });
+}
+
+/// The bounds of the table are part of the state: what a node is configured with later changes
+/// nothing, so replicas that are configured differently stay equal.
+#[test]
+fn the_bounds_of_the_table_are_those_that_the_keyspace_was_founded_with() {
+    run(async |rng| {
+        let mut cluster =
+            Cluster::start_with(rng, |config| config.limits.retry_clients_max = 2).await;
+        for node in &mut cluster.nodes {
+            assert!(node.term().await.success());
+            node.configure(|config| config.limits.retry_clients_max = 100);
+        }
+        for node in &mut cluster.nodes {
+            node.start();
+        }
+        cluster.until_leaders().await;
+        let node = cluster.node(1);
+        let first = Sender::register(node).await;
+        put(node, &first, put_of("k", "1")).await.unwrap();
+        for _ in 0..2 {
+            Sender::register(node).await;
+        }
+        let refused = put(node, &first.again(), put_of("k", "1")).await;
+        assert_unknown(&refused.unwrap_err());
     });
 }

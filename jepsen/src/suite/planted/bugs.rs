@@ -113,6 +113,16 @@ pub(super) const BUGS: &[Bug] = &[
         "bank-compact",
     ),
     bug(
+        "unknown-client-trusted",
+        "a request of a client that is not known is taken for a new client's",
+        "counter-evictions",
+    ),
+    bug(
+        "unknown-operation-skipped",
+        "one node of three does not know the operations of version 2 and skips them",
+        "counter-evictions",
+    ),
+    bug(
         "vote-not-persisted",
         "votes and terms are not on disk",
         "register-kill-leader-last",
@@ -125,6 +135,8 @@ pub(super) fn scenario(name: &str) -> Result<Scenario> {
     let short_log: &[&str] = &["--log-entries-max=200"];
     let purging: &[&str] = &["--log-entries-max=20", "--flush-interval-ms=700"];
     let checkpoints: &[&str] = &["--flush-interval-ms=1000"];
+    // Fewer clients than ask: each is forgotten again and again.
+    let evictions: &[&str] = &["--retry-clients-max=5"];
     let flushing: &[&str] = &["--flush-interval-ms=20"];
     // Milliseconds between faults, for which each is held, and seconds of the run.
     let (usual, slow) = ((2_000, 2_000, 25), (4_000, 1_000, 30));
@@ -145,6 +157,7 @@ pub(super) fn scenario(name: &str) -> Result<Scenario> {
         "register-kill-staggered" => (Register, "kill-staggered", &[][..], long),
         "register-kill-one" => (Register, "kill-one", &[][..], usual),
         "register-kill-one-short-log" => (Register, "kill-one", short_log, usual),
+        "counter-evictions" => (CounterRetry, "pause-one", evictions, usual),
         "counter-snapshot" => (CounterRetry, "kill-one", short_log, usual),
         "bank-compact" => (Bank, "compact", &[][..], quick),
         "stale-pause" => (Stale, "pause-one", &[][..], usual),

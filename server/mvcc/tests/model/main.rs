@@ -204,6 +204,7 @@ fn run(steps: &[Step], limits: Limits) {
                     client_id,
                     request_seq,
                     retried,
+                    min_version: 0,
                     op: op.clone(),
                 };
                 if let Some(Op::Txn(txn)) = op

@@ -410,7 +410,9 @@ impl Model {
             events: vec![],
         };
         let outcome = match op {
-            None => Err(Kind::Malformed),
+            Some(Op::Register(_) | Op::SetSettings(_)) | None => {
+                unreachable!("the model draws operations on the contents")
+            }
             Some(Op::Put(request)) => work.put(request).map(Outcome::Put),
             Some(Op::DeleteRange(request)) => Ok(Outcome::DeleteRange(work.delete(request))),
             Some(Op::Txn(request)) => work.check(request).and_then(|()| {

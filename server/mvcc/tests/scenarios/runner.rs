@@ -8,13 +8,15 @@
 //! | `read` | ends the building like `commit`, but reads it without applying |
 //! | `check` | ends the building like `commit`, or takes a `put`, `get`, `del`: validates only |
 //! | `noop` | applies a command without an operation |
+//! | `register [nonce=N]` | makes a client known, and shows its id |
+//! | `settings [version=N] [clients=N] [bytes=N]` | gives the state settings of its own |
 //! | `scrub [max=N]` | one step; without `max` all of them |
 //! | `reload` | loads the machine again and demands an equal one |
 //! | `snapshot` | goes on from a copy made of a snapshot |
 //! | `limits [clients=N] [bytes=N]` | loads the machine with other bounds of the retry table |
 //! | `hash`, `revisions`, `records` | shows the state |
 //!
-//! Tags `events` and `writes` show what a command gives besides its answer.
+//! `needs=N` gives a command the lowest version that may apply it. Tags `events` and `writes` show what a command gives besides its answer.
 
 use std::{collections::BTreeSet, error::Error, fmt::Write as _};
 
@@ -69,10 +71,14 @@ impl Runner {
             client_id: client.as_bytes().to_vec().into(),
             request_seq: requests::number(args, "seq")?.try_into()?,
             retried: tags.contains("retried"),
+            min_version: requests::number(args, "needs")?.try_into()?,
             op,
         };
         self.index += 1;
-        let applied = self.machine.apply(&self.state, self.index, command)?;
+        let applied = match self.machine.apply(&self.state, self.index, command) {
+            Ok(applied) => applied,
+            Err(error) => return Ok(format!("the machine stops: {error}\n")),
+        };
         let mut out = show::answer(&applied.answer);
         if tags.contains("events") {
             applied
@@ -197,6 +203,18 @@ impl goldenscript::Runner for Runner {
                 self.apply(Some(Op::Compact(request)), args, tags)?
             }
             "noop" => self.apply(None, args, tags)?,
+            "register" => {
+                let nonce = requests::number(args, "nonce")?.try_into()?;
+                self.apply(Some(Op::Register(command::Register { nonce })), args, tags)?
+            }
+            "settings" => {
+                let settings = command::Settings {
+                    version: requests::number(args, "version")?.try_into()?,
+                    retry_clients_max: requests::number(args, "clients")?.try_into()?,
+                    retry_bytes_max: requests::number(args, "bytes")?.try_into()?,
+                };
+                self.apply(Some(Op::SetSettings(settings)), args, tags)?
+            }
             "get" => {
                 let request = requests::get(args, context)?;
                 match range(&self.state, self.machine.revisions(), &request) {

@@ -46,6 +46,13 @@ pub fn answer(answer: &Answer) -> String {
         Outcome::Put(response) => put(response),
         Outcome::DeleteRange(response) => delete_range(response),
         Outcome::Txn(response) => txn(response),
+        Outcome::Register(registered) => {
+            format!("client {}\n", registered.client_id.escape_ascii())
+        }
+        Outcome::SetSettings(settings) => format!(
+            "settings version={} clients={} bytes={}\n",
+            settings.version, settings.retry_clients_max, settings.retry_bytes_max
+        ),
         Outcome::Compact(response) => format!("compact rev={}\n", revision(&response.header)),
     }
 }

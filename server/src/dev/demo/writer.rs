@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use holdfast_proto::etcdserverpb::PutRequest;
 use holdfast_proto::etcdserverpb::kv_client::KvClient;
 use holdfast_proto::metadata::{CLIENT_ID, REQUEST_SEQ, RETRY};
+use holdfast_proto::v1::{RegisterRequest, sessions_client::SessionsClient};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::Code;
@@ -46,7 +47,7 @@ impl Writers {
     pub fn start(
         rate: u32,
         nodes: &[NodePlan],
-        clients: &[KvClient<Channel>],
+        channels: &[Channel],
         ledger: Arc<Ledger>,
         status: watch::Receiver<Status>,
     ) -> Writers {
@@ -56,12 +57,12 @@ impl Writers {
             let client = ZoneClient {
                 zone,
                 node_ids: nodes.iter().map(|node| node.id).collect(),
-                id: random_id(),
-                clients: clients.to_vec(),
+                clients: channels.iter().cloned().map(KvClient::new).collect(),
+                sessions: channels.iter().cloned().map(SessionsClient::new).collect(),
                 ledger: ledger.clone(),
                 status: status.clone(),
             };
-            tasks.spawn(Arc::new(client).run(rate, stopped.clone()));
+            tasks.spawn(Arc::new(client).register_and_run(rate, stopped.clone()));
         }
         Writers {
             stop,
@@ -82,20 +83,45 @@ impl Writers {
 struct ZoneClient {
     zone: usize,
     node_ids: Vec<u64>,
-    id: MetadataValue<Ascii>,
     clients: Vec<KvClient<Channel>>,
+    sessions: Vec<SessionsClient<Channel>>,
     ledger: Arc<Ledger>,
     status: watch::Receiver<Status>,
 }
 
-/// A client id that nobody else has: 32 hexadecimal digits.
-fn random_id() -> MetadataValue<Ascii> {
-    let id = format!("{:032x}", rand::random::<u128>());
-    id.parse().expect("hexadecimal digits are valid metadata")
-}
-
 impl ZoneClient {
-    async fn run(self: Arc<Self>, rate: u32, mut stopped: watch::Receiver<bool>) {
+    async fn register_and_run(self: Arc<Self>, rate: u32, mut stopped: watch::Receiver<bool>) {
+        let id = tokio::select! {
+            id = self.register() => id,
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        };
+        self.run(id, rate, stopped).await;
+    }
+
+    /// The id that the cluster gives this client. A registration that is not used does no harm, so
+    /// it is asked for until it comes.
+    async fn register(&self) -> MetadataValue<Ascii> {
+        let mut attempt = 0;
+        loop {
+            let mut request = tonic::Request::new(RegisterRequest {});
+            request.set_timeout(ATTEMPT_TIMEOUT);
+            let mut sessions = self.sessions[self.target(attempt)].clone();
+            if let Ok(registered) = sessions.register(request).await
+                && let Ok(id) = registered.into_inner().client_id.parse()
+            {
+                return id;
+            }
+            attempt += 1;
+            tokio::time::sleep(BACKOFF).await;
+        }
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        id: MetadataValue<Ascii>,
+        rate: u32,
+        mut stopped: watch::Receiver<bool>,
+    ) {
         // Missed ticks are made up for at once, so the rate holds although timers are coarse.
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
         let mut writes = JoinSet::new();
@@ -114,7 +140,7 @@ impl ZoneClient {
             if self.serves(self.zone) && self.ledger.has_room(write, IN_FLIGHT_MAX, WINDOW) {
                 seq += 1;
                 self.ledger.sending(write);
-                writes.spawn(self.clone().write(write));
+                writes.spawn(self.clone().write(id.clone(), write));
             }
         }
         while writes.join_next().await.is_some() {}
@@ -129,11 +155,11 @@ impl ZoneClient {
     }
 
     /// Sends a write until its fate is known.
-    async fn write(self: Arc<Self>, write: WriteId) {
+    async fn write(self: Arc<Self>, id: MetadataValue<Ascii>, write: WriteId) {
         let mut attempt = 0;
         loop {
             let mut client = self.clients[self.target(attempt)].clone();
-            match client.put(self.request(write, attempt > 0)).await {
+            match client.put(self.request(&id, write, attempt > 0)).await {
                 Ok(response) => {
                     let revision = response
                         .into_inner()
@@ -165,7 +191,12 @@ impl ZoneClient {
             .unwrap_or((self.zone + attempt) % zones)
     }
 
-    fn request(&self, write: WriteId, again: bool) -> tonic::Request<PutRequest> {
+    fn request(
+        &self,
+        id: &MetadataValue<Ascii>,
+        write: WriteId,
+        again: bool,
+    ) -> tonic::Request<PutRequest> {
         let mut request = tonic::Request::new(PutRequest {
             key: self.ledger.key(write).into(),
             value: self.ledger.value(write).into(),
@@ -173,7 +204,7 @@ impl ZoneClient {
         });
         request.set_timeout(ATTEMPT_TIMEOUT);
         let metadata = request.metadata_mut();
-        metadata.insert(CLIENT_ID, self.id.clone());
+        metadata.insert(CLIENT_ID, id.clone());
         metadata.insert(REQUEST_SEQ, MetadataValue::from(write.seq));
         if again {
             metadata.insert(RETRY, MetadataValue::from_static("1"));
@@ -205,7 +236,5 @@ mod tests {
     #[test]
     fn the_window_is_within_what_the_server_remembers() {
         const { assert!(WINDOW < 128 && IN_FLIGHT_MAX as u64 <= WINDOW) };
-        assert_eq!(random_id().len(), 32);
-        assert_ne!(random_id(), random_id());
     }
 }

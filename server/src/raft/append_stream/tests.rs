@@ -4,6 +4,11 @@ use std::{collections::BTreeMap, sync::atomic::AtomicUsize};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use holdfast_proto::{
+    command::{Command, command::Op},
+    etcdserverpb::PutRequest,
+};
+use prost::Message;
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
@@ -294,13 +299,26 @@ async fn within_a_minute<T>(what: &str, done: impl Future<Output = T>) -> T {
     done.unwrap_or_else(|_| panic!("no {what} within a minute"))
 }
 
+fn put() -> Bytes {
+    let request = PutRequest {
+        key: Bytes::from_static(b"k"),
+        value: Bytes::from_static(&[0; 1_000]),
+        ..Default::default()
+    };
+    let command = Command {
+        op: Some(Op::Put(request)),
+        ..Default::default()
+    };
+    command.encode_to_vec().into()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_of_a_leader_is_purged_beside_a_peer_that_confirms_nothing() {
     let peers = Arc::new(Peers::default());
     let (raft, log, _dir) = leader(peers.clone()).await;
     for round in 0..5_u64 {
         for _ in 0..50 {
-            let committed = raft.propose(Bytes::from_static(&[0; 1_000]));
+            let committed = raft.propose(put());
             within_a_minute("answer", committed).await.unwrap();
         }
         let upto = 50 * round + 20;

@@ -32,6 +32,8 @@ pub struct Published {
     pub term: u64,
     /// Revisions of the keyspace after it.
     pub revisions: mvcc::Revisions,
+    /// Version that the state has been raised to.
+    pub version: u32,
 }
 
 impl Published {
@@ -40,6 +42,7 @@ impl Published {
             index: applied.map(|id| id.index),
             term: applied.map_or(0, |id| id.leader_id.term),
             revisions: machine.revisions(),
+            version: machine.version(),
         }
     }
 }

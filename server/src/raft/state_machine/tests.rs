@@ -480,3 +480,37 @@ async fn a_long_scrub_keeps_to_the_bound_of_the_tables() {
     assert!(most <= bound, "{most} bytes in tables bounded by {bound}");
     assert!(most > TABLE_BYTES, "the test is about more than one table");
 }
+
+/// A node of an earlier version that skipped it would differ from the others from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_this_node_does_not_know_stops_the_group_and_is_never_skipped() {
+    let later = Command {
+        min_version: holdfast_mvcc::VERSION + 1,
+        op: Some(put("later")),
+        ..Default::default()
+    };
+    // Field 100 is an operation that does not exist yet; the other bytes are no message.
+    let (future, torn) = (&[0xa2, 0x06, 0x00][..], &[0x52, 0x7f, 0x00][..]);
+    for (command, what) in [
+        (later.encode_to_vec(), "version 3"),
+        (future.to_vec(), "no operation"),
+        (torn.to_vec(), "does not decode"),
+    ] {
+        let (_dir, mut machine) = machine(MemoryDisk::default());
+        apply(&mut machine, [put("before")]).await;
+        let raw = |index, command: Vec<u8>| {
+            let id = super::log_id(1, index);
+            Ok((Entry::new_normal(id, Proposal(command.into())), None))
+        };
+        let after = Command {
+            op: Some(put("after")),
+            ..Default::default()
+        };
+        let entries = [raw(1, command), raw(2, after.encode_to_vec())];
+        let stopped = machine.apply(stream::iter(entries)).await.unwrap_err();
+        assert!(stopped.to_string().contains(what), "{stopped}");
+        assert!(stopped.to_string().contains("entry 1"), "{stopped}");
+        assert_eq!(machine.applied, Some(super::log_id(1, 0)), "{what}");
+        assert_eq!(read(&machine.shared()), (2, "before".into()), "{what}");
+    }
+}

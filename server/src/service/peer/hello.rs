@@ -11,6 +11,7 @@ use holdfast_proto::peer;
 
 use super::GrpcTransport;
 use crate::{
+    group::MemberVersions,
     identity::{DataDir, IdentityError},
     raft::{NodeId, TransportError},
 };
@@ -38,6 +39,7 @@ pub enum Introduction {
 pub async fn introduce(
     transport: &GrpcTransport,
     data: &DataDir,
+    versions: &MemberVersions,
     zone: &str,
     members: &[NodeId],
 ) -> Result<Introduction, IdentityError> {
@@ -53,6 +55,7 @@ pub async fn introduce(
                 incarnation: identity.incarnation,
                 zone: zone.to_string(),
                 fresh: !identity.took_part,
+                version: holdfast_mvcc::VERSION,
             };
             match transport.hello(member, request).await {
                 Ok(answer) if answer.recorded_incarnation != identity.incarnation => {
@@ -63,6 +66,7 @@ pub async fn introduce(
                 }
                 Ok(answer) => {
                     data.record_peer(answer.node_id, answer.incarnation)?;
+                    versions.heard(answer.node_id, answer.version);
                     missing.remove(&member);
                 }
                 Err(TransportError::Refused { why, .. }) => {

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{super::listener::Guest, reachability::Heard, until_error};
 use crate::{
-    group::Group,
+    group::{Group, MemberVersions},
     identity::DataDir,
     keyspace::Keyspaces,
     limits,
@@ -26,6 +26,7 @@ type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub struct PeerServer {
     data: Arc<DataDir>,
     keyspaces: Arc<Keyspaces>,
+    versions: Arc<MemberVersions>,
     members: Vec<NodeId>,
     heard: Arc<Heard>,
 }
@@ -36,12 +37,14 @@ impl PeerServer {
     pub fn new(
         data: Arc<DataDir>,
         keyspaces: Arc<Keyspaces>,
+        versions: Arc<MemberVersions>,
         members: Vec<NodeId>,
         heard: Arc<Heard>,
     ) -> Self {
         Self {
             data,
             keyspaces,
+            versions,
             members,
             heard,
         }
@@ -143,12 +146,16 @@ impl Peer for PeerServer {
                 "a node came back without its data; it is told to stay out"
             );
         }
+        if recorded == request.incarnation {
+            self.versions.heard(from, request.version);
+        }
         let me = self.data.identity();
         Ok(Response::new(peer::HelloResponse {
             node_id: me.node_id,
             incarnation: me.incarnation,
             recorded_incarnation: recorded,
             fresh: !me.took_part,
+            version: holdfast_mvcc::VERSION,
         }))
     }
 
