@@ -246,6 +246,9 @@ pub struct StorageConfig {
     /// Memory for pages of the engine of one group, in bytes.
     #[serde(with = "quantity::bytes")]
     pub cache_bytes: u64,
+    /// Bytes that stay free on the disk, at most a quarter of it: below, what grows the data is refused.
+    #[serde(with = "quantity::bytes")]
+    pub reserve_bytes: u64,
     /// Longest time before applied entries are made durable in the checkpoint, in milliseconds.
     #[serde(with = "quantity::ms")]
     pub flush_interval_ms: u64,
@@ -257,6 +260,7 @@ impl Default for StorageConfig {
             log_segment_bytes: limits::LOG_SEGMENT_BYTES_DEFAULT,
             table_bytes_max: limits::TABLE_BYTES_DEFAULT,
             cache_bytes: limits::CACHE_BYTES_DEFAULT,
+            reserve_bytes: limits::RESERVE_BYTES_DEFAULT,
             flush_interval_ms: 5_000,
         }
     }

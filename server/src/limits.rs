@@ -230,6 +230,14 @@ pub const CACHE_BYTES_DEFAULT: u64 = 64 * MIB;
 /// Smallest value that `storage.cache_bytes` accepts.
 pub const CACHE_BYTES_MIN: u64 = 4 * MIB;
 
+/// Bytes that stay free on the disk, and at most a quarter of it. At the bound: what grows the data is
+/// refused. What was acknowledged still goes down, and deletions and compactions pass.
+pub const RESERVE_BYTES_DEFAULT: u64 = 256 * MIB;
+/// Time between two looks at the free space of the disk.
+pub const ROOM_LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Shortest time between two attempts to hand a leadership over because the disk is nearly full.
+pub const ROOM_HAND_OVER_EVERY: Duration = Duration::from_secs(10);
+
 // ---- output of the log -------------------------------------------------------------------------
 
 /// Bytes of lines that wait to be written to standard error. At the bound: lost, and counted.

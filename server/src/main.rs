@@ -64,8 +64,9 @@ fn start(given: &Given, check: bool) -> ExitCode {
     let code = match run(serve(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("the node stops: {error:#}");
-            ExitCode::from(exit_code(cause(&error)))
+            let cause = cause(&error);
+            tracing::error!("the node stops: {error:#}{}", cause.remedy());
+            ExitCode::from(exit_code(cause))
         }
     };
     logging::flush();

@@ -45,10 +45,13 @@ use crate::{
     storage::{
         cause::Cause,
         log::{GroupLog, Log, LogOptions, files::DiskFiles},
+        room::Room,
         sled_engine::Sled,
         state::{StateError, StateOptions, StateStore},
     },
 };
+
+mod space;
 
 /// The groups that every node runs.
 const GROUPS: [(u64, &str); 2] = [(SYSTEM_GROUP, SYSTEM), (DEFAULT_GROUP, DEFAULT)];
@@ -146,6 +149,7 @@ struct Inner {
     /// Kept to be closed last: everything above writes to it.
     log: Mutex<Option<Log>>,
     stores: Mutex<Vec<Arc<StateStore>>>,
+    room: Arc<Room>,
     failed: watch::Sender<Option<NodeFailure>>,
 }
 
@@ -204,6 +208,7 @@ impl Node {
             versions,
             log: Mutex::new(None),
             stores: Mutex::default(),
+            room: Arc::new(Room::new(context.config.storage.reserve_bytes)),
             failed: watch::channel(None).0,
         });
         let joining = tokio::spawn({
@@ -358,6 +363,7 @@ impl Inner {
             tokio::task::block_in_place(|| Log::open(&log_dir, log_options, Arc::new(DiskFiles)))?;
         tracing::info!(elapsed = ?opened.elapsed(), ?recovery, "log opened");
         *self.log.lock() = Some(log.clone());
+        space::watch(self);
         let voters: BTreeMap<NodeId, Voter> = config
             .cluster
             .members
@@ -391,6 +397,7 @@ impl Inner {
                     append_silence_max: limits::APPEND_SILENCE_MAX,
                     snapshot_bytes_per_second_max: config.limits.snapshot_bytes_per_second_max,
                 },
+                room: self.room.clone(),
                 incoming_dir: incoming_dir.clone(),
             })
             .await?;

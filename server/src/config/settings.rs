@@ -371,6 +371,14 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "storage",
+        "reserve_bytes",
+        "reserve-bytes",
+        Kind::Bytes,
+        None,
+        "Space that stays free on the disk, at most a quarter of it. Below it, writes that grow the data are refused (ResourceExhausted, etcd's message) until there is room again; deletions and compactions pass",
+    ),
+    setting(
+        "storage",
         "flush_interval_ms",
         "flush-interval-ms",
         Kind::Millis,

@@ -4,7 +4,7 @@ use holdfast_mvcc as mvcc;
 use holdfast_proto::peer::{self, forward, forward_error::Kind, forward_reply::Reply};
 use prost::Message;
 
-use super::{Group, propose::Attempt};
+use super::{Group, GroupError, propose::Attempt};
 use crate::raft::ReadIndexError;
 
 impl Group {
@@ -46,6 +46,7 @@ impl Group {
             }),
             Attempt::NotAppended(other) => error(Kind::NotLeader, other, ""),
             Attempt::Unknown => error(Kind::UnknownOutcome, None, ""),
+            Attempt::Failed(GroupError::NoSpace) => error(Kind::NoSpace, None, ""),
             Attempt::Failed(e) => error(Kind::Stopped, None, &e.to_string()),
         }
     }

@@ -17,6 +17,9 @@ pub struct Retention {
     pub log_bytes_max: u64,
 }
 
+/// Bytes of a group that stay in the log while the disk is nearly full: the log gives way before
+/// anything is refused for longer than need be.
+const SHORT_LOG_BYTES: u64 = 1024 * 1024;
 /// Interval between two looks at the log.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -34,11 +37,16 @@ fn purge_target(retention: Retention, first: u64, applied: u64, bytes: u64) -> O
     if held > entries_max + entries_max / 10 {
         return Some(applied.saturating_sub(entries_max));
     }
-    // Entries differ in size; half of them is about half of the bytes.
-    if bytes > retention.log_bytes_max && held > 1 {
-        return Some(first + held / 2);
+    if bytes > retention.log_bytes_max {
+        return half_target(first, applied);
     }
     None
+}
+
+/// Entries differ in size; half of them is about half of the bytes. One entry stays.
+fn half_target(first: u64, applied: u64) -> Option<u64> {
+    let held = (applied + 1).saturating_sub(first);
+    (held > 1).then(|| first + held / 2)
 }
 
 async fn purge(group: Weak<Group>, retention: Retention) {
@@ -57,7 +65,13 @@ async fn purge(group: Weak<Group>, retention: Retention) {
         };
         let first = group.log_bounds().0;
         let live_bytes = group.live_log_bytes();
-        let Some(upto) = purge_target(retention, first, applied, live_bytes) else {
+        let short = group.raft.room().is_short();
+        let target = purge_target(retention, first, applied, live_bytes);
+        let target = target.or_else(|| {
+            let worth_it = short && live_bytes > SHORT_LOG_BYTES;
+            worth_it.then(|| half_target(first, applied)).flatten()
+        });
+        let Some(upto) = target else {
             continue;
         };
         match group.raft.checkpoint_and_purge(upto).await {

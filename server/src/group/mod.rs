@@ -22,6 +22,7 @@ mod housekeeping;
 mod propose;
 mod read;
 mod rounds;
+mod space;
 mod versions;
 
 #[cfg(test)]
@@ -56,6 +57,9 @@ pub enum GroupError {
     /// Too much is in flight. Nothing was done.
     #[error("too many requests are in flight")]
     Overloaded,
+    /// It would grow the data, and the voters with room on their disks are no quorum. Nothing was done.
+    #[error("too few nodes have room on their disks")]
+    NoSpace,
     /// No leader was found in time. Nothing was done.
     #[error("no leader was found in time")]
     NoLeader,
@@ -176,6 +180,7 @@ impl Group {
             }
         });
         housekeeping::spawn(&group, retention);
+        space::spawn(&group);
         group
     }
 

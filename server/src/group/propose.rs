@@ -115,6 +115,9 @@ impl Group {
     }
 
     pub(super) async fn offer_here(&self, command: Bytes) -> Attempt {
+        if let Err(error) = self.admit_growth(&command) {
+            return Attempt::Failed(error);
+        }
         match self.raft.propose(command).await {
             Ok(done) => Attempt::Done(Proposed {
                 answer: done.answer,
@@ -163,6 +166,7 @@ impl Group {
                     Attempt::NotAppended(other)
                 }
                 Kind::Overloaded => Attempt::Failed(GroupError::Overloaded),
+                Kind::NoSpace => Attempt::Failed(GroupError::NoSpace),
                 Kind::Stopped => Attempt::NotAppended(None),
                 Kind::Unsupported => Attempt::Failed(GroupError::Unsupported(error.message)),
                 Kind::UnknownOutcome | Kind::Unspecified => Attempt::Unknown,

@@ -23,6 +23,7 @@ use crate::{
     storage::{
         log::{LogOptions, files::DiskFiles},
         memory_engine::MemoryDisk,
+        room::Room,
         state::{StateOptions, StateStore},
     },
 };
@@ -131,6 +132,7 @@ async fn node(answers: impl IntoIterator<Item = Result<Reply, TransportError>>) 
     let store = StateStore::open(&dir.path().join("state"), options)
         .unwrap()
         .store;
+    let room = Arc::new(Room::new(0));
     let network = Arc::new(Scripted {
         answers: Mutex::new(answers.into_iter().collect()),
         forwarded: AtomicUsize::new(0),
@@ -150,6 +152,7 @@ async fn node(answers: impl IntoIterator<Item = Result<Reply, TransportError>>) 
             append_silence_max: NEVER,
             snapshot_bytes_per_second_max: 1 << 20,
         },
+        room: room.clone(),
         incoming_dir: dir.path().to_path_buf(),
     })
     .await

@@ -215,7 +215,10 @@ pub(super) fn append_from_wire(
     })
 }
 
-pub(super) fn append_result_to_wire(result: &StreamAppendResult) -> peer::AppendResponse {
+pub(super) fn append_result_to_wire(
+    result: &StreamAppendResult,
+    short_of_space: bool,
+) -> peer::AppendResponse {
     use peer::append_response::Result as Wire;
     let wire = match result {
         Ok(matched) => Wire::Matched(peer::Matched {
@@ -224,7 +227,10 @@ pub(super) fn append_result_to_wire(result: &StreamAppendResult) -> peer::Append
         Err(StreamAppendError::Conflict(id)) => Wire::Conflict(log_id_to_wire(id)),
         Err(StreamAppendError::HigherVote(vote)) => Wire::HigherVote(vote_to_wire(vote)),
     };
-    peer::AppendResponse { result: Some(wire) }
+    peer::AppendResponse {
+        result: Some(wire),
+        short_of_space,
+    }
 }
 
 pub(super) fn append_result_from_wire(

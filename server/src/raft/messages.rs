@@ -72,11 +72,12 @@ impl RaftGroup {
                 std::future::ready(request.is_ok() && is_running)
             })
             .filter_map(|request| std::future::ready(request.ok()));
+        let room = self.room.clone();
         let answers = self
             .raft
             .stream_append(requests)
-            .map(|answer| match answer {
-                Ok(result) => Ok(codec::append_result_to_wire(&result)),
+            .map(move |answer| match answer {
+                Ok(result) => Ok(codec::append_result_to_wire(&result, room.is_short())),
                 Err(e) => Err(MessageError::Stopped(e.to_string())),
             });
         futures_util::stream::iter(running.err().map(Err)).chain(answers)
@@ -94,6 +95,7 @@ impl RaftGroup {
         let answer = answer.map_err(|e| MessageError::Stopped(e.to_string()))?;
         Ok(codec::append_result_to_wire(
             &answer.into_stream_result(prev, prev),
+            self.room.is_short(),
         ))
     }
 

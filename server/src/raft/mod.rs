@@ -57,7 +57,7 @@ use self::{
 use crate::{
     limits,
     planted::{self, Bug},
-    storage::{log::GroupLog, state::StateStore},
+    storage::{log::GroupLog, room::Room, state::StateStore},
 };
 
 type Raft = openraft::Raft<TypeConfig, GroupStateMachine>;
@@ -158,6 +158,7 @@ pub struct RaftGroup {
     raft: Raft,
     shared: Arc<SharedState>,
     leadership: watch::Receiver<Leadership>,
+    room: Arc<Room>,
     incoming_dir: PathBuf,
     /// Held while a snapshot is received: one at a time.
     receiving: Arc<tokio::sync::Mutex<()>>,
@@ -178,6 +179,8 @@ pub struct Parts {
     pub transport: Arc<dyn PeerTransport>,
     /// Timing.
     pub tuning: Tuning,
+    /// The room on the disks of this node and its peers.
+    pub room: Arc<Room>,
     /// Where snapshots are received.
     pub incoming_dir: PathBuf,
 }
@@ -192,6 +195,7 @@ impl RaftGroup {
             store,
             transport,
             tuning,
+            room,
             incoming_dir,
         } = parts;
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
@@ -216,6 +220,7 @@ impl RaftGroup {
         let network = NetworkFactory::new(
             group_id,
             transport,
+            room.clone(),
             tuning.heartbeat_interval,
             tuning.election_timeout_max,
             tuning.append_silence_max,
@@ -241,6 +246,7 @@ impl RaftGroup {
             raft,
             shared,
             leadership,
+            room,
             incoming_dir,
             receiving: Arc::default(),
             snapshot_bytes_per_second_max: tuning.snapshot_bytes_per_second_max,
@@ -255,6 +261,11 @@ impl RaftGroup {
     /// State that readers use.
     pub fn shared(&self) -> &Arc<SharedState> {
         &self.shared
+    }
+
+    /// The room on the disks of this node and its peers.
+    pub fn room(&self) -> &Room {
+        &self.room
     }
 
     /// Follows who leads.

@@ -34,6 +34,7 @@ use super::{
     transport::{PeerTransport, TransportError},
     types::{GroupId, NodeId, TypeConfig, Vote, Voter},
 };
+use crate::storage::room::Room;
 
 type RpcError = RPCError<TypeConfig>;
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
@@ -42,6 +43,8 @@ type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotDat
 pub struct NetworkFactory {
     group_id: GroupId,
     transport: Arc<dyn PeerTransport>,
+    /// Learns from answers which peers are short of space.
+    room: Arc<Room>,
     /// Delays between attempts to reach a node that is not there.
     backoff: (Duration, Duration),
     append_silence_max: Duration,
@@ -55,6 +58,7 @@ impl NetworkFactory {
     pub fn new(
         group_id: GroupId,
         transport: Arc<dyn PeerTransport>,
+        room: Arc<Room>,
         heartbeat_interval: Duration,
         election_timeout: Duration,
         append_silence_max: Duration,
@@ -63,6 +67,7 @@ impl NetworkFactory {
         Self {
             group_id,
             transport,
+            room,
             backoff: (heartbeat_interval, election_timeout),
             append_silence_max,
             snapshot_bytes_per_second_max,
@@ -75,6 +80,7 @@ impl NetworkFactory {
             target,
             purpose,
             transport: self.transport.clone(),
+            room: self.room.clone(),
             backoff: self.backoff,
             silences: Silences::new(self.group_id, target, self.append_silence_max),
             snapshot_bytes_per_second_max: self.snapshot_bytes_per_second_max,
@@ -106,6 +112,7 @@ pub struct Network {
     target: NodeId,
     purpose: Purpose,
     transport: Arc<dyn PeerTransport>,
+    room: Arc<Room>,
     backoff: (Duration, Duration),
     silences: Silences,
     snapshot_bytes_per_second_max: u64,
@@ -151,9 +158,13 @@ impl Network {
     }
 
     fn result(
+        room: &Room,
+        target: NodeId,
         response: Result<peer::AppendResponse, TransportError>,
     ) -> Result<StreamAppendResult, RpcError> {
-        append_result_from_wire(response.map_err(Self::rpc_error)?).map_err(Self::decode_error)
+        let response = response.map_err(Self::rpc_error)?;
+        room.peer_is_short(target, response.short_of_space);
+        append_result_from_wire(response).map_err(Self::decode_error)
     }
 }
 
@@ -178,7 +189,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
                 why: "the stream ended without an answer".into(),
             })
         });
-        Ok(match Self::result(answer)? {
+        Ok(match Self::result(&self.room, self.target, answer)? {
             Ok(matched) => AppendEntriesResponse::PartialSuccess(matched),
             Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
             Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
@@ -197,6 +208,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         S: Stream<Item = AppendEntriesRequest> + OptionalSend + Unpin + 'static,
     {
         let group_id = self.group_id;
+        let (room, target) = (self.room.clone(), self.target);
         Box::pin(async move {
             if self.purpose == Purpose::Heartbeat {
                 let Some(request) = input.next().await else {
@@ -206,7 +218,8 @@ impl RaftNetworkV2<TypeConfig> for Network {
                     .transport
                     .heartbeat(self.target, append_to_wire(group_id, request))
                     .await;
-                return Ok(stream::once(async move { Self::result(answer) }).boxed());
+                let result = Self::result(&room, target, answer);
+                return Ok(stream::once(std::future::ready(result)).boxed());
             }
             // The request comes first, the connection second: openraft's pause after a failure is
             // in its stream of requests, and a stream that cannot be opened is never read.
@@ -219,7 +232,8 @@ impl RaftNetworkV2<TypeConfig> for Network {
             let transport = self.transport.as_ref();
             let answers =
                 append_stream::open(transport, self.silences.clone(), Box::pin(requests)).await;
-            Ok(answers.map_err(Self::rpc_error)?.map(Self::result).boxed())
+            let result = move |answer| Self::result(&room, target, answer);
+            Ok(answers.map_err(Self::rpc_error)?.map(result).boxed())
         })
     }
 

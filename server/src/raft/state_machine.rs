@@ -35,7 +35,10 @@ use super::{
 use crate::{
     limits,
     planted::{self, Bug},
-    storage::state::{StateStore, View},
+    storage::{
+        cause::Cause,
+        state::{StateError, StateStore, View},
+    },
 };
 
 pub use self::shared::{Pin, Published, SharedState};
@@ -335,7 +338,23 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
         // Loading is disk work of seconds; it must not hold a thread that serves requests.
         let loaded = tokio::task::spawn_blocking(move || shared.install(snapshot, expected))
             .await
-            .map_err(io::Error::other)??;
+            .map_err(io::Error::other)?;
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                // A group that could not install stops. When the disk is the reason, so does the node:
+                // a process that neither serves nor ends helps nobody.
+                let cause = Cause::of(&error);
+                if cause != Cause::Other {
+                    let reason = format!("installing a snapshot at index {index}: {error}");
+                    self.shared.store.give_up(&StateError::Poisoned {
+                        reason: reason.into(),
+                        cause,
+                    });
+                }
+                return Err(error);
+            }
+        };
         self.take_over(loaded);
         tracing::info!(group = self.group_id, index, "snapshot installed");
         Ok(())

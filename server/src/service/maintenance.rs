@@ -7,9 +7,9 @@ use std::{
 
 use holdfast_mvcc as mvcc;
 use holdfast_proto::etcdserverpb::{
-    AlarmRequest, AlarmResponse, HashKvRequest, HashKvResponse, MoveLeaderRequest,
-    MoveLeaderResponse, StatusRequest, StatusResponse, alarm_request::AlarmAction,
-    maintenance_server::Maintenance,
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, HashKvRequest, HashKvResponse,
+    MoveLeaderRequest, MoveLeaderResponse, StatusRequest, StatusResponse,
+    alarm_request::AlarmAction, maintenance_server::Maintenance,
 };
 use tonic::{Request, Response, Status};
 
@@ -30,6 +30,25 @@ pub(super) struct MaintenanceService {
 impl MaintenanceService {
     pub(super) fn new(context: Arc<ServiceContext>) -> Self {
         Self { context }
+    }
+
+    /// The nodes whose disk is nearly full, as far as this node knows: itself, and where it leads its
+    /// followers.
+    fn alarms(&self, group: &Group) -> Vec<AlarmMember> {
+        let this = self.context.config.node.id;
+        let room = group.raft().room();
+        let mut short = room.short_peers();
+        if group.leadership().borrow().leader != Some(this) {
+            short.clear();
+        }
+        if room.is_short() {
+            short.insert(this);
+        }
+        let alarm = |member_id| AlarmMember {
+            member_id,
+            alarm: AlarmType::Nospace.into(),
+        };
+        short.into_iter().map(alarm).collect()
     }
 }
 
@@ -59,11 +78,17 @@ impl Maintenance for MaintenanceService {
         if request.get_ref().action() == AlarmAction::Activate {
             return Err(status::unsupported("raising an alarm by hand"));
         }
-        // Nothing raises alarms, so there are none to list or to clear.
+        // An alarm goes when its cause goes, so there is none to clear.
+        let alarms = match request.get_ref().action() {
+            AlarmAction::Get if request.get_ref().alarm() != AlarmType::Corrupt => {
+                self.alarms(&group)
+            }
+            _ => Vec::new(),
+        };
         let term = group.leadership().borrow().term;
         Ok(Response::new(AlarmResponse {
             header: Some(self.context.header(group.read().0.revisions.current, term)),
-            alarms: Vec::new(),
+            alarms,
         }))
     }
 
@@ -86,6 +111,12 @@ impl Maintenance for MaintenanceService {
         } else if leader.is_none() {
             errors.push("etcdserver: no leader".to_string());
         }
+        let alarms = self.alarms(&group).into_iter();
+        // As etcd writes an alarm out.
+        errors.extend(alarms.map(|alarm| {
+            let (id, alarm) = (alarm.member_id, alarm.alarm().as_str_name());
+            format!("memberID:{id} alarm:{alarm} ")
+        }));
         let term = state.leadership.term;
         Ok(Response::new(StatusResponse {
             header: Some(self.context.header(published.revisions.current, term)),

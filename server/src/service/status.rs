@@ -33,6 +33,10 @@ pub(super) fn no_leader() -> Status {
     not_appended(Status::unavailable("etcdserver: no leader"))
 }
 
+fn no_space() -> Status {
+    Status::resource_exhausted("etcdserver: mvcc: database space exceeded")
+}
+
 pub(super) fn unknown_keyspace(name: &str) -> Status {
     Status::not_found(format!("holdfast: keyspace {name:?} does not exist"))
 }
@@ -131,6 +135,7 @@ pub(super) fn group(error: &GroupError) -> Status {
         GroupError::Overloaded => {
             not_appended(Status::resource_exhausted("etcdserver: too many requests"))
         }
+        GroupError::NoSpace => no_space(),
         GroupError::NoLeader => no_leader(),
         GroupError::LeaderLost => Status::unavailable(
             "etcdserver: request timed out, possibly due to previous leader failure",
@@ -202,6 +207,11 @@ mod tests {
                 group(&GroupError::Overloaded),
                 Code::ResourceExhausted,
                 "etcdserver: too many requests",
+            ),
+            (
+                group(&GroupError::NoSpace),
+                Code::ResourceExhausted,
+                "etcdserver: mvcc: database space exceeded",
             ),
             (
                 group(&GroupError::NoLeader),

@@ -21,6 +21,20 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// What an operator does about a process that has ended for this cause; empty where the error says it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::NoSpace => {
+                "; make room on the disk of the data directory and start the node again: what it \
+                 acknowledged is there"
+            }
+            Self::Disk => {
+                "; check the disk. Start the node again only on a disk that keeps what is written to it"
+            }
+            Self::Other => "",
+        }
+    }
+
     /// The cause of an error of the operating system, or of the error that it wraps.
     pub fn of(error: &io::Error) -> Self {
         match error.raw_os_error() {

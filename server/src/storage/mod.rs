@@ -5,6 +5,7 @@ pub mod engine;
 pub mod fault_engine;
 pub mod log;
 pub mod memory_engine;
+pub mod room;
 pub mod sled_engine;
 pub mod snapshot_file;
 pub mod state;

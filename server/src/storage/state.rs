@@ -383,6 +383,15 @@ impl StateStore {
         Ok(*shared.durable.borrow())
     }
 
+    /// Has the table cut at the next mark, though it is neither full nor old; does not wait.
+    pub fn flush_soon(&self) {
+        let shared = &self.inner.shared;
+        let mut writer = shared.writer.lock();
+        let wanted = writer.mark.as_ref().map_or(0, |mark| mark.sequence);
+        writer.flush_wanted = writer.flush_wanted.max(wanted);
+        shared.work.notify_all();
+    }
+
     /// [`StateStore::flush`] for a store that nobody writes to any more, so that it never waits for a
     /// mark that will not come: writes after the last mark make it fail at once, with
     /// [`StateError::Unfinished`].
@@ -391,6 +400,12 @@ impl StateStore {
             return Err(StateError::Unfinished);
         }
         self.flush().await
+    }
+
+    /// Ends the store: the disk failed while something else was written for it.
+    pub fn give_up(&self, error: &StateError) {
+        self.inner.shared.health.poison(error);
+        self.inner.shared.tick();
     }
 
     /// Resolves when the engine has failed, which ends the store.

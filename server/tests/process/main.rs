@@ -16,6 +16,7 @@ mod crashes;
 mod damage;
 mod deadlines;
 mod diagnostics;
+mod full_disk;
 mod log_lines;
 mod lost_memory;
 mod refusals;

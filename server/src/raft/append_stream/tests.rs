@@ -18,6 +18,7 @@ use crate::{
     storage::{
         log::{GroupLog, Log, LogOptions, files::DiskFiles},
         memory_engine::MemoryDisk,
+        room::Room,
         state::{StateOptions, StateStore},
     },
 };
@@ -56,6 +57,7 @@ fn confirm(request: &peer::AppendRequest) -> peer::AppendResponse {
         result: Some(peer::append_response::Result::Matched(peer::Matched {
             log_id: last.or(request.prev_log_id),
         })),
+        ..Default::default()
     }
 }
 
@@ -283,6 +285,7 @@ async fn leader(peers: Arc<Peers>) -> (RaftGroup, GroupLog, TempDir) {
             append_silence_max: Duration::from_millis(300),
             snapshot_bytes_per_second_max: 1 << 20,
         },
+        room: Arc::new(Room::new(0)),
         incoming_dir: dir.path().to_path_buf(),
     });
     let raft = raft.await.unwrap();

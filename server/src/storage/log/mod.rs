@@ -272,6 +272,12 @@ impl Log {
         ids
     }
 
+    /// Keeps at most so many files of purged segments to be used again; more are deleted, which gives
+    /// their room back.
+    pub fn keep_free_segments(&self, free_max: usize) {
+        self.shared.spares.keep_free(free_max);
+    }
+
     /// Resolves when a write or sync has failed; the node must stop then. Pending for ever otherwise,
     /// also after a close.
     pub async fn failed(&self) -> Failure {

@@ -15,13 +15,15 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::files::{File, Files};
+use crate::storage::cause::Cause;
+
 use super::format::{Place, SEGMENT_HEADER_BYTES, TERMINATOR_BYTES, segment_header};
 
 /// Zeros are written and synced in steps of this size, so that the sync of a new segment never
@@ -91,8 +93,16 @@ impl Directory {
             None => {
                 let path = self.path(sequence, "new");
                 let file = files.create(&path)?;
-                file.allocate(bytes)?;
-                self.write_zeros(&*file, 0, bytes)?;
+                let filled = file
+                    .allocate(bytes)
+                    .and_then(|()| self.write_zeros(&*file, 0, bytes));
+                if let Err(error) = filled {
+                    drop(file);
+                    // The room that it took is wanted by what is written already. A file that stays
+                    // behind all the same is removed by the next opening.
+                    let _ = files.remove(&path);
+                    return Err(error);
+                }
                 (path, file)
             }
         };
@@ -146,12 +156,13 @@ struct State {
     wanted: Option<u64>,
     ready: Option<io::Result<Segment>>,
     closing: bool,
+    /// Free files that are kept to be used again.
+    free_max: usize,
 }
 
 /// The hand-over between the writer and the thread that prepares segments.
 pub(super) struct Spares {
     directory: Directory,
-    free_max: usize,
     /// Never held across I/O.
     state: Mutex<State>,
     changed: Condvar,
@@ -164,11 +175,11 @@ impl Spares {
         let bytes = AtomicU64::new(free.len() as u64 * u64::from(directory.segment_bytes));
         let state = State {
             free,
+            free_max,
             ..State::default()
         };
         Spares {
             directory,
-            free_max,
             state: Mutex::new(state),
             changed: Condvar::new(),
             bytes,
@@ -189,14 +200,26 @@ impl Spares {
         }
     }
 
-    /// The prepared segment; waits while it is being made.
-    pub fn take(&self) -> io::Result<Segment> {
+    /// The prepared segment, which is `sequence`; waits while it is being made. One that could not be
+    /// prepared for want of room may have found some since, so it is tried once more.
+    pub fn take(&self, sequence: u64) -> io::Result<Segment> {
         let mut state = self.state.lock();
+        let mut last_try = false;
         loop {
-            if let Some(ready) = state.ready.take() {
-                self.bytes
-                    .fetch_sub(u64::from(self.directory.segment_bytes), Ordering::Relaxed);
-                return ready;
+            match state.ready.take() {
+                Some(Err(error)) if !last_try && Cause::of(&error) == Cause::NoSpace => {
+                    last_try = true;
+                    state.wanted = Some(sequence);
+                    self.changed.notify_all();
+                }
+                Some(ready) => {
+                    if ready.is_ok() {
+                        self.bytes
+                            .fetch_sub(u64::from(self.directory.segment_bytes), Ordering::Relaxed);
+                    }
+                    return ready;
+                }
+                None => {}
             }
             if state.closing {
                 return Err(io::Error::other(
@@ -213,6 +236,12 @@ impl Spares {
         self.changed.notify_all();
     }
 
+    /// Keeps at most so many free files; more are deleted.
+    pub fn keep_free(&self, free_max: usize) {
+        self.state.lock().free_max = free_max;
+        self.changed.notify_all();
+    }
+
     pub fn close(&self) {
         self.state.lock().closing = true;
         self.changed.notify_all();
@@ -222,8 +251,14 @@ impl Spares {
     pub fn run(&self) {
         let mut state = self.state.lock();
         loop {
-            if let Some(segment) = state.discarded.pop_front() {
-                let room = state.free.len() < self.free_max;
+            if state.free.len() > state.free_max
+                && let Some(path) = state.free.pop()
+            {
+                drop(state);
+                self.remove(&path);
+                state = self.state.lock();
+            } else if let Some(segment) = state.discarded.pop_front() {
+                let room = state.free.len() < state.free_max;
                 drop(state);
                 let free = self.free(segment, room);
                 state = self.state.lock();
@@ -238,12 +273,25 @@ impl Spares {
                 }
                 drop(state);
                 let segment = self.directory.prepare(sequence, free);
+                if segment.is_err() {
+                    self.bytes
+                        .fetch_sub(u64::from(self.directory.segment_bytes), Ordering::Relaxed);
+                }
                 state = self.state.lock();
                 state.ready = Some(segment);
                 self.changed.notify_all();
             } else {
                 self.changed.wait(&mut state);
             }
+        }
+    }
+
+    /// Removes a free file; a failure leaves it behind for the next opening.
+    fn remove(&self, path: &Path) {
+        self.bytes
+            .fetch_sub(u64::from(self.directory.segment_bytes), Ordering::Relaxed);
+        if let Err(error) = self.directory.files.remove(path) {
+            tracing::warn!(file = %path.display(), %error, "cannot remove a free log segment");
         }
     }
 

@@ -405,7 +405,7 @@ impl Writer {
         let segment = Arc::new(
             self.shared
                 .spares
-                .take()
+                .take(self.tail.next_segment)
                 .map_err(failed("prepare a segment"))?,
         );
         let tail = &mut self.tail;
