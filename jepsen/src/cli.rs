@@ -18,14 +18,15 @@ use crate::{
         netns::{self, Entered},
         target::Target,
     },
-    evidence::{self, Results, results::exit_code, scoreboard::Scoreboard, summary},
+    evidence::{self, results::exit_code, scoreboard::Scoreboard, summary},
     history::jsonl,
     nemesis::fault,
     run::{
+        conclusion,
         heal::heal,
         judge::judge,
         scenario::{ClusterKind, Scenario, parse_time},
-        session::{HISTORY, conclude, read_states},
+        session::{HISTORY, conclude},
     },
     suite::{self, Suite, Surroundings, planted},
     terminal,
@@ -283,6 +284,20 @@ fn check(
     limit: Duration,
     edn: Option<&Path>,
 ) -> anyhow::Result<ExitCode> {
+    let checked = check_again(dir, truncated, limit, edn);
+    if checked.is_err() {
+        terminal::print(summary::verdict(Verdict::Unknown));
+    }
+    checked
+}
+
+/// Judges a run again and writes its results and its report anew, or a history alone.
+fn check_again(
+    dir: &Path,
+    truncated: bool,
+    limit: Duration,
+    edn: Option<&Path>,
+) -> anyhow::Result<ExitCode> {
     let (file, dir) = match dir.is_dir() {
         true => (dir.join(HISTORY), Some(dir)),
         false => (dir.to_owned(), None),
@@ -299,28 +314,21 @@ fn check(
         evidence::write_edn(&history, edn)
             .with_context(|| format!("cannot write {}", edn.display()))?;
     }
-    let states = dir.map(read_states).transpose()?.flatten();
-    let findings = judge(&history, states.as_deref(), limit);
-    let known = dir
-        .map(|dir| dir.join("results.json"))
-        .filter(|file| file.exists());
-    let Some(known) = known else {
+    let Some(dir) = dir else {
+        let findings = judge(&history, None, limit);
         terminal::print(summary::of_findings(&findings).trim_end());
         let worst = findings.iter().map(|finding| finding.verdict).max();
-        return Ok(code(worst.unwrap_or(Verdict::Unknown)));
+        let worst = worst.unwrap_or(Verdict::Unknown);
+        terminal::print(summary::verdict(worst));
+        return Ok(code(worst));
     };
-    let before = Results::read(&known)?;
-    if before.events != history.events.len() as u64 && !truncated {
-        bail!(
-            "{}: the history is truncated: it has {} events, and results.json says {}; --truncated judges what there is",
-            file.display(),
-            history.events.len(),
-            before.events
-        );
-    }
-    let states = states.unwrap_or_default();
-    let results = Results::with_states(before.run, &history, &states, findings);
+    let results = conclusion::draw_again(dir, &history, truncated, limit)
+        .with_context(|| format!("{} cannot be judged", dir.display()))?;
     terminal::print(summary::of_results(&results).trim_end());
+    evidence::write_all(dir, &history, &results)
+        .with_context(|| format!("cannot write the evidence in {}", dir.display()))?;
+    let report = dir.join("report.html");
+    terminal::print(format_args!("report: {}", report.display()));
     Ok(code(results.verdict()))
 }
 

@@ -10,6 +10,7 @@
 //!   that does not come back then is a finding, not an error of the harness.
 //! - Whatever happens, the cluster is shut down by the caller and the history is on disk.
 
+pub mod conclusion;
 mod footprint;
 pub mod heal;
 pub mod judge;
@@ -31,6 +32,7 @@ use tokio::{
 };
 
 use self::{
+    conclusion::Aftermath,
     footprint::Footprint,
     judge::judge,
     worker::{Processes, Worker, client},
@@ -89,12 +91,8 @@ pub struct Options {
 pub struct Observed {
     /// What happened.
     pub history: History,
-    /// What the nodes hold in the end, those that are out aside.
-    pub states: Vec<NodeState>,
-    /// Nodes that could not take part any more, and why.
-    pub out: BTreeMap<NodeId, String>,
-    /// Why this run can be no pass, whatever the checkers say.
-    pub shortcomings: Vec<String>,
+    /// What else its verdict rests on.
+    pub aftermath: Aftermath,
 }
 
 /// Why a run could not be made.
@@ -267,9 +265,11 @@ pub async fn run(
     })?;
     Ok(Observed {
         history,
-        states,
-        out,
-        shortcomings,
+        aftermath: Aftermath {
+            states,
+            out,
+            shortcomings,
+        },
     })
 }
 

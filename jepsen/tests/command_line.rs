@@ -105,6 +105,63 @@ fn a_history_that_was_cut_off_is_told() {
     refused(dir.path(), &["check", &missing], &[&missing]);
 }
 
+/// Runs `check` on a directory: exit code, and the last line that begins with `verdict`.
+fn checked(dir: &Path) -> (Option<i32>, String) {
+    let output = jepsen(dir, &["check", &dir.display().to_string()]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let verdict = text.lines().rfind(|line| line.starts_with("verdict: "));
+    let verdict = verdict.unwrap_or_else(|| panic!("no verdict: {output:?}"));
+    (output.status.code(), verdict.to_owned())
+}
+
+#[test]
+fn a_run_is_judged_again_and_its_evidence_written_anew() {
+    let dir = tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("testdata/revision/good-concurrent-writes.jsonl");
+    fs::copy(recorded, path("history.jsonl")).unwrap();
+    // A run that broke off left its history and nothing else.
+    assert_eq!(
+        checked(dir.path()),
+        (Some(2), "verdict: unknown".to_owned())
+    );
+    let results = |key: &str| {
+        let text = fs::read_to_string(path("results.json")).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        json[key].clone()
+    };
+    assert_eq!(results("verdict"), "unknown");
+    assert!(
+        results("reasons").to_string().contains("broke off"),
+        "{}",
+        results("reasons")
+    );
+    // It stays one that broke off, and the page is made again.
+    fs::write(path("report.html"), "old").unwrap();
+    assert_eq!(
+        checked(dir.path()),
+        (Some(2), "verdict: unknown".to_owned())
+    );
+    assert!(fs::metadata(path("report.html")).unwrap().len() > 1_000);
+    assert!(results("reasons").to_string().contains("broke off"));
+    // What the nodes said contradicts the history: all of it is gone.
+    let state = r#"[{"node":1,"revision":1,"hash":7,"compact_revision":0}]"#;
+    fs::write(path("states.json"), state).unwrap();
+    assert_eq!(
+        checked(dir.path()),
+        (Some(1), "verdict: invalid".to_owned())
+    );
+    assert!(results("lost").as_u64().unwrap() > 0, "{}", results("lost"));
+    assert!(results("findings").to_string().contains("behind-history"));
+    // A file that cannot be read is told, and there is a verdict all the same.
+    fs::write(path("states.json"), "[").unwrap();
+    assert_eq!(
+        checked(dir.path()),
+        (Some(2), "verdict: unknown".to_owned())
+    );
+}
+
 #[test]
 fn a_recorded_history_is_given_to_jepsens_checkers() {
     let dir = tempdir().unwrap();

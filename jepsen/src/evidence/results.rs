@@ -24,7 +24,7 @@ use crate::{
         loss::{self, Certainty, Loss},
     },
     cluster::{Description, Node},
-    history::History,
+    history::{History, NodeId},
 };
 
 /// Version of the format of `results.json`.
@@ -95,6 +95,12 @@ pub struct Results {
     /// What was run.
     #[serde(flatten)]
     pub run: Run,
+    /// Nodes that could not take part any more, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub out: BTreeMap<NodeId, String>,
+    /// What the harness could not do, which is among the reasons.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shortcomings: Vec<String>,
     /// Events in the history. A `history.jsonl` with fewer was cut off.
     pub events: u64,
     /// One for each checker.
@@ -134,6 +140,8 @@ impl Results {
             exit_code: 2,
             reasons: Vec::new(),
             run,
+            out: BTreeMap::new(),
+            shortcomings: Vec::new(),
             events: history.events.len() as u64,
             lost: loss.count,
             loss,

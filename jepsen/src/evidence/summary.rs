@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::{Results, page::verdict_word};
-use crate::checker::{Finding, loss::Certainty};
+use crate::checker::{Finding, Verdict, loss::Certainty};
 
 /// Anomalies of one checker that are spelled out.
 const ANOMALIES_SHOWN: usize = 3;
@@ -36,7 +36,7 @@ pub fn of_results(results: &Results) -> String {
     for reason in &results.reasons {
         line(format!("not a pass: {reason}"));
     }
-    line(format!("verdict: {}", verdict_word(results.verdict())));
+    line(verdict(results.verdict()));
     text
 }
 
@@ -52,6 +52,11 @@ fn notable(results: &Results) -> BTreeMap<&str, String> {
         notable.entry(fault.nemesis.as_str()).or_insert(what);
     }
     notable
+}
+
+/// The verdict in a line.
+pub fn verdict(verdict: Verdict) -> String {
+    format!("verdict: {}", verdict_word(verdict))
 }
 
 /// What each checker says.

@@ -7,7 +7,7 @@ use crate::{
         Finding, append, bank, convergence, convergence::NodeState, counter, linearizability,
         revision, set, stale,
     },
-    history::{History, Op, What},
+    history::{History, NodeId, Op, What},
 };
 
 /// What a history is made of, and so which checkers have something to say.
@@ -47,9 +47,22 @@ impl Contents {
     }
 }
 
-/// Judges a history with every checker that has something to say about it, and the states of the
-/// nodes after the run if they are known. A search gives up after `limit`.
-pub fn judge(history: &History, states: Option<&[NodeState]>, limit: Duration) -> Vec<Finding> {
+/// What the nodes were asked when all was over.
+#[derive(Clone, Copy, Debug)]
+pub struct Afterwards<'a> {
+    /// What they said; empty if they were not asked.
+    pub states: &'a [NodeState],
+    /// The nodes that should have answered.
+    pub nodes: &'a [NodeId],
+}
+
+/// Judges a history with every checker that has something to say about it, and, of a run that is
+/// over, the states of the nodes. A search gives up after `limit`.
+pub fn judge(
+    history: &History,
+    afterwards: Option<Afterwards<'_>>,
+    limit: Duration,
+) -> Vec<Finding> {
     let contents = Contents::of(history);
     let mut findings = vec![revision::check(history)];
     if contents.registers && !contents.serializable {
@@ -70,8 +83,8 @@ pub fn judge(history: &History, states: Option<&[NodeState]>, limit: Duration) -
     if contents.serializable {
         findings.push(stale::check(history));
     }
-    if let Some(states) = states {
-        findings.push(convergence::check(states));
+    if let Some(Afterwards { states, nodes }) = afterwards {
+        findings.push(convergence::check(history, nodes, states));
     }
     findings
 }

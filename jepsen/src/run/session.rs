@@ -15,12 +15,11 @@ use tokio::{sync::watch, task::spawn_blocking};
 
 use super::{
     Observed, Options, RunError,
-    judge::judge,
+    conclusion::{self, RUN, STATES, write_json},
     run,
     scenario::{ClusterKind, Scenario},
 };
 use crate::{
-    checker::convergence::NodeState,
     cluster::{
         Cluster,
         existing::ExistingCluster,
@@ -33,8 +32,6 @@ use crate::{
     workload::Settings,
 };
 
-/// File with the states of the nodes after a run.
-pub const STATES: &str = "states.json";
 /// File with the events of a run.
 pub const HISTORY: &str = "history.jsonl";
 
@@ -128,11 +125,7 @@ async fn observe(
     let recorder = Arc::new(recorder);
     let name = format!("{}, {}", scenario.workload, scenario.nemesis);
     let progress = Progress::start(&name, recorder.clone(), scenario.time);
-    let began = std::time::Instant::now();
-    let observed = run(&options, cluster.clone(), recorder, interrupted).await;
-    drop(progress);
-    let observed = observed?;
-    let described = Run {
+    let mut described = Run {
         workload: scenario.workload.to_string(),
         nemeses: options.nemeses.iter().map(|n| n.name.clone()).collect(),
         options: option_table(scenario, seed),
@@ -141,39 +134,21 @@ async fn observe(
         cluster: cluster.describe(),
         nodes: cluster.nodes().to_vec(),
         started_at: humantime::format_rfc3339_seconds(started).to_string(),
-        duration_seconds: began.elapsed().as_secs_f64(),
+        duration_seconds: 0.0,
     };
+    let path = dir.join(RUN);
+    write_json(&path, &described).map_err(|error| RunError::File { path, error })?;
+    let began = std::time::Instant::now();
+    let observed = run(&options, cluster.clone(), recorder, interrupted).await;
+    drop(progress);
+    let observed = observed?;
+    described.duration_seconds = began.elapsed().as_secs_f64();
     let (limit, dir) = (scenario.check_limit, dir.to_owned());
-    let nemeses = options.nemeses;
     spawn_blocking(move || {
-        let Observed {
-            history,
-            states,
-            out,
-            shortcomings,
-        } = observed;
-        let findings = judge(&history, Some(&states), limit);
-        let mut results = Results::with_states(described, &history, &states, findings);
-        for shortcoming in shortcomings {
-            results.doubt(shortcoming);
-        }
-        for nemesis in &nemeses {
-            let counts = nemesis.faults.iter().filter_map(|fault| {
-                let counts = results.faults.by_nemesis.get(fault.name());
-                counts.map(|counts| counts.applied)
-            });
-            if counts.sum::<u64>() == 0 {
-                results.doubt(format!(
-                    "{} was asked for and nothing of it was done",
-                    nemesis.name
-                ));
-            }
-        }
-        for (node, why) in &out {
-            let key = format!("node {node} was out");
-            results.run.options.insert(key, why.clone());
-        }
-        write_states(&dir, &states)
+        let Observed { history, aftermath } = observed;
+        let written = write_json(&dir.join(STATES), &aftermath.states);
+        let results = conclusion::draw(described, &history, aftermath, limit);
+        written
             .and_then(|()| evidence::write_all(&dir, &history, &results))
             .map_err(|error| SessionError::Directory { path: dir, error })?;
         Ok(results)
@@ -256,28 +231,4 @@ fn option_table(scenario: &Scenario, seed: u64) -> BTreeMap<String, String> {
         known.push_str(value);
     }
     table
-}
-
-fn write_states(dir: &Path, states: &[NodeState]) -> io::Result<()> {
-    let json = serde_json::to_vec_pretty(states).map_err(io::Error::from)?;
-    fs::write(dir.join(STATES), json)
-}
-
-/// Reads the states of the nodes that a run left, if it came so far.
-///
-/// # Errors
-///
-/// The file is there and cannot be read.
-pub fn read_states(dir: &Path) -> io::Result<Option<Vec<NodeState>>> {
-    let path = dir.join(STATES);
-    match fs::read(&path) {
-        Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|e| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{}: {e}", path.display()),
-            )
-        }),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(io::Error::new(e.kind(), format!("{}: {e}", path.display()))),
-    }
 }

@@ -92,7 +92,11 @@ fn stale_histories() {
 
 #[test]
 fn convergence_states() {
-    walk("convergence", |path| convergence::check(&lines(path)));
+    walk("convergence", |path| {
+        let states: Vec<convergence::NodeState> = lines(path);
+        let nodes: Vec<_> = states.iter().map(|state| state.node).collect();
+        convergence::check(&History::default(), &nodes, &states)
+    });
 }
 
 /// Good histories, and bad ones of a loss.

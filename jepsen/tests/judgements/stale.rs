@@ -6,7 +6,7 @@ use holdfast_jepsen::{
         convergence::{self, NodeState},
         stale::check,
     },
-    history::{ClientEvent, Data, Kind, Op, Phase, Reply, Value},
+    history::{ClientEvent, Data, History, Kind, Op, Phase, Reply, Value},
 };
 
 use crate::{
@@ -206,6 +206,7 @@ fn histories_without_serializable_reads_are_unknown() {
 
 #[test]
 fn nodes_converge_or_not() {
+    let check = |states: &[NodeState]| convergence::check(&History::default(), &[1, 2, 3], states);
     let state = |node, revision, hash| NodeState {
         node,
         revision,
@@ -213,14 +214,14 @@ fn nodes_converge_or_not() {
         compact_revision: 0,
         error: None,
     };
-    assert_eq!(convergence::check(&[]).verdict, Verdict::Unknown);
+    assert_eq!(check(&[]).verdict, Verdict::Unknown);
     let mut states = vec![state(1, 9, 0xabc), state(2, 9, 0xabc), state(3, 9, 0xabc)];
-    let finding = convergence::check(&states);
+    let finding = check(&states);
     assert_eq!(finding.verdict, Verdict::Valid);
     assert_eq!(finding.checked, 3);
     // Both of these say that nothing was compacted.
     states[0].compact_revision = -1;
-    assert_eq!(convergence::check(&states).verdict, Verdict::Valid);
+    assert_eq!(check(&states).verdict, Verdict::Valid);
 
     for change in [
         |state: &mut NodeState| state.hash = 0xabd,
@@ -229,7 +230,7 @@ fn nodes_converge_or_not() {
     ] {
         let mut states = states.clone();
         change(&mut states[1]);
-        let finding = convergence::check(&states);
+        let finding = check(&states);
         assert!(has(&finding, "diverged"), "{finding:#?}");
         let table = &finding.anomalies[0].explanation;
         for node in 1..=3 {
@@ -237,7 +238,85 @@ fn nodes_converge_or_not() {
         }
     }
     states[2].error = Some("connection refused".to_owned());
-    let finding = convergence::check(&states);
+    let finding = check(&states);
     assert!(has(&finding, "no-recovery"), "{finding:#?}");
     assert!(!has(&finding, "diverged"), "{finding:#?}");
+}
+
+/// The history acknowledges revisions 2 to 30, and three writes have an unknown outcome.
+fn of_thirty_revisions() -> History {
+    let mut recorder = Recorder::default();
+    for revision in 2..=30 {
+        let op = Op::Write {
+            key: 1,
+            value: revision,
+        };
+        recorder.done(1, &op, revision, Data::None);
+    }
+    for process in 2..5 {
+        let op = Op::Write {
+            key: 1,
+            value: 100 + process as i64,
+        };
+        recorder.invoke(process, &op);
+        recorder.info(process, &op);
+    }
+    recorder.history()
+}
+
+#[test]
+fn nodes_hold_what_the_history_says() {
+    let history = of_thirty_revisions();
+    let judge = |revision| {
+        let states = [1, 2, 3].map(|node| NodeState {
+            node,
+            revision,
+            hash: 7,
+            compact_revision: 0,
+            error: None,
+        });
+        convergence::check(&history, &[1, 2, 3], &states)
+    };
+    // Up to three of unknown outcome may have been made.
+    for revision in 30..=33 {
+        assert_eq!(judge(revision).verdict, Verdict::Valid, "{revision}");
+    }
+    for revision in [1, 10, 29] {
+        let finding = judge(revision);
+        assert!(has(&finding, "behind-history"), "{finding:#?}");
+        // The acknowledgement of revision 30.
+        assert_eq!(finding.anomalies[0].events, [57]);
+    }
+    for revision in [34, 9_000] {
+        let finding = judge(revision);
+        assert!(has(&finding, "ahead-of-history"), "{finding:#?}");
+    }
+}
+
+#[test]
+fn nodes_that_were_not_asked_are_no_pass() {
+    let history = of_thirty_revisions();
+    let state = |node, revision| NodeState {
+        node,
+        revision,
+        hash: 7,
+        compact_revision: 0,
+        error: None,
+    };
+    let finding = convergence::check(&history, &[1, 2, 3], &[]);
+    assert_eq!(finding.verdict, Verdict::Unknown);
+    let two = [state(1, 30), state(3, 30)];
+    let finding = convergence::check(&history, &[1, 2, 3], &two);
+    assert_eq!(finding.verdict, Verdict::Unknown);
+    assert!(
+        finding.summary.contains("not node 2"),
+        "{}",
+        finding.summary
+    );
+    // One that is out need not answer.
+    let finding = convergence::check(&history, &[1, 3], &two);
+    assert_eq!(finding.verdict, Verdict::Valid);
+    // What the others say may be wrong already.
+    let finding = convergence::check(&history, &[1, 2, 3], &[state(1, 30), state(3, 29)]);
+    assert!(has(&finding, "diverged"), "{finding:#?}");
 }
