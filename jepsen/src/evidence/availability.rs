@@ -7,13 +7,26 @@
 //!  ─ w w ──┃── w ────┃─────────────────── w ───┃──────┃── w ─ w ──┃─▶
 //!               ╰────── longest gap: RTO ─╯            ╰─ grace ───╯
 //! ```
+//!
+//! - Only time in which a quorum existed counts: no store writes without one. Time without a quorum
+//!   ends a gap and stands apart. A quorum exists while more than half of the nodes are not taken by
+//!   a fault, from its begin until it is healed; starting up counts to the recovery. A node that stays
+//!   out for good after that counts as one that is there.
+//! - A gap belongs to one fault: of those in whose windows it lies, the one that began nearest to its
+//!   begin.
+//! - The longest of all gaps, whole and whosever, is the RTO of the run.
+
+mod outages;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::span::{Span, is_write, name};
-use crate::history::{History, Kind, NodeId, Phase};
+use crate::{
+    history::{History, Kind, NodeId, Phase},
+    nemesis::radius::taken_by_name,
+};
 
 /// How long after healing a gap is still put down to the fault, unless another fault begins or the
 /// load ends before.
@@ -53,10 +66,11 @@ pub struct FaultReport {
     pub steps: Vec<String>,
     /// Until when its effect was measured.
     pub window_end_ns: u64,
-    /// The longest time without a successful write completing, from the begin to the end of the
-    /// window. `None` if the fault was not made, or no write was under way in the window.
+    /// The longest time within the window in which a quorum existed and no write succeeded, of those
+    /// that are this fault's. `None` if the fault was not made, or no write was under way in the
+    /// window.
     pub rto_ns: Option<u64>,
-    /// The longest gap was still open at the end of the window: it lasted at least so long.
+    /// No write ended the longest gap within the window: it lasted at least so long.
     pub rto_open: bool,
     /// From `broken_ns` until the first success of a write that was invoked after it.
     pub first_write_ns: Option<u64>,
@@ -101,13 +115,17 @@ pub struct Availability {
     pub faults: Vec<FaultReport>,
     /// Median of the times without writes of the faults that were made.
     pub rto_p50_ns: Option<u64>,
-    /// Their maximum.
+    /// The longest time of the load in which a quorum existed and no write succeeded; `None` if
+    /// nothing was broken or no write was under way.
     pub rto_max_ns: Option<u64>,
+    /// Time of the load in which so many nodes were taken by faults that there was no quorum.
+    #[serde(default)]
+    pub without_quorum_ns: u64,
 }
 
 impl Availability {
-    /// Measures a history.
-    pub fn of(history: &History) -> Self {
+    /// Measures the history of a cluster of so many nodes.
+    pub fn of(history: &History, nodes: usize) -> Self {
         let spans = super::span::spans(history);
         let load: Vec<&Span<'_>> = spans.iter().filter(|span| !span.invoke.last).collect();
         let start = load.first().map_or(0, |span| span.invoked_at);
@@ -116,17 +134,54 @@ impl Availability {
             .map(|span| span.completed_at.unwrap_or(span.invoked_at))
             .max()
             .unwrap_or(0);
-        let faults = faults(history, &load, end);
+        let mut faults = faults(history, &load, end);
+        let without_quorum = without_quorum(&faults, nodes as u64, (start, end));
+        let rto_max_ns = outages::attribute(&mut faults, &load, &without_quorum, (start, end));
         let mut rtos: Vec<u64> = faults.iter().filter_map(|fault| fault.rto_ns).collect();
         rtos.sort_unstable();
         Self {
             load_ns: end - start,
             operations: operations(&load, end - start),
             rto_p50_ns: quantile(&rtos, 0.5),
-            rto_max_ns: rtos.last().copied(),
+            rto_max_ns,
+            without_quorum_ns: without_quorum.iter().map(|(from, to)| to - from).sum(),
             faults,
         }
     }
+}
+
+/// When there was no quorum, in order, within some time.
+fn without_quorum(faults: &[FaultReport], nodes: u64, (start, end): (u64, u64)) -> Vec<(u64, u64)> {
+    let mut changes: Vec<(u64, NodeId, bool)> = Vec::new();
+    for report in faults.iter().filter(|report| report.applied()) {
+        let healed = report.healed_ns.unwrap_or(end);
+        for node in taken_by_name(&report.nemesis, &report.nodes, nodes) {
+            changes.push((report.begin_ns.clamp(start, end), node, true));
+            changes.push((healed.clamp(start, end), node, false));
+        }
+    }
+    // A node that one fault gives back and another takes at the same time stays taken.
+    changes.sort_unstable_by_key(|&(at, node, taken)| (at, !taken, node));
+    let mut taken: BTreeMap<NodeId, u32> = BTreeMap::new();
+    let mut since = None;
+    let mut times: Vec<(u64, u64)> = Vec::new();
+    for (at, node, takes) in changes {
+        let claims = taken.entry(node).or_default();
+        *claims = if takes { *claims + 1 } else { *claims - 1 };
+        if *claims == 0 {
+            taken.remove(&node);
+        }
+        let quorum = nodes - (taken.len() as u64).min(nodes) > nodes / 2;
+        match since {
+            None if !quorum => since = Some(at),
+            Some(from) if quorum => {
+                times.extend((from < at).then_some((from, at)));
+                since = None;
+            }
+            _ => {}
+        }
+    }
+    times
 }
 
 fn operations(load: &[&Span<'_>], load_ns: u64) -> BTreeMap<String, OperationReport> {
@@ -214,20 +269,14 @@ fn faults(history: &History, load: &[&Span<'_>], load_end: u64) -> Vec<FaultRepo
         .filter(|span| is_write(span.op()))
         .copied()
         .collect();
-    let mut successes: Vec<u64> = writes
-        .iter()
-        .filter(|span| span.kind() == Kind::Ok)
-        .filter_map(|span| span.completed_at)
-        .collect();
-    successes.sort_unstable();
     for report in &mut reports {
-        report.measure(&begins, &writes, &successes, load_end);
+        report.measure(&begins, &writes, load_end);
     }
     reports
 }
 
 impl FaultReport {
-    fn measure(&mut self, begins: &[u64], writes: &[&Span<'_>], successes: &[u64], load_end: u64) {
+    fn measure(&mut self, begins: &[u64], writes: &[&Span<'_>], load_end: u64) {
         let begin = self.begin_ns;
         let mut end = load_end;
         if let Some(healed) = self.healed_ns {
@@ -249,19 +298,8 @@ impl FaultReport {
         let under_way = writes
             .iter()
             .any(|span| span.invoked_at < end && span.completed_at.unwrap_or(u64::MAX) > begin);
-        if end <= begin || !under_way {
-            return;
-        }
-        let from = successes.partition_point(|&at| at <= begin);
-        let to = successes.partition_point(|&at| at < end);
-        let mut last = begin;
-        let mut longest = 0;
-        for &at in &successes[from..to.max(from)] {
-            longest = longest.max(at - last);
-            last = at;
-        }
-        self.rto_open = end - last > longest;
-        self.rto_ns = Some(longest.max(end - last));
+        // What is its own of the outages is found out when all windows are known.
+        self.rto_ns = (begin < end && under_way).then_some(0);
     }
 }
 

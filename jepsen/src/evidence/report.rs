@@ -115,6 +115,9 @@ fn banner(results: &Results) -> Markup {
                 @if faults.skipped > 0 { (fact("skipped", &count(faults.skipped))) }
                 (fact("RTO, median", &duration_or_dash(availability.rto_p50_ns)))
                 (fact("RTO, longest", &duration_or_dash(availability.rto_max_ns)))
+                @if availability.without_quorum_ns > 0 {
+                    (fact("Without a quorum", &duration(availability.without_quorum_ns)))
+                }
                 (fact("RPO: writes lost", &results.lost_words()))
             }
         }
@@ -205,8 +208,9 @@ fn fault_table(faults: &[FaultReport]) -> Markup {
             "What a fault does is looked at from outside: a process that ended closes its connections, one that hangs "
             "answers nothing while others do, a node that is cut off answers no linearizable read. A fault without "
             "effect was not made; where none shows outside, the reason is given. "
-            "Time without writes: the longest time in which no write succeeded, from the begin of the fault until "
-            "5 s after it was healed, or until the next fault or the end of the load. "
+            "Time without writes: the longest time in which a quorum existed and no write succeeded, from the begin of "
+            "the fault until 5 s after it was healed, or until the next fault or the end of the load. Of faults that "
+            "overlap, it is told of the one that began nearest to it. Time without a quorum is not part of it. "
             "≥: no write had succeeded when that time was over. First write: from the moment at which it was broken to "
             "the first success of a write that was sent after it."
         }

@@ -131,7 +131,7 @@ impl Results {
         findings: Vec<Finding>,
     ) -> Self {
         let loss = settled(loss::measure(history, states), &findings);
-        let availability = Availability::of(history);
+        let availability = Availability::of(history, run.nodes.len());
         let faults = FaultSummary::of(&availability.faults);
         let mut results = Self {
             format: FORMAT,

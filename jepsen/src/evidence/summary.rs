@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use super::{Results, page::verdict_word};
+use super::{
+    Results,
+    page::{duration, verdict_word},
+};
 use crate::checker::{Finding, Verdict, loss::Certainty};
 
 /// Anomalies of one checker that are spelled out.
@@ -32,6 +35,13 @@ pub fn of_results(results: &Results) -> String {
     }
     for (nemesis, what) in notable(results) {
         line(format!("    {nemesis}: {what}"));
+    }
+    if let Some(longest) = results.availability.rto_max_ns {
+        line(format!(
+            "longest time without writes while a quorum existed: {}; time without a quorum: {}",
+            duration(longest),
+            duration(results.availability.without_quorum_ns)
+        ));
     }
     for reason in &results.reasons {
         line(format!("not a pass: {reason}"));

@@ -8,6 +8,7 @@
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
+use super::fault::{FAULTS, Fault};
 use crate::{cluster::End, history::NodeId};
 
 /// Most nodes that may be taken at the same time.
@@ -62,6 +63,23 @@ impl FromStr for BlastRadius {
                 )),
             },
         }
+    }
+}
+
+/// The nodes that cannot be part of a quorum while a fault of this name holds that hit `nodes`, in a
+/// cluster whose nodes are counted from 1 to `count`. An unknown name takes none.
+pub fn taken_by_name(name: &str, nodes: &[NodeId], count: u64) -> Vec<NodeId> {
+    let Some((_, fault, _)) = FAULTS.iter().find(|(known, _, _)| *known == name) else {
+        return Vec::new();
+    };
+    match fault {
+        // All others are taken as well while the files of one are.
+        Fault::LoseLog | Fault::OldCopyFollower => (1..=count).collect(),
+        // One after the other; or each sees a majority; or only clients are cut off.
+        Fault::Restart(_) if nodes.len() > 1 => Vec::new(),
+        Fault::PartitionRing | Fault::PartitionClients => Vec::new(),
+        fault if fault.takes_nodes() => nodes.to_vec(),
+        _ => Vec::new(),
     }
 }
 

@@ -68,7 +68,7 @@ impl Timeline {
     }
 
     fn measure(self) -> Availability {
-        Availability::of(&self.history())
+        Availability::of(&self.history(), 3)
     }
 }
 
@@ -249,7 +249,71 @@ fn final_reads_are_no_part_of_the_load() {
             }),
         });
     }
-    let measured = Availability::of(&history);
+    let measured = Availability::of(&history, 3);
     assert_eq!(measured.load_ns, 11 * MS);
     assert_eq!(measured.operations.keys().collect::<Vec<_>>(), ["write"]);
+}
+
+/// One fault that takes these nodes.
+fn kill(timeline: Timeline, fault: u64, nodes: &[NodeId], phases: &[(u64, Phase)]) -> Timeline {
+    let mut timeline = timeline.fault(fault, phases);
+    for (_, what) in &mut timeline.0 {
+        if let What::Fault(event) = what
+            && event.fault == fault
+        {
+            event.nodes = nodes.to_vec();
+        }
+    }
+    timeline
+}
+
+#[test]
+fn time_without_a_quorum_stands_apart() {
+    // Two of three nodes are down for 4 s. They write again 600 ms after they are back.
+    let timeline = Timeline::default().writes((10..=1_000).step_by(10));
+    let timeline = kill(timeline, 1, &[1, 3], &whole(1_005, 1_020, 5_000, 5_005));
+    let measured = timeline.writes((5_605..=12_000).step_by(10)).measure();
+    assert_eq!(measured.rto_max_ns, Some(600 * MS));
+    assert_eq!(measured.faults[0].rto_ns, Some(600 * MS));
+    assert!(!measured.faults[0].rto_open);
+    assert_eq!(measured.without_quorum_ns, 4_000 * MS);
+    // The same with one of them down is an outage that can be survived.
+    let timeline = Timeline::default().writes((10..=1_000).step_by(10));
+    let timeline = kill(timeline, 1, &[3], &whole(1_005, 1_020, 5_000, 5_005));
+    let measured = timeline.writes((5_605..=12_000).step_by(10)).measure();
+    assert_eq!(measured.rto_max_ns, Some(4_600 * MS));
+    assert_eq!(measured.without_quorum_ns, 0);
+    // Two faults together take what neither takes alone.
+    let timeline = Timeline::default().writes((10..=1_000).step_by(10));
+    let timeline = kill(timeline, 1, &[3], &whole(1_005, 1_020, 5_000, 5_005));
+    let timeline = kill(timeline, 2, &[1], &whole(1_205, 1_220, 3_000, 3_005));
+    let measured = timeline.writes((3_105..=12_000).step_by(10)).measure();
+    assert_eq!(measured.without_quorum_ns, 1_800 * MS);
+    // 200 ms until the second fault, 100 ms when it is healed.
+    assert_eq!(measured.faults[0].rto_ns, Some(200 * MS));
+    assert!(measured.faults[0].rto_open);
+    assert_eq!(measured.rto_max_ns, Some(200 * MS));
+}
+
+#[test]
+fn an_outage_belongs_to_one_fault() {
+    // The second fault begins while the first one still holds, and stops the writes.
+    let timeline = Timeline::default().writes((10..=2_000).step_by(10));
+    let timeline = kill(timeline, 1, &[1], &whole(1_000, 1_010, 6_000, 6_010));
+    let timeline = kill(timeline, 2, &[1], &whole(2_005, 2_010, 5_000, 5_010));
+    let measured = timeline.writes((3_505..=14_000).step_by(10)).measure();
+    let rto = |at: usize| measured.faults[at].rto_ns.unwrap();
+    assert_eq!(rto(1), 1_500 * MS);
+    assert!(rto(0) <= 10 * MS, "{}", rto(0));
+    assert_eq!(measured.rto_max_ns, Some(1_500 * MS));
+}
+
+#[test]
+fn an_outage_outside_of_all_windows_counts_for_the_run() {
+    let timeline = Timeline::default().writes((10..=9_000).step_by(10));
+    let timeline = kill(timeline, 1, &[1], &whole(1_000, 1_010, 2_000, 2_010));
+    // The window ends at 7,010; for no reason there is no write from 9,000 to 9,900.
+    let measured = timeline.writes((9_900..=14_000).step_by(10)).measure();
+    assert_eq!(measured.faults[0].rto_ns, Some(10 * MS));
+    assert_eq!(measured.rto_max_ns, Some(900 * MS));
 }
