@@ -240,6 +240,10 @@ pub struct StorageConfig {
     /// Size of a segment of the log, in bytes.
     #[serde(with = "quantity::bytes")]
     pub log_segment_bytes: u64,
+    /// Bytes of all files of the log of this node. 0 before `resolve` means twice
+    /// `raft.log_bytes_max` and eight segments.
+    #[serde(with = "quantity::bytes")]
+    pub log_bytes_max: u64,
     /// Size of one memory table of a group, in bytes; there are at most two.
     #[serde(with = "quantity::bytes")]
     pub table_bytes_max: u64,
@@ -258,6 +262,7 @@ impl Default for StorageConfig {
     fn default() -> Self {
         StorageConfig {
             log_segment_bytes: limits::LOG_SEGMENT_BYTES_DEFAULT,
+            log_bytes_max: 0,
             table_bytes_max: limits::TABLE_BYTES_DEFAULT,
             cache_bytes: limits::CACHE_BYTES_DEFAULT,
             reserve_bytes: limits::RESERVE_BYTES_DEFAULT,

@@ -153,9 +153,13 @@ pub const PEER_PROBE_MAX: Duration = Duration::from_secs(2);
 pub const PEER_LOST_AFTER: Duration = Duration::from_secs(3);
 /// Time after which a group without a leader is told of.
 pub const LEADERLESS_TOLD_AFTER: Duration = Duration::from_secs(5);
-/// Bytes on their way to a peer that it has not yet read, for each stream and each connection. At
-/// the bound: wait.
-pub const PEER_WINDOW_BYTES: u32 = 8 * MIB as u32;
+/// Bytes on their way to a peer that it has not yet read, for each stream. At the bound: wait.
+pub const PEER_STREAM_WINDOW_BYTES: u32 = 8 * MIB as u32;
+/// The same for each connection, all its streams together. At the bound: wait. A stream whose
+/// reader hangs keeps its own window and no more, so this is the number of such streams beside which
+/// the others of a connection still pass; an append stream that hangs is given up besides. Memory is
+/// taken only by what has arrived and waits to be read.
+pub const PEER_CONNECTION_WINDOW_BYTES: u32 = 64 * PEER_STREAM_WINDOW_BYTES;
 /// Heartbeats waiting for one peer. At the bound the heartbeat fails, and the next one follows.
 pub const HEARTBEAT_QUEUE_MAX: usize = 4096;
 /// Forwarded requests of one stream that are being worked on. At the bound: wait.
@@ -169,9 +173,10 @@ pub const SNAPSHOT_BYTES_PER_SECOND_DEFAULT: u64 = 64 * MIB;
 
 /// Chunks of a snapshot that were sent and are not acknowledged. At the bound: wait.
 pub const SNAPSHOT_WINDOW_CHUNKS_MAX: usize = 8;
-/// Times that one transfer of a snapshot is resumed before it is begun anew.
+/// Times in a row that one transfer of a snapshot is resumed and gets nowhere before it is begun anew.
 pub const SNAPSHOT_RESUMES_MAX: u32 = 10;
-/// Longest silence of the receiver of a snapshot, which includes installing it.
+/// Longest silence of the receiver of a snapshot. At the bound the transfer is resumed. A receiver that
+/// gets on with installing is not silent, however long it takes.
 pub const SNAPSHOT_STALL_MAX: Duration = Duration::from_secs(60);
 /// Longest wait for a checkpoint before its purge is put off.
 pub const CHECKPOINT_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -214,6 +219,18 @@ pub const LOG_MARK_DELAY_MAX: Duration = Duration::from_millis(100);
 pub const LOG_ENTRIES_DEFAULT: u64 = 200_000;
 /// Bytes of a group that stay in the log behind its checkpoint. At the bound: as above.
 pub const LOG_BYTES_DEFAULT: u64 = 256 * MIB;
+
+/// Segments more than two groups with full logs that the log of a node may have, unless
+/// `storage.log_bytes_max` says otherwise: the active one, the prepared one, those kept to be used again,
+/// and some that are partly live.
+pub const LOG_BUDGET_SLACK_SEGMENTS: u64 = 8;
+/// Interval between two looks at the size of a node's log.
+pub const LOG_BUDGET_INTERVAL: Duration = Duration::from_secs(1);
+/// A segment of which at most one part in so many is live is emptied by writing that part again. At the
+/// bound: the groups that hold it are purged instead.
+pub const LOG_VACATE_FRACTION: u64 = 8;
+/// Longest time that a log is over its budget before that is told, and between two times.
+pub const LOG_OVER_BUDGET_MAX: Duration = Duration::from_secs(60);
 
 // ---- state -----------------------------------------------------------------------------------
 
@@ -312,8 +329,18 @@ const _: () = {
     assert!(LOG_BATCH_BYTES_MAX <= LOG_QUEUE_BYTES_MAX);
     assert!(LOG_QUEUE_BYTES_MAX as u64 <= LOG_CACHE_BYTES_MAX);
 
+    // A log at its smallest budget is not over it when nothing is live.
+    assert!(LOG_FREE_SEGMENTS_MAX as u64 + 2 < LOG_BUDGET_SLACK_SEGMENTS);
+
     // The log is purged in whole segments, so it cannot keep to less than two.
     assert!(2 * LOG_SEGMENT_BYTES_DEFAULT <= LOG_BYTES_DEFAULT);
+
+    // The largest message fits the window of its stream twice, and no stream fills its connection.
+    assert!(2 * APPEND_BYTES_MAX <= PEER_STREAM_WINDOW_BYTES as u64);
+    assert!(2 * SNAPSHOT_CHUNK_BYTES <= PEER_STREAM_WINDOW_BYTES as u64);
+    assert!(8 * PEER_STREAM_WINDOW_BYTES <= PEER_CONNECTION_WINDOW_BYTES);
+    // What HTTP/2 allows.
+    assert!(PEER_CONNECTION_WINDOW_BYTES < 1 << 31);
 
     // A peer's queue holds at least one full batch; a rate of snapshots at least one chunk.
     assert!(FORWARD_BATCH_REQUESTS_MAX <= FORWARD_QUEUE_REQUESTS_DEFAULT);

@@ -24,14 +24,16 @@ use tokio::{sync::watch, task::JoinHandle};
 use crate::{
     config::Config,
     descriptors,
-    group::{Group, GroupLimits, HandOverError, MemberVersions, Raising, Retention},
+    group::{
+        Group, GroupLimits, HandOverError, MemberVersions, Raising, Retention, keep_log_within,
+    },
     identity::{DataDir, IdentityError},
     keyspace::{DEFAULT, DEFAULT_GROUP, Keyspaces, SYSTEM, SYSTEM_GROUP},
     limits,
     planted::{self, Bug},
     raft::{
-        NodeId, Parts, PeerTransport, RaftGroup, StartError as RaftStartError, Tuning, Voter,
-        restore_state,
+        NodeId, Parts, PeerTransport, RaftGroup, SnapshotRate, StartError as RaftStartError,
+        Tuning, Voter, restore_state,
     },
     service::{
         ServeError, ServiceContext, Serving,
@@ -377,6 +379,8 @@ impl Inner {
                 (m.id, voter)
             })
             .collect();
+        let snapshot_rate = config.limits.snapshot_bytes_per_second_max;
+        let snapshot_rate = Arc::new(SnapshotRate::new(snapshot_rate));
         let mut groups = Vec::new();
         for (id, keyspace) in GROUPS {
             let store = self.open_store(id)?;
@@ -395,7 +399,8 @@ impl Inner {
                     quorum_loss_probe_interval: config.raft.quorum_loss_probe_interval(),
                     max_payload_entries: config.raft.max_payload_entries,
                     append_silence_max: limits::APPEND_SILENCE_MAX,
-                    snapshot_bytes_per_second_max: config.limits.snapshot_bytes_per_second_max,
+                    snapshot_stall_max: limits::SNAPSHOT_STALL_MAX,
+                    snapshot_rate: snapshot_rate.clone(),
                 },
                 room: self.room.clone(),
                 incoming_dir: incoming_dir.clone(),
@@ -433,6 +438,13 @@ impl Inner {
             group.raft().initialize(voters.clone()).await?;
             self.watch_for_failure(group);
         }
+        let storage = &config.storage;
+        keep_log_within(
+            storage.log_bytes_max,
+            storage.log_segment_bytes,
+            log.clone(),
+            &groups,
+        );
         self.context.keyspaces.add(groups);
         self.watch_log(log);
         Ok(())

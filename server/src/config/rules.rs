@@ -40,6 +40,12 @@ pub(super) fn complete(config: &mut Config) {
         config.raft.quorum_loss_probe_interval_ms =
             config.raft.election_timeout_max_ms.saturating_mul(2);
     }
+    if config.storage.log_bytes_max == 0 {
+        let slack = limits::LOG_BUDGET_SLACK_SEGMENTS;
+        let slack = config.storage.log_segment_bytes.saturating_mul(slack);
+        config.storage.log_bytes_max = config.raft.log_bytes_max.saturating_mul(2);
+        config.storage.log_bytes_max = config.storage.log_bytes_max.saturating_add(slack);
+    }
 }
 
 fn trim_slash(url: &mut String) {
@@ -319,6 +325,20 @@ impl Rules {
             limits::LOG_SEGMENT_BYTES_MIN,
             limits::LOG_SEGMENT_BYTES_CEILING,
         );
+        let segments = limits::LOG_BUDGET_SLACK_SEGMENTS;
+        let segments = storage.log_segment_bytes.saturating_mul(segments);
+        if storage.log_bytes_max < segments {
+            self.refuse(
+                "storage.log_bytes_max",
+                format_bytes(storage.log_bytes_max),
+                format!(
+                    "must be at least {} segments of the log (storage.log_segment_bytes is {}): give {} or more",
+                    limits::LOG_BUDGET_SLACK_SEGMENTS,
+                    format_bytes(storage.log_segment_bytes),
+                    format_bytes(segments)
+                ),
+            );
+        }
         let two_requests = 2 * config.limits.request_bytes_max as u64;
         for (field, value, min) in [
             (

@@ -355,6 +355,14 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "storage",
+        "log_bytes_max",
+        "node-log-bytes-max",
+        Kind::Bytes,
+        Some("twice raft.log_bytes_max and eight segments"),
+        "Size of all files of the log of this node. Beyond it, old entries are moved together or purged; a follower that still needs them gets a snapshot",
+    ),
+    setting(
+        "storage",
         "table_bytes_max",
         "table-bytes-max",
         Kind::Bytes,

@@ -378,6 +378,12 @@ fn storage_holds_what_a_request_may_carry() {
         "give 3 MiB or more",
     );
     refused(
+        |c| c.storage.log_bytes_max = 127 << 20,
+        "storage.log_bytes_max",
+        "127 MiB",
+        "give 128 MiB or more",
+    );
+    refused(
         |c| c.storage.table_bytes_max = 1 << 20,
         "storage.table_bytes_max",
         "1 MiB",

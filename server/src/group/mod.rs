@@ -19,6 +19,7 @@ mod admission;
 mod forward;
 mod hand_over;
 mod housekeeping;
+mod log_budget;
 mod propose;
 mod read;
 mod rounds;
@@ -42,6 +43,7 @@ use self::{admission::Admission, read::Confirmation, rounds::Rounds};
 pub use self::{
     hand_over::HandOverError,
     housekeeping::Retention,
+    log_budget::keep_log_within,
     versions::{MemberVersions, Raising},
 };
 use crate::{

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     raft::{
-        Parts, TransportError, Tuning, Voter,
+        Parts, SnapshotRate, TransportError, Tuning, Voter,
         transport::{BoxFuture, BoxStream},
     },
     storage::{
@@ -150,7 +150,8 @@ async fn node(answers: impl IntoIterator<Item = Result<Reply, TransportError>>) 
             quorum_loss_probe_interval: 10 * NEVER,
             max_payload_entries: 100,
             append_silence_max: NEVER,
-            snapshot_bytes_per_second_max: 1 << 20,
+            snapshot_stall_max: Duration::from_secs(60),
+            snapshot_rate: Arc::new(SnapshotRate::new(1 << 20)),
         },
         room: room.clone(),
         incoming_dir: dir.path().to_path_buf(),

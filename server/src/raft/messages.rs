@@ -126,7 +126,7 @@ impl RaftGroup {
         };
         let chunks = tokio_stream::wrappers::ReceiverStream::new(snapshot::read_chunks(
             live.into(),
-            self.snapshot_bytes_per_second_max,
+            self.snapshot_rate.clone(),
         ));
         Ok(futures_util::stream::once(std::future::ready(Ok(first))).chain(chunks))
     }

@@ -19,6 +19,7 @@ mod codec;
 mod log_store;
 mod messages;
 mod network;
+mod rate;
 mod receive;
 pub mod snapshot;
 pub mod state_machine;
@@ -44,6 +45,7 @@ pub use self::{
     codec::DecodeError,
     log_store::LogStore,
     messages::MessageError,
+    rate::SnapshotRate,
     receive::{ReceiveError, restore_state},
     state_machine::{Published, SharedState},
     transport::{PeerTransport, TransportError},
@@ -77,8 +79,10 @@ pub struct Tuning {
     pub max_payload_entries: u64,
     /// Longest time in which a peer confirms none of the entries that it was sent.
     pub append_silence_max: Duration,
-    /// Most bytes of a snapshot sent in a second.
-    pub snapshot_bytes_per_second_max: u64,
+    /// Longest silence of the receiver of a snapshot, while it receives and while it installs.
+    pub snapshot_stall_max: Duration,
+    /// How fast snapshots are sent; one for all groups of a node.
+    pub snapshot_rate: Arc<SnapshotRate>,
 }
 
 /// A proposal that took its place in the log and was applied.
@@ -160,9 +164,12 @@ pub struct RaftGroup {
     leadership: watch::Receiver<Leadership>,
     room: Arc<Room>,
     incoming_dir: PathBuf,
-    /// Held while a snapshot is received: one at a time.
-    receiving: Arc<tokio::sync::Mutex<()>>,
-    snapshot_bytes_per_second_max: u64,
+    /// Held while a snapshot is received: one at a time. What was received last.
+    receiving: Arc<tokio::sync::Mutex<Option<receive::Received>>>,
+    /// What is being installed.
+    installing: Arc<receive::Installing>,
+    snapshot_stall_max: Duration,
+    snapshot_rate: Arc<SnapshotRate>,
 }
 
 /// What a group is made of.
@@ -213,7 +220,7 @@ impl RaftGroup {
             snapshot_policy: SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: u64::MAX,
             replication_lag_threshold: u64::MAX,
-            install_snapshot_timeout: millis(limits::SNAPSHOT_STALL_MAX),
+            install_snapshot_timeout: millis(tuning.snapshot_stall_max),
             ..Default::default()
         };
         let config = Arc::new(config.validate().map_err(StartError::Config)?);
@@ -224,7 +231,8 @@ impl RaftGroup {
             tuning.heartbeat_interval,
             tuning.election_timeout_max,
             tuning.append_silence_max,
-            tuning.snapshot_bytes_per_second_max,
+            tuning.snapshot_stall_max,
+            tuning.snapshot_rate.clone(),
         );
         #[cfg_attr(
             not(feature = "planted-bugs"),
@@ -249,7 +257,9 @@ impl RaftGroup {
             room,
             incoming_dir,
             receiving: Arc::default(),
-            snapshot_bytes_per_second_max: tuning.snapshot_bytes_per_second_max,
+            installing: Arc::default(),
+            snapshot_stall_max: tuning.snapshot_stall_max,
+            snapshot_rate: tuning.snapshot_rate,
         })
     }
 

@@ -4,7 +4,7 @@
 //!  replication task ─┐ stream_append (long-lived) ─▶ transport.append      given up when silent
 //!  heartbeat worker ─┤ stream_append (one item)   ─▶ transport.heartbeat   merged with other groups
 //!  election          ─┤ vote, pre_vote             ─▶ transport.vote
-//!  snapshot task     ─┘ full_snapshot              ─▶ transport.snapshot    a channel of its own
+//!  snapshot task     ─┘ full_snapshot              ─▶ transport.snapshot    one rate for all
 //! ```
 //!
 //! A heartbeat is a `stream_append` of one request whose answers must end; a stream left open would
@@ -30,6 +30,7 @@ use super::{
         AppendEntriesRequest, DecodeError, StreamAppendResult, append_result_from_wire,
         append_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
     },
+    rate::SnapshotRate,
     snapshot::{self, SnapshotData},
     transport::{PeerTransport, TransportError},
     types::{GroupId, NodeId, TypeConfig, Vote, Voter},
@@ -48,7 +49,8 @@ pub struct NetworkFactory {
     /// Delays between attempts to reach a node that is not there.
     backoff: (Duration, Duration),
     append_silence_max: Duration,
-    snapshot_bytes_per_second_max: u64,
+    snapshot_stall_max: Duration,
+    snapshot_rate: Arc<SnapshotRate>,
 }
 
 impl NetworkFactory {
@@ -62,7 +64,8 @@ impl NetworkFactory {
         heartbeat_interval: Duration,
         election_timeout: Duration,
         append_silence_max: Duration,
-        snapshot_bytes_per_second_max: u64,
+        snapshot_stall_max: Duration,
+        snapshot_rate: Arc<SnapshotRate>,
     ) -> Self {
         Self {
             group_id,
@@ -70,7 +73,8 @@ impl NetworkFactory {
             room,
             backoff: (heartbeat_interval, election_timeout),
             append_silence_max,
-            snapshot_bytes_per_second_max,
+            snapshot_stall_max,
+            snapshot_rate,
         }
     }
 
@@ -83,7 +87,12 @@ impl NetworkFactory {
             room: self.room.clone(),
             backoff: self.backoff,
             silences: Silences::new(self.group_id, target, self.append_silence_max),
-            snapshot_bytes_per_second_max: self.snapshot_bytes_per_second_max,
+            pace: snapshot::Pace {
+                pause: self.backoff.0,
+                pause_max: self.backoff.1,
+                stall_max: self.snapshot_stall_max,
+                rate: self.snapshot_rate.clone(),
+            },
         }
     }
 }
@@ -115,7 +124,7 @@ pub struct Network {
     room: Arc<Room>,
     backoff: (Duration, Duration),
     silences: Silences,
-    snapshot_bytes_per_second_max: u64,
+    pace: snapshot::Pace,
 }
 
 impl Network {
@@ -266,8 +275,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
             self.target,
             vote,
             snapshot,
-            self.backoff,
-            self.snapshot_bytes_per_second_max,
+            &self.pace,
         );
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),

@@ -1,16 +1,21 @@
 //! The receiving end of a snapshot: chunks go to a spool file, then the whole is installed.
+//!
+//! The installation does not depend on the stream that brought the chunks. When that breaks off, it goes
+//! on, and the sender, which opens another stream for the same snapshot, joins it: it is told that all
+//! chunks are there for as long as the installation gets on, and in the end that it is done.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use futures_util::StreamExt;
 use holdfast_proto::peer;
 use openraft::type_config::alias::SnapshotOf;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::{
     RaftGroup,
     codec::{DecodeError, vote_from_wire, vote_to_wire},
-    snapshot::SnapshotData,
+    snapshot::{InstallProgress, SnapshotData},
     state_machine::decode_applied,
     transport::BoxStream,
     types::{SnapshotMeta, TypeConfig},
@@ -62,15 +67,22 @@ impl RaftGroup {
     ) -> Result<(), ReceiveError> {
         let vote = vote_from_wire(header.vote)?;
         let applied = decode_applied(&header.applied_record)?;
-        // One transfer at a time: a sender that reconnects waits for its old stream to end.
-        let _receiving = self.receiving.lock().await;
-        let path = self.incoming_dir.join(format!("group-{}.spool", self.id));
         let id = header.snapshot_id;
-        let mut spool = blocking(move || SnapshotFile::open_or_resume(&path, &id)).await?;
+        // One transfer at a time: a sender that reconnects waits for its old stream to end.
+        let lock = self.receiving.lock();
+        let mut received = self.giving_signs(&id, header.chunks, &acks, lock).await;
+        if let Some(received) = received.as_ref().filter(|received| received.id == id) {
+            return tell(&acks, received.ack).await;
+        }
+        let path = self.incoming_dir.join(format!("group-{}.spool", self.id));
+        let spool_id = id.clone();
+        let mut spool = blocking(move || SnapshotFile::open_or_resume(&path, &spool_id)).await?;
         tell(&acks, due(spool.next_seq())).await?;
         if header.chunks == 0 || header.chunks != spool.next_seq() {
             spool = spool_chunks(spool, &mut chunks, Some(&acks)).await?;
         }
+        let chunks = spool.next_seq();
+        let progress = Arc::new(InstallProgress::default());
         let snapshot: SnapshotOf<TypeConfig, SnapshotData> = openraft::Snapshot {
             meta: SnapshotMeta {
                 last_log_id: applied.applied,
@@ -79,19 +91,75 @@ impl RaftGroup {
             snapshot: SnapshotData::Spooled {
                 spool,
                 applied_record: header.applied_record,
+                progress: progress.clone(),
             },
         };
-        let answer = self
-            .raft
-            .install_full_snapshot(vote, snapshot)
-            .await
-            .map_err(|e| ReceiveError::Stopped(e.to_string()))?;
-        let done = peer::SnapshotAck {
-            next_seq: header.chunks,
+        *self.installing.0.lock() = Some((id.clone(), progress));
+        let install = self.raft.install_full_snapshot(vote, snapshot);
+        let answer = self.giving_signs(&id, chunks, &acks, install).await;
+        *self.installing.0.lock() = None;
+        let answer = answer.map_err(|e| ReceiveError::Stopped(e.to_string()))?;
+        let ack = peer::SnapshotAck {
+            next_seq: chunks,
             vote: Some(vote_to_wire(&answer.vote)),
             done: true,
         };
-        tell(&acks, done).await
+        // Before it is told: the sender may be gone, and come back for it.
+        *received = Some(Received { id, ack });
+        tell(&acks, ack).await
+    }
+
+    /// Waits for `done`, and repeats to `acks` that all `chunks` of a snapshot are there for as long as
+    /// its installation gets on. Nothing is said of another one, nor of one that hangs.
+    async fn giving_signs<T>(
+        &self,
+        id: &str,
+        chunks: u64,
+        acks: &mpsc::Sender<peer::SnapshotAck>,
+        done: impl Future<Output = T>,
+    ) -> T {
+        let mut done = std::pin::pin!(done);
+        let every = self.snapshot_stall_max / SIGNS_PER_STALL;
+        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut seen = (None, Instant::now());
+        loop {
+            tokio::select! {
+                done = &mut done => return done,
+                _ = ticks.tick() => {
+                    let steps = self.installing.steps(id);
+                    if steps != seen.0 {
+                        seen = (steps, Instant::now());
+                    }
+                    if steps.is_some() && seen.1.elapsed() < self.snapshot_stall_max {
+                        // A sender that has gone comes back; the installation goes on without it.
+                        let _ = acks.try_send(due(chunks));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Signs of life in the longest silence that a sender bears.
+const SIGNS_PER_STALL: u32 = 6;
+
+/// The snapshot that was installed last, and what its sender is to be told.
+pub(super) struct Received {
+    id: String,
+    ack: peer::SnapshotAck,
+}
+
+/// The snapshot that is being installed, and how far it has got.
+#[derive(Default)]
+pub(super) struct Installing(Mutex<Option<(String, Arc<InstallProgress>)>>);
+
+impl Installing {
+    /// How far the installation of the snapshot `id` has got, if it is under way.
+    fn steps(&self, id: &str) -> Option<u64> {
+        let installing = self.0.lock();
+        let (_, progress) = installing.as_ref().filter(|(name, _)| name == id)?;
+        Some(progress.steps())
     }
 }
 
@@ -116,6 +184,7 @@ pub async fn restore_state(
     let data = SnapshotData::Spooled {
         spool,
         applied_record: header.applied_record,
+        progress: Arc::default(),
     };
     let loaded = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
         let replacement = data.load(&store, index)?;

@@ -12,8 +12,20 @@
 //! breaks, the next stream opens with the header alone, the receiver answers with the chunk it
 //! wants next, and the sender goes on from there; only when the receiver has forgotten the
 //! transfer is it begun anew.
+//!
+//! Installing may take longer than any silence that is taken for a failure. While it gets on, the
+//! receiver repeats its last acknowledgement; a stream that is opened meanwhile, or after it was done,
+//! for the same snapshot is told the same.
 
-use std::{collections::VecDeque, io, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -26,6 +38,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     codec::{DecodeError, log_id_to_wire, vote_from_wire, vote_to_wire},
+    rate::SnapshotRate,
     state_machine::Pin,
     transport::{PeerTransport, TransportError},
     types::{GroupId, NodeId, TypeConfig, Vote},
@@ -48,7 +61,23 @@ pub enum SnapshotData {
         spool: SnapshotFile,
         /// What the state has applied.
         applied_record: Bytes,
+        /// How far installing it has got.
+        progress: Arc<InstallProgress>,
     },
+}
+
+/// How far an installation has got, for who waits: a number that moves while it gets on.
+#[derive(Debug, Default)]
+pub struct InstallProgress(AtomicU64);
+
+impl InstallProgress {
+    fn step(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn steps(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl SnapshotData {
@@ -71,6 +100,7 @@ impl SnapshotData {
             Self::Spooled {
                 spool,
                 applied_record,
+                progress,
             } => {
                 for chunk in spool.chunks()? {
                     let chunk = wire::Chunk::decode(chunk?)
@@ -79,11 +109,15 @@ impl SnapshotData {
                         key: record.key,
                         value: Some(record.value),
                     }))?;
+                    progress.step();
                 }
                 loader.mark_applied(index, applied_record.clone());
                 Ok(())
             }
         });
+        if let Self::Spooled { progress, .. } = self {
+            progress.step();
+        }
         Ok(loaded?)
     }
 
@@ -163,17 +197,29 @@ pub(super) enum SendError {
     Forgotten { to: NodeId, wanted: u64, kept: u64 },
 }
 
+/// How transfers are paced.
+#[derive(Clone)]
+pub(super) struct Pace {
+    /// Delay before a transfer that broke off is resumed.
+    pub pause: Duration,
+    /// Longest such delay.
+    pub pause_max: Duration,
+    /// Longest silence of the receiver.
+    pub stall_max: Duration,
+    /// Shared by all transfers.
+    pub rate: Arc<SnapshotRate>,
+}
+
 /// Sends a snapshot of this node's state to a peer and waits until it is installed there.
-/// Returns the peer's vote. A transfer that broke off is resumed after `pause`, which doubles up to
-/// `pause_max`.
+/// Returns the peer's vote. A transfer that broke off is resumed after a pause, which doubles with each
+/// attempt that got nowhere.
 pub(super) async fn send(
     transport: &dyn PeerTransport,
     group_id: GroupId,
     to: NodeId,
     vote: Vote,
     snapshot: SnapshotOf<TypeConfig, SnapshotData>,
-    (mut pause, pause_max): (Duration, Duration),
-    bytes_per_second_max: u64,
+    pace: &Pace,
 ) -> Result<Vote, SendError> {
     let SnapshotData::Live(live) = snapshot.snapshot else {
         return Err(io::Error::other("a snapshot that was received is never sent on").into());
@@ -189,21 +235,28 @@ pub(super) async fn send(
     let mut transfer = Transfer {
         to,
         header,
-        source: read_chunks(live, bytes_per_second_max),
+        source: read_chunks(live, pace.rate.clone()),
+        stall_max: pace.stall_max,
+        got_on: false,
         source_done: false,
         window: VecDeque::new(),
         next_seq: 0,
     };
     let mut failures = 0;
+    let mut pause = pace.pause;
     loop {
-        match transfer.attempt(transport).await {
+        let attempted = transfer.attempt(transport).await;
+        if std::mem::take(&mut transfer.got_on) {
+            (failures, pause) = (0, pace.pause);
+        }
+        match attempted {
             Err(SendError::Transport(e)) if failures < limits::SNAPSHOT_RESUMES_MAX => {
                 failures += 1;
                 if failures == 1 {
                     tracing::warn!(group = group_id, to, error = %e, "snapshot transfer broke off; resuming");
                 }
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(pause_max);
+                pause = (pause * 2).min(pace.pause_max);
             }
             done => return done,
         }
@@ -218,6 +271,9 @@ struct Transfer {
     to: NodeId,
     header: peer::SnapshotHeader,
     source: mpsc::Receiver<io::Result<peer::SnapshotChunk>>,
+    stall_max: Duration,
+    /// The present attempt has brought the transfer forward, or shown that it is being installed.
+    got_on: bool,
     source_done: bool,
     window: VecDeque<peer::SnapshotChunk>,
     next_seq: u64,
@@ -229,6 +285,11 @@ impl Transfer {
             to: self.to,
             why: why.to_string(),
         })
+    }
+
+    /// The peer has everything.
+    fn is_sent(&self) -> bool {
+        self.source_done && self.window.is_empty()
     }
 
     fn acknowledged(&mut self, wanted: u64) -> Result<usize, SendError> {
@@ -267,7 +328,7 @@ impl Transfer {
                 && !self.source_done
                 && self.window.len() < limits::SNAPSHOT_WINDOW_CHUNKS_MAX;
             tokio::select! {
-                ack = tokio::time::timeout(limits::SNAPSHOT_STALL_MAX, acks.next()) => {
+                ack = tokio::time::timeout(self.stall_max, acks.next()) => {
                     let ack = match ack {
                         Err(_) => return Err(self.lost("no acknowledgement in time")),
                         Ok(None) => return Err(self.lost("the stream ended before the snapshot was installed")),
@@ -277,6 +338,8 @@ impl Transfer {
                         return Ok(vote_from_wire(ack.vote)?);
                     }
                     let popped = self.acknowledged(ack.next_seq)?;
+                    // The first one only says where to go on.
+                    self.got_on |= opened && (popped > 0 || self.is_sent());
                     sent = if opened { sent.saturating_sub(popped) } else { 0 };
                     opened = true;
                 }
@@ -312,7 +375,7 @@ pub(super) fn new_id(group_id: GroupId) -> String {
 /// Reads a snapshot on a thread of its own into checksummed chunks, no faster than the limit.
 pub(super) fn read_chunks(
     live: Box<LiveSnapshot>,
-    bytes_per_second_max: u64,
+    rate: Arc<SnapshotRate>,
 ) -> mpsc::Receiver<io::Result<peer::SnapshotChunk>> {
     let (tx, rx) = mpsc::channel(2);
     tokio::task::spawn_blocking(move || {
@@ -321,9 +384,7 @@ pub(super) fn read_chunks(
             seq: 0,
             chunk: wire::Chunk::default(),
             bytes: 0,
-            sent_bytes: 0,
-            bytes_per_second_max,
-            started: std::time::Instant::now(),
+            rate: &rate,
         };
         let read = live.for_each_record(|key, value| Ok(writer.push(key, value)?));
         let end = read
@@ -342,9 +403,7 @@ struct ChunkWriter<'a> {
     seq: u64,
     chunk: wire::Chunk,
     bytes: usize,
-    sent_bytes: u64,
-    bytes_per_second_max: u64,
-    started: std::time::Instant,
+    rate: &'a SnapshotRate,
 }
 
 impl ChunkWriter<'_> {
@@ -360,10 +419,7 @@ impl ChunkWriter<'_> {
     fn send(&mut self, last: bool) -> io::Result<()> {
         let data = Bytes::from(std::mem::take(&mut self.chunk).encode_to_vec());
         self.bytes = 0;
-        self.sent_bytes += data.len() as u64;
-        let due =
-            Duration::from_secs_f64(self.sent_bytes as f64 / self.bytes_per_second_max as f64);
-        std::thread::sleep(due.saturating_sub(self.started.elapsed()));
+        self.rate.wait_for(data.len());
         let chunk = peer::SnapshotChunk {
             header: None,
             seq: self.seq,
@@ -377,3 +433,6 @@ impl ChunkWriter<'_> {
             .map_err(|_| io::Error::other("the transfer was given up"))
     }
 }
+
+#[cfg(test)]
+mod tests;

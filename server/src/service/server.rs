@@ -85,6 +85,13 @@ fn builder() -> Server {
         .http2_max_pending_accept_reset_streams(Some(limits::STREAMS_GIVEN_UP_MAX))
 }
 
+/// A server for peers, with what they may have sent before it is read.
+pub(super) fn peer_builder() -> Server {
+    builder()
+        .initial_stream_window_size(limits::PEER_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::PEER_CONNECTION_WINDOW_BYTES)
+}
+
 fn run(
     name: &'static str,
     start: impl FnOnce(
@@ -161,14 +168,11 @@ pub async fn serve_peers(
     let socket = bind("node.peer_addr", address).await?;
     let incoming = listener::accept(socket, "peers", connections_max, Settles::BySignature);
     let message_max = limits::PEER_MESSAGE_BYTES_MAX as usize;
-    let router = builder()
-        .initial_stream_window_size(limits::PEER_WINDOW_BYTES)
-        .initial_connection_window_size(limits::PEER_WINDOW_BYTES)
-        .add_service(
-            PeerGrpc::new(server)
-                .max_decoding_message_size(message_max)
-                .max_encoding_message_size(message_max),
-        );
+    let router = peer_builder().add_service(
+        PeerGrpc::new(server)
+            .max_decoding_message_size(message_max)
+            .max_encoding_message_size(message_max),
+    );
     Ok(run("peers", |stopped| {
         Box::pin(router.serve_with_incoming_shutdown(incoming, stopped))
     }))

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::{
-    raft::{Parts, RaftGroup, Tuning, Voter, transport::BoxFuture},
+    raft::{Parts, RaftGroup, SnapshotRate, Tuning, Voter, transport::BoxFuture},
     storage::{
         log::{GroupLog, Log, LogOptions, files::DiskFiles},
         memory_engine::MemoryDisk,
@@ -277,13 +277,15 @@ async fn leader(peers: Arc<Peers>) -> (RaftGroup, GroupLog, TempDir) {
         store: Arc::new(store.unwrap().store),
         transport: peers,
         tuning: Tuning {
-            heartbeat_interval: Duration::from_millis(200),
-            election_timeout_min: Duration::from_secs(2),
-            election_timeout_max: Duration::from_secs(4),
-            quorum_loss_probe_interval: Duration::from_secs(20),
+            // Nothing is elected after the first one, however slow the machine is.
+            heartbeat_interval: Duration::from_millis(500),
+            election_timeout_min: Duration::from_secs(600),
+            election_timeout_max: Duration::from_secs(1_200),
+            quorum_loss_probe_interval: Duration::from_secs(6_000),
             max_payload_entries: 100,
             append_silence_max: Duration::from_millis(300),
-            snapshot_bytes_per_second_max: 1 << 20,
+            snapshot_stall_max: Duration::from_secs(60),
+            snapshot_rate: Arc::new(SnapshotRate::new(1 << 20)),
         },
         room: Arc::new(Room::new(0)),
         incoming_dir: dir.path().to_path_buf(),

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     raft::{
+        rate::SnapshotRate,
         snapshot,
         types::{Entry, Proposal},
     },
@@ -266,7 +267,7 @@ async fn a_hole_after_a_restart_and_after_a_snapshot_stops_the_group() {
 async fn received(machine: &GroupStateMachine, path: &Path) -> SnapshotData {
     let live = machine.live_snapshot().unwrap();
     let applied_record = live.applied_record().clone();
-    let mut chunks = snapshot::read_chunks(live.into(), u64::MAX);
+    let mut chunks = snapshot::read_chunks(live.into(), Arc::new(SnapshotRate::new(u64::MAX)));
     let mut spool = SnapshotFile::open_or_resume(path, "one").unwrap();
     while let Some(chunk) = chunks.recv().await {
         let chunk = chunk.unwrap();
@@ -276,6 +277,7 @@ async fn received(machine: &GroupStateMachine, path: &Path) -> SnapshotData {
     SnapshotData::Spooled {
         spool,
         applied_record,
+        progress: Arc::default(),
     }
 }
 

@@ -86,8 +86,10 @@ pub struct GrpcTransport {
     peers: BTreeMap<NodeId, PeerConnection>,
 }
 
+/// Three connections: what is large never stands before what is urgent.
 struct PeerConnection {
     client: Client,
+    appends: Client,
     snapshots: Client,
     heartbeats: Link<Heartbeats>,
     forwards: Link<Forwards>,
@@ -170,8 +172,8 @@ impl PeerConnection {
             .http2_keep_alive_interval(limits::PEER_KEEPALIVE_INTERVAL)
             .keep_alive_timeout(limits::PEER_KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
-            .initial_stream_window_size(limits::PEER_WINDOW_BYTES)
-            .initial_connection_window_size(limits::PEER_WINDOW_BYTES);
+            .initial_stream_window_size(limits::PEER_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::PEER_CONNECTION_WINDOW_BYTES);
         let connect = || {
             let message_max = limits::PEER_MESSAGE_BYTES_MAX as usize;
             PeerClient::with_interceptor(endpoint.connect_lazy(), Signature::new(sender, peer.id))
@@ -196,6 +198,7 @@ impl PeerConnection {
                 patience,
             ),
             client,
+            appends: connect(),
             snapshots: connect(),
         })
     }
@@ -294,7 +297,7 @@ impl PeerTransport for GrpcTransport {
         requests: BoxStream<peer::AppendRequest>,
     ) -> BoxFuture<Result<BoxStream<Result<peer::AppendResponse, TransportError>>, TransportError>>
     {
-        let client = self.peer(to).map(|p| p.client.clone());
+        let client = self.peer(to).map(|p| p.appends.clone());
         Box::pin(async move {
             let stream = { client? }
                 .append(Messages(requests))

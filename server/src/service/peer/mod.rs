@@ -1,8 +1,9 @@
 //! What nodes say to each other, over gRPC.
 //!
 //! ```text
-//!   GrpcTransport ── per peer ──▶ channel 1: votes, append streams, Link<heartbeats>, Link<forwards>
-//!                                 channel 2: snapshots
+//!   GrpcTransport ── per peer ──▶ channel 1: votes, Link<heartbeats>, Link<forwards>
+//!                                 channel 2: append streams
+//!                                 channel 3: snapshots
 //!   PeerServer    ◀── checks who speaks, then hands the message to the group
 //! ```
 //!
@@ -14,6 +15,8 @@ mod hello;
 mod link;
 pub mod reachability;
 pub mod server;
+#[cfg(test)]
+mod tests;
 
 use futures_util::Stream;
 use tonic::Streaming;

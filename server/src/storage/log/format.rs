@@ -7,7 +7,7 @@
 //!   ├─ segment header ─┼─ batch ─┬─ batch ─┬─ … ─┬─ 36 zero bytes ─┬─ zeros, or bytes of an earlier use ─┤
 //!
 //!   segment header     0  8  magic "HOLDFLOG"
-//!                      8  4  format version, 1
+//!                      8  4  format version: 2, which added kind 8 to those of version 1
 //!                     12  4  zero
 //!                     16  8  log id: random, the same in every segment of a log
 //!                     24  8  sequence number of the segment
@@ -41,6 +41,7 @@
 //!                      vote: length 4, bytes · committed: length 4, bytes
 //!   kind 7 segments    count 4, then of every older segment that is still live:
 //!                      sequence 8, end of its last batch 4, number of its last batch 8
+//!   kind 8 moved       as kind 1: a live entry once more, so that the segment it lay in may go
 //! ```
 //!
 //! *Seeded* means that the checksum starts from the crc32c of (log id, segment sequence, offset in
@@ -71,7 +72,9 @@ pub(super) const TERMINATOR_BYTES: usize = BATCH_HEADER_BYTES;
 pub(super) const RECORD_BYTES_MAX: usize = 256 << 20;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"HOLDFLOG";
-const SEGMENT_VERSION: u32 = 1;
+const SEGMENT_VERSION: u32 = 2;
+/// Oldest version that is read.
+const SEGMENT_VERSION_MIN: u32 = 1;
 const BATCH_MAGIC: [u8; 4] = [0xb7, 0x48, 0x46, 0xba];
 
 const KIND_ENTRY: u8 = 1;
@@ -81,6 +84,7 @@ const KIND_TRUNCATE: u8 = 4;
 const KIND_PURGE: u8 = 5;
 const KIND_CHECKPOINT: u8 = 6;
 const KIND_SEGMENTS: u8 = 7;
+const KIND_MOVED: u8 = 8;
 
 /// Where checksums of a segment start from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +127,8 @@ pub(super) struct SegmentEnd {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
     Entry(Entry),
+    /// An entry that was live when it was written again; it changes nothing but its place.
+    Moved(Entry),
     Vote(Bytes),
     Committed(Bytes),
     Truncate(Option<u64>),
@@ -222,7 +228,16 @@ impl BatchBuffer {
     }
 
     pub fn entry(&mut self, group: u64, entry: &Entry) -> (u32, u32) {
-        self.record(group, KIND_ENTRY, |out| {
+        self.entry_of(KIND_ENTRY, group, entry)
+    }
+
+    /// A live entry once more; as long as the record that it takes the place of.
+    pub fn moved(&mut self, group: u64, entry: &Entry) -> (u32, u32) {
+        self.entry_of(KIND_MOVED, group, entry)
+    }
+
+    fn entry_of(&mut self, kind: u8, group: u64, entry: &Entry) -> (u32, u32) {
+        self.record(group, kind, |out| {
             out.extend_from_slice(&entry.term.to_le_bytes());
             out.extend_from_slice(&entry.index.to_le_bytes());
             out.push(entry.kind);

@@ -10,6 +10,8 @@
 //!                            ├──── recent (entries in memory) ──┤
 //! ```
 
+mod replayed;
+
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
@@ -17,7 +19,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::format::{Checkpoint, ENTRY_OVERHEAD_BYTES, Invalid};
+use super::format::ENTRY_OVERHEAD_BYTES;
 use super::{Entry, GroupState, LogPos};
 
 /// What an entry in memory is charged beyond its payload.
@@ -71,85 +73,16 @@ pub(super) enum Source {
 }
 
 impl GroupView {
-    /// Replays an entry record: it replaces what was at its index and after.
-    pub fn replay_entry(&mut self, pos: LogPos, slot: Slot) -> Result<(), Invalid> {
-        if self.slots.is_empty() {
-            if self.purged.is_none() {
-                self.first = pos.index;
-            }
-        } else if pos.index < self.range().end {
-            self.truncate_after(pos.index.checked_sub(1));
-        }
-        if pos.index != self.range().end {
-            let expected = format!("entry {} or an earlier one", self.range().end);
-            return Err(Invalid {
-                expected,
-                found: format!("entry {}", pos.index),
-            });
-        }
-        self.push(pos, slot);
-        Ok(())
+    /// Where in `slots` a live entry is.
+    fn live(&self, index: u64) -> Option<usize> {
+        let live = self.range().contains(&index);
+        live.then(|| (index - self.first) as usize)
     }
 
-    /// Replays the state at the head of a segment, some segment before which is gone. Entries that lie
-    /// there get a slot in segment 0, and must be dead in the end. Those that have none yet are the
-    /// newest, for what was missing before the last segment that is there was settled at its head.
-    pub fn replay_checkpoint(&mut self, state: Checkpoint) {
-        match (state.runs.first(), state.last) {
-            (Some(&(_, first)), Some(last)) => {
-                while !self.slots.is_empty() && self.first < first {
-                    self.pop_front();
-                }
-                self.cut_terms();
-                let present = (first..=last.index).take_while(|&index| {
-                    let run = state.runs.partition_point(|&(_, first)| first <= index) - 1;
-                    let slot = index
-                        .checked_sub(self.first)
-                        .and_then(|at| self.slots.get(at as usize));
-                    slot.is_some_and(|slot| [0, state.runs[run].0].contains(&slot.segment))
-                });
-                let missing = first + present.count() as u64;
-                self.truncate_after(missing.checked_sub(1));
-                if self.slots.is_empty() {
-                    self.first = first;
-                }
-                for index in missing..=last.index {
-                    self.push(
-                        LogPos {
-                            term: last.term,
-                            index,
-                        },
-                        Slot {
-                            segment: 0,
-                            offset: 0,
-                            len: 0,
-                        },
-                    );
-                }
-            }
-            _ => {
-                self.truncate_after(None);
-                self.first = state.purged.map_or(0, |purged| purged.index + 1);
-            }
-        }
-        (self.purged, self.vote, self.committed) = (state.purged, state.vote, state.committed);
-    }
-
-    /// Whether a checkpoint says what the records before it say. Terms of entries that lie in missing
-    /// segments are not known; where its entries lie is not compared.
-    pub fn agrees_with(&self, state: &Checkpoint) -> bool {
-        let last = self.last_entry();
-        let same_last = match self.slots.back() {
-            Some(slot) if slot.segment == 0 => {
-                last.map(|last| last.index) == state.last.map(|last| last.index)
-            }
-            _ => last == state.last,
-        };
-        let first = last.map(|_| self.first);
-        same_last
-            && first == state.runs.first().map(|&(_, first)| first)
-            && (self.purged, &self.vote, &self.committed)
-                == (state.purged, &state.vote, &state.committed)
+    fn place(&mut self, at: usize, slot: Slot) {
+        self.live_bytes += u64::from(slot.len);
+        self.live_bytes -= u64::from(self.slots[at].len);
+        self.slots[at] = slot;
     }
 
     /// Index and place of every live entry.
@@ -385,6 +318,28 @@ impl GroupView {
             );
             self.slots[at] = slot;
         }
+    }
+
+    /// Notes that an entry was written again, unless it is dead or has moved on.
+    pub fn relocate(&mut self, index: u64, from: Slot, to: Slot) {
+        if let Some(at) = self.live(index)
+            && self.slots[at] == from
+        {
+            self.place(at, to);
+        }
+    }
+
+    /// The live entries that lie in `segment`: index and place.
+    pub fn lying_in(&self, segment: u64) -> Vec<(u64, Slot)> {
+        let located = self.located();
+        located
+            .filter(|(_, slot)| slot.segment == segment)
+            .collect()
+    }
+
+    /// The entry at `index` is live, and lies there.
+    pub fn lies_at(&self, index: u64, slot: Slot) -> bool {
+        self.live(index).is_some_and(|at| self.slots[at] == slot)
     }
 
     /// Drops from memory what `ticket` and earlier appends brought; it is all written.

@@ -147,7 +147,7 @@ impl GroupLog {
     }
 
     /// Waits for room, changes the view and enqueues, as one step under the lock of the group.
-    async fn submit(
+    pub(super) async fn submit(
         &self,
         bytes: usize,
         done: Done,

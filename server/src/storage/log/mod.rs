@@ -23,6 +23,8 @@
 //!   then on, retries nothing, and [`Log::failed`] resolves. After a failed `fdatasync` the kernel may
 //!   drop the bytes and report the next one as a success, so only a restart, which writes them again
 //!   from what it can verify, makes them safe.
+//! - Space comes back by whole segments. A few live entries in one that is otherwise dead can be moved
+//!   ([`Log::vacate`]), which changes nothing but their place.
 //! - Memory is bounded: the queue and the entries kept for readers by [`LogOptions`]; besides, each
 //!   live entry takes 16 bytes. Callers bound the live entries by purging.
 //!
@@ -72,6 +74,7 @@ mod recovery;
 mod replay;
 mod segment;
 mod tracked;
+mod vacate;
 mod writer;
 
 #[cfg(test)]
@@ -94,6 +97,7 @@ pub use error::{Corruption, Failure, OpenError};
 pub use group_log::GroupLog;
 pub use options::{GroupStats, LogOptions, LogStats};
 pub use recovery::{Recovery, TornTail};
+pub use vacate::SegmentUse;
 
 use group::{Group, GroupView};
 use queue::Queue;
@@ -306,7 +310,6 @@ impl Log {
     /// Sizes and counts, for metrics and purge policies.
     pub fn stats(&self) -> LogStats {
         let shared = &self.shared;
-        let groups: Vec<Arc<Group>> = shared.groups.read().values().cloned().collect();
         let mut stats = LogStats {
             cached_bytes: shared.cached_bytes.load(Ordering::Relaxed),
             batches: shared.counters.batches.load(Ordering::Relaxed),
@@ -314,7 +317,7 @@ impl Log {
             written_bytes: shared.counters.written_bytes.load(Ordering::Relaxed),
             ..LogStats::default()
         };
-        for group in groups {
+        for group in self.known_groups() {
             let view = group.view.lock();
             let range = view.range();
             stats.groups.push(GroupStats {
@@ -323,7 +326,6 @@ impl Log {
                 live_bytes: view.live_bytes(),
             });
         }
-        stats.groups.sort_unstable_by_key(|group| group.group);
         let segments = shared.segments.read();
         stats.segments = segments.len();
         let used: u64 = segments

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Semaphore;
 
-use super::group::Group;
+use super::group::{Group, Slot};
 use super::{Done, Entry, Failure, LogPos};
 
 /// What a command does to its group.
@@ -30,6 +30,8 @@ pub(super) enum Op {
         last: Option<LogPos>,
     },
     Purge(LogPos),
+    /// Entries that are live, each with the place that it is to leave.
+    Move(Vec<(Entry, Slot)>),
 }
 
 /// One change on its way to the disk.

@@ -54,7 +54,9 @@ impl Span {
             let start = slot.offset as usize - span.start;
             let record = bytes.slice(start..start + slot.len as usize);
             let found = match decode_record(&record, self.segment.place, u64::from(slot.offset)) {
-                Ok((of, Record::Entry(entry), _)) if (of, entry.index) == (group, index) => {
+                Ok((of, Record::Entry(entry) | Record::Moved(entry), _))
+                    if (of, entry.index) == (group, index) =>
+                {
                     entries.push(entry);
                     continue;
                 }
@@ -70,6 +72,42 @@ impl Span {
             .into());
         }
         Ok(())
+    }
+}
+
+/// The entries at these places, ascending. Those that are not live there any more are taken out.
+pub(super) fn read_slots(
+    shared: &Shared,
+    group: &Group,
+    slots: &mut Vec<(u64, Slot)>,
+) -> io::Result<Vec<Entry>> {
+    let mut spans: Vec<Span> = Vec::new();
+    {
+        let view = group.view.lock();
+        slots.retain(|&(index, slot)| view.lies_at(index, slot));
+        for &(index, slot) in slots.iter() {
+            add(&mut spans, shared, index, slot);
+        }
+    }
+    let mut entries = Vec::with_capacity(slots.len());
+    for span in spans {
+        span.read(group.id, &mut entries)?;
+    }
+    Ok(entries)
+}
+
+/// Adds a live entry to what is to be read. Under the lock of its group.
+fn add(spans: &mut Vec<Span>, shared: &Shared, index: u64, slot: Slot) {
+    match spans.last_mut() {
+        Some(span) if span.takes(slot) => span.slots.push((index, slot)),
+        _ => {
+            let segment = shared.segments.read().get(&slot.segment).cloned();
+            let segment = segment.expect("a live entry pins its segment");
+            spans.push(Span {
+                segment,
+                slots: vec![(index, slot)],
+            });
+        }
     }
 }
 
@@ -89,17 +127,7 @@ pub(super) fn read(
         for source in view.sources(range, max_bytes) {
             match source {
                 Source::Memory(entry) => recent.push(entry),
-                Source::Disk { index, slot } => match spans.last_mut() {
-                    Some(span) if span.takes(slot) => span.slots.push((index, slot)),
-                    _ => {
-                        let segment = shared.segments.read().get(&slot.segment).cloned();
-                        let segment = segment.expect("a live entry pins its segment");
-                        spans.push(Span {
-                            segment,
-                            slots: vec![(index, slot)],
-                        });
-                    }
-                },
+                Source::Disk { index, slot } => add(&mut spans, shared, index, slot),
             }
         }
     }

@@ -108,6 +108,7 @@ impl Replay {
         let view = self.views.entry(group).or_default();
         match record {
             Record::Entry(entry) => view.replay_entry(entry.pos(), slot)?,
+            Record::Moved(entry) => view.replay_moved(entry.pos(), slot)?,
             Record::Vote(vote) => view.set_vote(copy(&vote)),
             Record::Committed(committed) => view.set_committed(copy(&committed)),
             Record::Truncate(keep) => {
@@ -151,6 +152,7 @@ fn copy(bytes: &Bytes) -> Bytes {
 pub(super) fn unexpected(expected: &str, record: &Record) -> Invalid {
     let kind = match record {
         Record::Entry(_) => "an entry",
+        Record::Moved(_) => "a moved entry",
         Record::Vote(_) => "a vote",
         Record::Committed(_) => "a committed mark",
         Record::Truncate(_) => "a truncation",

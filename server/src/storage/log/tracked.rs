@@ -8,37 +8,35 @@ use bytes::Bytes;
 use super::LogPos;
 use super::format::Checkpoint;
 
-/// How many groups have live entries in each segment.
+/// How many runs of live entries lie in each segment.
 #[derive(Debug, Default)]
 pub(super) struct Pins {
-    groups: HashMap<u64, u32>,
+    runs: HashMap<u64, u32>,
     /// A segment lost its last pin since this was last cleared.
     pub released: bool,
 }
 
 impl Pins {
     pub fn holds(&self, segment: u64) -> bool {
-        self.groups.contains_key(&segment)
+        self.runs.contains_key(&segment)
     }
 
     fn add(&mut self, segment: u64) {
-        *self.groups.entry(segment).or_default() += 1;
+        *self.runs.entry(segment).or_default() += 1;
     }
 
     fn remove(&mut self, segment: u64) {
-        let count = self
-            .groups
-            .get_mut(&segment)
-            .expect("a run pins its segment");
+        let count = self.runs.get_mut(&segment).expect("a run pins its segment");
         *count -= 1;
         if *count == 0 {
-            self.groups.remove(&segment);
+            self.runs.remove(&segment);
             self.released = true;
         }
     }
 }
 
-/// Consecutive live entries of a group in one segment, from `first` to the next run.
+/// Consecutive live entries of a group in one segment, from `first` to the next run. Entries that were
+/// moved lie in a later segment than those after them.
 #[derive(Clone, Copy, Debug)]
 struct Run {
     segment: u64,
@@ -121,6 +119,53 @@ impl Tracked {
         }
         if let Some(front) = self.runs.front_mut() {
             front.first = front.first.max(pos.index + 1);
+        }
+    }
+
+    /// The live entry at `index` was written again, to `segment`.
+    pub fn moved(&mut self, index: u64, segment: u64, pins: &mut Pins) {
+        let live = self.runs.front().map(|run| run.first).zip(self.last);
+        assert!(
+            live.is_some_and(|(first, last)| (first..=last.index).contains(&index)),
+            "entry {index} is moved while {live:?} are live"
+        );
+        let at = self.runs.partition_point(|run| run.first <= index) - 1;
+        let old = self.runs[at];
+        let end = match self.runs.get(at + 1) {
+            Some(next) => next.first,
+            None => self.last.map_or(index, |last| last.index) + 1,
+        };
+        // What of the run lies before the entry, the entry, and what lies behind it.
+        let before = (old.first < index).then_some(old);
+        let entry = Run {
+            segment,
+            first: index,
+        };
+        let behind = (index + 1 < end).then_some(Run {
+            segment: old.segment,
+            first: index + 1,
+        });
+        let parts = [before, Some(entry), behind].into_iter().flatten();
+        // New pins first: a segment that stays pinned is never released in between.
+        let parts: Vec<Run> = parts.inspect(|run| pins.add(run.segment)).collect();
+        pins.remove(old.segment);
+        let (from, to) = (at, at + parts.len());
+        self.runs.remove(at);
+        for (place, run) in (at..).zip(parts) {
+            self.runs.insert(place, run);
+        }
+        self.join(from.saturating_sub(1), to, pins);
+    }
+
+    /// Joins neighbours of one segment among the runs from `from` to the one at `to`.
+    fn join(&mut self, from: usize, to: usize, pins: &mut Pins) {
+        for at in (from + 1..=to).rev() {
+            let same = |run: &Run| run.segment == self.runs[at - 1].segment;
+            if self.runs.get(at).is_some_and(same)
+                && let Some(run) = self.runs.remove(at)
+            {
+                pins.remove(run.segment);
+            }
         }
     }
 

@@ -45,10 +45,16 @@ pub(super) struct Tail {
 /// An entry in the batch that its group will be told the place of.
 struct Placed {
     group: Arc<Group>,
-    ticket: u64,
     index: u64,
+    came: Came,
     offset: u32,
     len: u32,
+}
+
+/// How an entry came into the batch, by which its group knows it again.
+enum Came {
+    Appended { ticket: u64 },
+    Moved { from: Slot },
 }
 
 /// The writer.
@@ -198,6 +204,11 @@ impl Writer {
                 let (tracked, pins) = self.tracked(group.id);
                 tracked.purge(pos, pins);
             }
+            Op::Move(entries) => {
+                for (entry, from) in &entries {
+                    self.encode_moved(group, entry, *from)?;
+                }
+            }
         }
         Ok(())
     }
@@ -212,14 +223,36 @@ impl Writer {
         let (offset, len) = self.batch.entry(group.id, entry);
         self.placed.push(Placed {
             group: group.clone(),
-            ticket,
             index: entry.index,
+            came: Came::Appended { ticket },
             offset,
             len,
         });
         let segment = self.tail.active.sequence();
         let (tracked, pins) = self.tracked(group.id);
         tracked.append(entry.pos(), segment, pins);
+        Ok(())
+    }
+
+    /// Writes a live entry again. The record is of the same length, so nothing else changes.
+    fn encode_moved(
+        &mut self,
+        group: &Arc<Group>,
+        entry: &Entry,
+        from: Slot,
+    ) -> Result<(), Failure> {
+        self.make_room(ENTRY_OVERHEAD_BYTES + entry.payload.len())?;
+        let (offset, len) = self.batch.moved(group.id, entry);
+        self.placed.push(Placed {
+            group: group.clone(),
+            index: entry.index,
+            came: Came::Moved { from },
+            offset,
+            len,
+        });
+        let segment = self.tail.active.sequence();
+        let (tracked, pins) = self.tracked(group.id);
+        tracked.moved(entry.index, segment, pins);
         Ok(())
     }
 
@@ -362,23 +395,16 @@ impl Writer {
         let segment = self.tail.active.sequence();
         for same_group in self.placed.chunk_by(|a, b| a.group.id == b.group.id) {
             let mut view = same_group[0].group.view.lock();
-            for &Placed {
-                ticket,
-                index,
-                offset,
-                len,
-                ..
-            } in same_group
-            {
-                view.locate(
-                    ticket,
-                    index,
-                    Slot {
-                        segment,
-                        offset,
-                        len,
-                    },
-                );
+            for placed in same_group {
+                let slot = Slot {
+                    segment,
+                    offset: placed.offset,
+                    len: placed.len,
+                };
+                match placed.came {
+                    Came::Appended { ticket } => view.locate(ticket, placed.index, slot),
+                    Came::Moved { from } => view.relocate(placed.index, from, slot),
+                }
             }
         }
         self.placed.clear();

@@ -5,8 +5,8 @@ use bytes::Bytes;
 
 use super::{
     BATCH_HEADER_BYTES, BATCH_MAGIC, Checkpoint, KIND_CHECKPOINT, KIND_COMMITTED, KIND_ENTRY,
-    KIND_PURGE, KIND_SEGMENTS, KIND_TRUNCATE, KIND_VOTE, Place, RECORD_HEADER_BYTES, Record,
-    SEGMENT_HEADER_BYTES, SEGMENT_MAGIC, SEGMENT_VERSION, SegmentEnd,
+    KIND_MOVED, KIND_PURGE, KIND_SEGMENTS, KIND_TRUNCATE, KIND_VOTE, Place, RECORD_HEADER_BYTES,
+    Record, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC, SEGMENT_VERSION, SEGMENT_VERSION_MIN, SegmentEnd,
 };
 use crate::storage::log::{Entry, LogPos};
 
@@ -50,7 +50,7 @@ pub(in crate::storage::log) fn decode_segment_header(
     if u32_at(header, 60) != crc32c::crc32c(&header[..60]) {
         return invalid("a segment header that matches its checksum", "a mismatch");
     }
-    if u32_at(header, 8) != SEGMENT_VERSION {
+    if !(SEGMENT_VERSION_MIN..=SEGMENT_VERSION).contains(&u32_at(header, 8)) {
         let found = format!("version {}, perhaps of a newer release", u32_at(header, 8));
         return invalid(format!("format version {SEGMENT_VERSION}"), found);
     }
@@ -195,14 +195,19 @@ impl Fields {
         self.take(len)
     }
 
+    fn entry(&mut self) -> Option<Entry> {
+        Some(Entry {
+            term: self.u64()?,
+            index: self.u64()?,
+            kind: self.u8()?,
+            payload: self.rest(),
+        })
+    }
+
     fn record(&mut self, kind: u8) -> Option<Record> {
         let record = match kind {
-            KIND_ENTRY => Record::Entry(Entry {
-                term: self.u64()?,
-                index: self.u64()?,
-                kind: self.u8()?,
-                payload: self.rest(),
-            }),
+            KIND_ENTRY => Record::Entry(self.entry()?),
+            KIND_MOVED => Record::Moved(self.entry()?),
             KIND_VOTE => Record::Vote(self.rest()),
             KIND_COMMITTED => Record::Committed(self.rest()),
             KIND_TRUNCATE => {

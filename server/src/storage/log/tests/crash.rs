@@ -222,6 +222,9 @@ impl Trial {
                     self.committed.get_mut(&id).unwrap().push(Some(mark));
                 }
             }
+            if self.random.chance(25) {
+                self.vacate_one(log, &now);
+            }
             let next = now[&id].next(&mut self.random, self.count);
             let through = steps.len() + next.len();
             let (tell, order, number) = (acknowledged.clone(), answers.clone(), issued);
@@ -284,6 +287,30 @@ impl Trial {
             );
             acknowledged.load(Ordering::SeqCst)
         })
+    }
+
+    /// Moves what is live in one segment. That changes nothing that anybody can see, then or after any
+    /// crash, whether it was done or not.
+    fn vacate_one(&mut self, log: &Log, now: &Models) {
+        let uses = log.segment_uses();
+        if uses.is_empty() {
+            return;
+        }
+        let segment = uses[self.random.below(uses.len() as u64) as usize].segment;
+        let vacated = block_on(log.vacate(segment));
+        assert!(
+            vacated.is_ok() || log.failure().is_some() || self.files.is_off(),
+            "seed {}: {vacated:?}",
+            self.seed
+        );
+        if vacated.is_ok() {
+            let left = log.segment_uses();
+            let left = left.iter().find(|left| left.segment == segment);
+            assert!(left.is_none_or(|left| left.live_bytes == 0), "{left:?}");
+        }
+        for (&id, model) in now {
+            self.check_group(log, id, model);
+        }
     }
 
     fn check_group(&self, log: &Log, id: u64, model: &Model) {

@@ -228,3 +228,118 @@ fn a_full_queue_makes_callers_wait() {
         answer.await.unwrap().unwrap();
     });
 }
+
+/// A log whose segments are large beside the lists at their heads.
+fn open_larger(files: &FaultFiles) -> (Log, Recovery) {
+    let options = LogOptions {
+        segment_bytes: 64 << 10,
+        ..options()
+    };
+    Log::open(Path::new(DIR), options, Arc::new(files.mount())).unwrap()
+}
+
+/// A quiet group leaves an entry in each of many segments that busy traffic fills and purges.
+fn quiet_among_busy(log: &Log) -> (Vec<Entry>, Vec<Entry>) {
+    let (busy, quiet) = (log.group(1), log.group(2));
+    let mut kept = Vec::new();
+    for index in 0..200 {
+        // Terms change on the way, so that their starts have to be right after a move.
+        let small = entry(1 + index / 60, index, 40);
+        kept.push(small.clone());
+        append(&quiet, vec![small]).unwrap();
+        append(&busy, vec![entry(1, index, 60_000)]).unwrap();
+        if index >= 5 {
+            purge(&busy, pos(1, index - 5)).unwrap();
+        }
+    }
+    (kept, (195..200).map(|i| entry(1, i, 60_000)).collect())
+}
+
+fn block_on_vacating(log: &Log, live_bytes_max: u64) -> usize {
+    let uses = log.segment_uses();
+    let small = uses.iter().filter(|used| used.live_bytes <= live_bytes_max);
+    let segments: Vec<u64> = small.map(|used| used.segment).collect();
+    for segment in &segments {
+        block_on(log.vacate(*segment)).unwrap();
+    }
+    segments.len()
+}
+
+#[test]
+fn segments_that_hold_little_are_vacated_and_nothing_of_it_is_lost() {
+    let files = FaultFiles::memory(1);
+    let (log, _) = open_larger(&files);
+    let (kept, busy) = quiet_among_busy(&log);
+    assert!(log.stats().segments >= 200, "{}", log.stats().segments);
+    assert_eq!(log.stats().groups[1].live_bytes, 200 * 74);
+    let term_starts = log.group(2).term_starts();
+    let state = log.group(2).state();
+    assert!(block_on_vacating(&log, 100) >= 190);
+    wait_until("the segments are freed", || log.stats().segments <= 15);
+    let check = |log: &Log| {
+        assert_eq!(read_all(&log.group(2)), kept);
+        assert_eq!(read_all(&log.group(1)), busy);
+        assert_eq!(log.group(2).term_starts(), term_starts);
+        assert_eq!(log.group(2).state(), state);
+        assert_eq!(log.stats().groups[1].live_bytes, 200 * 74);
+        assert!(log.stats().segments <= 15, "{}", log.stats().segments);
+    };
+    check(&log);
+    drop(log);
+    let (log, recovery) = open_larger(&files);
+    assert!(recovery.segments <= 15, "{recovery:?}");
+    check(&log);
+
+    // Moved once more, and what comes after the moved entries is cut, replaced and purged.
+    block_on_vacating(&log, u64::MAX);
+    check(&log);
+    let quiet = log.group(2);
+    truncate(&quiet, Some(149)).unwrap();
+    append(&quiet, vec![entry(9, 150, 10)]).unwrap();
+    block_on_vacating(&log, u64::MAX);
+    purge(&quiet, pos(2, 99)).unwrap();
+    let mut expected = kept[100..150].to_vec();
+    expected.push(entry(9, 150, 10));
+    assert_eq!(read_all(&quiet), expected);
+    drop((quiet, log));
+    let (log, _) = open_larger(&files);
+    assert_eq!(read_all(&log.group(2)), expected);
+    assert_eq!(
+        log.group(2).term_starts(),
+        [pos(2, 99), pos(2, 100), pos(3, 120), pos(9, 150)]
+    );
+}
+
+#[test]
+fn an_entry_that_dies_while_it_is_moved_stays_dead() {
+    let files = FaultFiles::memory(1);
+    let (log, _) = open_larger(&files);
+    let (kept, _) = quiet_among_busy(&log);
+    let quiet = log.group(2);
+    // The writer is held in a callback; the move and what kills its entries queue up behind it.
+    let (held, is_held) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let hold: Done = Box::new(move |_| {
+        held.send(()).unwrap();
+        released.recv().unwrap();
+    });
+    block_on(log.group(3).save_vote(Bytes::from_static(b"v"), hold)).unwrap();
+    is_held.recv().unwrap();
+    let first = log.segment_uses()[0].segment;
+    let last = log.segment_uses().last().unwrap().segment;
+    let moving = [first, last].map(|segment| {
+        let log = log.clone();
+        std::thread::spawn(move || block_on(log.vacate(segment)))
+    });
+    let purged = quiet.purge(pos(1, 20), Box::new(drop));
+    block_on(purged).unwrap();
+    block_on(quiet.truncate_after(Some(150), Box::new(drop))).unwrap();
+    release.send(()).unwrap();
+    for moved in moving {
+        moved.join().unwrap().unwrap();
+    }
+    assert_eq!(read_all(&quiet), kept[21..=150]);
+    drop((quiet, log));
+    let (log, _) = open_larger(&files);
+    assert_eq!(read_all(&log.group(2)), kept[21..=150]);
+}
