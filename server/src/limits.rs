@@ -48,6 +48,12 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
 /// would then break the connection, and with it the requests that still have time.
 pub const STREAMS_GIVEN_UP_MAX: usize = STREAMS_PER_CONNECTION_MAX as usize;
 
+/// Bytes of the metadata of one request, counted as HTTP/2 counts them. At the bound: refused.
+pub const METADATA_BYTES_MAX: usize = 16 * KIB as usize;
+/// Bytes of metadata that the wire may carry, so that what is too large gets a status. Beyond: the
+/// stream or the connection ends.
+pub const METADATA_WIRE_BYTES_MAX: u32 = MIB as u32;
+
 // ---- connections -----------------------------------------------------------------------------
 
 /// Connections of clients to one node, however many files it may open. At the bound: one that has not
@@ -345,6 +351,8 @@ const _: () = {
     // A peer's queue holds at least one full batch; a rate of snapshots at least one chunk.
     assert!(FORWARD_BATCH_REQUESTS_MAX <= FORWARD_QUEUE_REQUESTS_DEFAULT);
     assert!(SNAPSHOT_CHUNK_BYTES <= SNAPSHOT_BYTES_PER_SECOND_DEFAULT);
+
+    assert!(METADATA_BYTES_MAX < METADATA_WIRE_BYTES_MAX as usize);
 
     // Those that are on their way out have descriptors, at both ports.
     assert!(2 * EVICTIONS_MAX as u64 <= DESCRIPTORS_RESERVED / 2);

@@ -16,6 +16,7 @@ mod leaders;
 mod listener;
 mod maintenance;
 pub mod peer;
+mod protocol;
 mod server;
 mod sessions;
 mod status;

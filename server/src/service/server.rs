@@ -5,14 +5,24 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use holdfast_proto::{
     FILE_DESCRIPTOR_SET,
     etcdserverpb::{
-        cluster_server::ClusterServer, kv_server::KvServer, maintenance_server::MaintenanceServer,
+        cluster_server::{self, ClusterServer},
+        kv_server::{self, KvServer},
+        maintenance_server::{self, MaintenanceServer},
     },
     peer::peer_server::PeerServer as PeerGrpc,
-    v1::{admin_server::AdminServer, sessions_server::SessionsServer},
+    v1::{
+        admin_server::{self, AdminServer},
+        sessions_server::{self, SessionsServer},
+    },
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_stream::StreamExt;
-use tonic::transport::Server;
+use tonic::{
+    codec::CompressionEncoding::{Gzip, Zstd},
+    transport::Server,
+};
+use tonic_health::pb::health_server;
+use tonic_reflection::pb::v1::server_reflection_server;
 
 use super::{
     admin::AdminService,
@@ -25,6 +35,7 @@ use super::{
     listener::{self, Settles},
     maintenance::MaintenanceService,
     peer::PeerServer,
+    protocol::{Protocol, Served},
     sessions::SessionsService,
 };
 use crate::limits;
@@ -82,6 +93,7 @@ fn builder() -> Server {
         .http2_keepalive_interval(Some(limits::CLIENT_KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(limits::CLIENT_KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
+        .http2_max_header_list_size(limits::METADATA_WIRE_BYTES_MAX)
         .http2_max_pending_accept_reset_streams(Some(limits::STREAMS_GIVEN_UP_MAX))
 }
 
@@ -113,6 +125,29 @@ fn run(
     Serving { stop, task }
 }
 
+/// What the port of clients serves.
+const CLIENT_SERVICES: Served = &[
+    kv_server::SERVICE_NAME,
+    cluster_server::SERVICE_NAME,
+    maintenance_server::SERVICE_NAME,
+    admin_server::SERVICE_NAME,
+    sessions_server::SERVICE_NAME,
+    health_server::SERVICE_NAME,
+    server_reflection_server::SERVICE_NAME,
+];
+
+/// Lets clients compress; whether answers are, [`Protocol`] decides. What a message is when it is
+/// unpacked counts against the same bound as one that was not packed.
+macro_rules! compressed {
+    ($service:expr) => {
+        $service
+            .accept_compressed(Gzip)
+            .accept_compressed(Zstd)
+            .send_compressed(Gzip)
+            .send_compressed(Zstd)
+    };
+}
+
 /// Serves clients on the address that the configuration names, over so many connections.
 pub async fn serve_clients(
     context: Arc<ServiceContext>,
@@ -129,6 +164,9 @@ pub async fn serve_clients(
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
     let router = builder()
+        .layer(tower::layer::layer_fn(|inner| {
+            Protocol::new(inner, CLIENT_SERVICES)
+        }))
         .layer(tower::layer::layer_fn(Deadlines::new))
         .layer(tower::util::MapRequestLayer::new(
             |mut request: http::Request<tonic::body::Body>| {
@@ -139,17 +177,21 @@ pub async fn serve_clients(
                 request
             },
         ))
-        .add_service(
-            KvServer::new(KvService::new(context.clone())).max_decoding_message_size(message_max),
-        )
-        .add_service(ClusterServer::new(ClusterService::new(context.clone())))
-        .add_service(MaintenanceServer::new(MaintenanceService::new(
-            context.clone(),
+        .add_service(compressed!(
+            KvServer::new(KvService::new(context.clone())).max_decoding_message_size(message_max)
+        ))
+        .add_service(compressed!(ClusterServer::new(ClusterService::new(
+            context.clone()
+        ))))
+        .add_service(compressed!(MaintenanceServer::new(
+            MaintenanceService::new(context.clone())
         )))
-        .add_service(SessionsServer::new(SessionsService::new(context.clone())))
-        .add_service(AdminServer::new(AdminService::new(context)))
-        .add_service(health_service)
-        .add_service(reflection.build_v1()?);
+        .add_service(compressed!(SessionsServer::new(SessionsService::new(
+            context.clone()
+        ))))
+        .add_service(compressed!(AdminServer::new(AdminService::new(context))))
+        .add_service(compressed!(health_service))
+        .add_service(compressed!(reflection.build_v1()?));
     Ok(run("clients", |stopped| {
         Box::pin(async move {
             let served = router.serve_with_incoming_shutdown(incoming, stopped).await;

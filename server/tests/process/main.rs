@@ -19,6 +19,7 @@ mod diagnostics;
 mod full_disk;
 mod log_lines;
 mod lost_memory;
+mod protocol;
 mod refusals;
 mod retry_table;
 mod stopping;
