@@ -224,16 +224,7 @@ impl RaftGroup {
             ..Default::default()
         };
         let config = Arc::new(config.validate().map_err(StartError::Config)?);
-        let network = NetworkFactory::new(
-            group_id,
-            transport,
-            room.clone(),
-            tuning.heartbeat_interval,
-            tuning.election_timeout_max,
-            tuning.append_silence_max,
-            tuning.snapshot_stall_max,
-            tuning.snapshot_rate.clone(),
-        );
+        let network = NetworkFactory::new(group_id, transport, room.clone(), &tuning);
         #[cfg_attr(
             not(feature = "planted-bugs"),
             allow(unused_mut, reason = "only a planted bug changes it here")

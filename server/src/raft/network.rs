@@ -25,6 +25,7 @@ use openraft::{
 };
 
 use super::{
+    Tuning,
     append_stream::{self, Silences},
     codec::{
         AppendEntriesRequest, DecodeError, StreamAppendResult, append_result_from_wire,
@@ -54,27 +55,22 @@ pub struct NetworkFactory {
 }
 
 impl NetworkFactory {
-    /// A factory whose clients retry an unreachable node after `heartbeat_interval`, doubling up
-    /// to `election_timeout`: a node that comes back is found within one election timeout. A node
-    /// that confirms nothing for `append_silence_max` gets its entries anew.
+    /// A factory whose clients retry an unreachable node after the heartbeat interval, doubling up
+    /// to the election timeout: a node that comes back is found within one election timeout.
     pub fn new(
         group_id: GroupId,
         transport: Arc<dyn PeerTransport>,
         room: Arc<Room>,
-        heartbeat_interval: Duration,
-        election_timeout: Duration,
-        append_silence_max: Duration,
-        snapshot_stall_max: Duration,
-        snapshot_rate: Arc<SnapshotRate>,
+        tuning: &Tuning,
     ) -> Self {
         Self {
             group_id,
             transport,
             room,
-            backoff: (heartbeat_interval, election_timeout),
-            append_silence_max,
-            snapshot_stall_max,
-            snapshot_rate,
+            backoff: (tuning.heartbeat_interval, tuning.election_timeout_max),
+            append_silence_max: tuning.append_silence_max,
+            snapshot_stall_max: tuning.snapshot_stall_max,
+            snapshot_rate: tuning.snapshot_rate.clone(),
         }
     }
 
