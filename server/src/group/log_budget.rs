@@ -4,8 +4,8 @@
 //! of the log are larger than the budget, segments are emptied:
 //!
 //! - one in which little is live is vacated: its entries are written again at the end of the log;
-//! - else, from the oldest on, the groups that hold it are purged up to there. A follower that still
-//!   needs those entries gets a snapshot.
+//! - else, from the oldest on, the groups that hold much of it are purged up to there, and what others
+//!   hold is moved afterwards. A follower that still needs entries which were purged gets a snapshot.
 //!
 //! Only what is applied here can be purged, so a group that applies nothing can hold the log above its
 //! budget; that is told.
@@ -44,9 +44,13 @@ fn plan(mut uses: Vec<SegmentUse>, segment_bytes: u64, over_bytes: u64) -> Plan 
     let mut oldest = rest;
     oldest.sort_by_key(|used| used.segment);
     for used in oldest.iter().take(needed - plan.vacate.len()) {
-        for (&group, &last) in &used.last {
-            let upto = plan.purge.entry(group).or_default();
-            *upto = last.max(*upto);
+        // Without what holds much of it, the rest can be moved; without one that does, all must go.
+        let much = used.held.values().any(|held| held.bytes > little);
+        for (&group, held) in &used.held {
+            if held.bytes > little || !much {
+                let upto = plan.purge.entry(group).or_default();
+                *upto = held.last.max(*upto);
+            }
         }
     }
     plan
@@ -105,13 +109,28 @@ pub fn keep_log_within(budget_bytes: u64, segment_bytes: u64, log: Log, groups: 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use bytes::Bytes;
+    use holdfast_proto::{
+        command::{Command, command::Op},
+        etcdserverpb::PutRequest,
+    };
 
-    fn used(segment: u64, live_bytes: u64, last: &[(u64, u64)]) -> SegmentUse {
+    use super::*;
+    use crate::{
+        group::tests::{alone, late},
+        storage::log::{Held, LogOptions, files::DiskFiles},
+    };
+
+    /// Groups, what each holds, and up to which index.
+    fn used(segment: u64, held: &[(u64, u64, u64)]) -> SegmentUse {
+        let held = held
+            .iter()
+            .map(|&(group, bytes, last)| (group, Held { bytes, last }));
+        let held: BTreeMap<u64, Held> = held.collect();
         SegmentUse {
             segment,
-            live_bytes,
-            last: last.iter().copied().collect(),
+            live_bytes: held.values().map(|held| held.bytes).sum(),
+            held,
         }
     }
 
@@ -119,11 +138,11 @@ mod tests {
     fn what_holds_little_is_moved_and_what_holds_much_is_purged_from_the_oldest_on() {
         let uses = || {
             vec![
-                used(3, 900, &[(1, 90), (2, 7)]),
-                used(4, 20, &[(2, 8)]),
-                used(5, 800, &[(1, 95)]),
-                used(6, 10, &[(2, 9)]),
-                used(7, 700, &[(1, 99)]),
+                used(3, &[(1, 800, 90), (2, 100, 7)]),
+                used(4, &[(2, 20, 8)]),
+                used(5, &[(1, 800, 95)]),
+                used(6, &[(2, 10, 9)]),
+                used(7, &[(2, 100, 12), (3, 120, 99)]),
             ]
         };
         let of = |over_bytes| plan(uses(), 1_000, over_bytes);
@@ -132,8 +151,69 @@ mod tests {
         assert_eq!(of(2_000).purge, [].into());
         let more = of(3_500);
         assert_eq!(more.vacate, [6, 4]);
-        assert_eq!(more.purge, [(1, 95), (2, 7)].into());
-        assert_eq!(of(1 << 40).purge, [(1, 99), (2, 7)].into());
+        assert_eq!(
+            more.purge,
+            [(1, 95)].into(),
+            "what is little is moved later"
+        );
+        let all = of(1 << 40).purge;
+        assert_eq!(
+            all,
+            [(1, 95), (2, 12), (3, 99)].into(),
+            "little of each is much"
+        );
         assert_eq!(plan(Vec::new(), 1_000, 5), Plan::default());
+    }
+
+    fn put(bytes: usize) -> Command {
+        Command {
+            op: Some(Op::Put(PutRequest {
+                key: "k".into(),
+                value: Bytes::from(vec![1; bytes]),
+                ..Default::default()
+            })),
+            ..Default::default()
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_log_keeps_within_its_budget_and_a_quiet_group_keeps_its_entries() {
+        const SEGMENT_BYTES: u32 = 64 << 10;
+        let budget_bytes = 16 * u64::from(SEGMENT_BYTES);
+        let dir = tempfile::tempdir().unwrap();
+        let options = LogOptions {
+            segment_bytes: SEGMENT_BYTES,
+            ..LogOptions::default()
+        };
+        let (log, _) = Log::open(&dir.path().join("log"), options, Arc::new(DiskFiles)).unwrap();
+        let (busy, quiet) = (
+            alone(1, &log, dir.path()).await,
+            alone(2, &log, dir.path()).await,
+        );
+        for _ in 0..60 {
+            quiet.propose(put(40), late()).await.unwrap();
+            busy.propose(put(40_000), late()).await.unwrap();
+        }
+        let kept = log.group(2).read(0..u64::MAX, usize::MAX).unwrap();
+        assert!(kept.len() >= 60);
+        assert!(log.stats().disk_bytes > 2 * budget_bytes);
+
+        let groups = [busy.clone(), quiet.clone()];
+        keep_log_within(budget_bytes, u64::from(SEGMENT_BYTES), log.clone(), &groups);
+        let within = async {
+            while log.stats().disk_bytes > budget_bytes {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), within)
+            .await
+            .unwrap_or_else(|_| panic!("not within the budget: {:?}", log.stats()));
+        let now = log.group(2).read(0..u64::MAX, usize::MAX).unwrap();
+        assert_eq!(now, kept, "moved, not purged");
+        assert!(busy.log_bounds().0 > 0, "the busy one was purged");
+        // Both go on.
+        for group in groups {
+            group.propose(put(1), late()).await.unwrap();
+        }
     }
 }

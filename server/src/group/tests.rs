@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    path::Path,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -113,34 +114,40 @@ struct Node {
     _dir: TempDir,
 }
 
-/// Node 1 of a group in which nothing happens by itself.
-async fn node(answers: impl IntoIterator<Item = Result<Reply, TransportError>>) -> Node {
-    let dir = tempfile::tempdir().unwrap();
-    let (log, _) = Log::open(
-        &dir.path().join("log"),
-        LogOptions {
-            segment_bytes: 64 * 1024,
-            ..LogOptions::default()
-        },
-        Arc::new(DiskFiles),
-    )
-    .unwrap();
+/// A group of one voter on a log that others share. Its own housekeeping purges nothing.
+pub(super) async fn alone(id: GroupId, log: &Log, dir: &Path) -> Arc<Group> {
+    let retention = Retention {
+        log_entries_max: u64::MAX / 2,
+        log_bytes_max: u64::MAX,
+    };
+    let state = dir.join(format!("state-{id}"));
+    let group = group(id, log, &state, Arc::default(), retention).await;
+    let voters = BTreeMap::from([(1, Voter::default())]);
+    group.raft().initialize(voters).await.unwrap();
+    let mut leadership = group.leadership();
+    let known = leadership.wait_for(|now| now.leader == Some(1));
+    now(known).await.unwrap();
+    group
+}
+
+/// A group in which nothing happens by itself.
+async fn group(
+    id: GroupId,
+    log: &Log,
+    state: &Path,
+    network: Arc<Scripted>,
+    retention: Retention,
+) -> Arc<Group> {
     let options = StateOptions {
         engine: Arc::new(MemoryDisk::default()),
         ..StateOptions::default()
     };
-    let store = StateStore::open(&dir.path().join("state"), options)
-        .unwrap()
-        .store;
+    let store = StateStore::open(state, options).unwrap().store;
     let room = Arc::new(Room::new(0));
-    let network = Arc::new(Scripted {
-        answers: Mutex::new(answers.into_iter().collect()),
-        forwarded: AtomicUsize::new(0),
-    });
     let raft = RaftGroup::start(Parts {
-        group_id: 1,
+        group_id: id,
         node_id: 1,
-        log: log.group(1),
+        log: log.group(id),
         store: Arc::new(store),
         transport: network.clone(),
         tuning: Tuning {
@@ -154,7 +161,7 @@ async fn node(answers: impl IntoIterator<Item = Result<Reply, TransportError>>) 
             snapshot_rate: Arc::new(SnapshotRate::new(1 << 20)),
         },
         room: room.clone(),
-        incoming_dir: dir.path().to_path_buf(),
+        incoming_dir: state.to_path_buf(),
     })
     .await
     .unwrap();
@@ -164,23 +171,45 @@ async fn node(answers: impl IntoIterator<Item = Result<Reply, TransportError>>) 
         reads_waiting_max: 1,
         leader_silence_max: SILENCE,
     };
-    let retention = Retention {
-        log_entries_max: 1_000,
-        log_bytes_max: 1 << 20,
-    };
-    let group = Group::new(
+    Group::new(
         "test".into(),
         1,
         raft,
-        log,
-        network.clone(),
+        log.clone(),
+        network,
         &limits,
         retention,
         Raising {
             versions: MemberVersions::new(1),
             first_settings: Settings::default(),
         },
-    );
+    )
+}
+
+/// Node 1 of a group in which nothing happens by itself.
+async fn node(answers: impl IntoIterator<Item = Result<Reply, TransportError>>) -> Node {
+    let dir = tempfile::tempdir().unwrap();
+    let options = LogOptions {
+        segment_bytes: 64 * 1024,
+        ..LogOptions::default()
+    };
+    let (log, _) = Log::open(&dir.path().join("log"), options, Arc::new(DiskFiles)).unwrap();
+    let network = Arc::new(Scripted {
+        answers: Mutex::new(answers.into_iter().collect()),
+        forwarded: AtomicUsize::new(0),
+    });
+    let retention = Retention {
+        log_entries_max: 1_000,
+        log_bytes_max: 1 << 20,
+    };
+    let group = group(
+        1,
+        &log,
+        &dir.path().join("state"),
+        network.clone(),
+        retention,
+    )
+    .await;
     Node {
         group,
         network,
@@ -255,7 +284,7 @@ fn refused(kind: Kind) -> Result<Reply, TransportError> {
     Ok(forward_error(kind, None, ""))
 }
 
-fn late() -> Instant {
+pub(super) fn late() -> Instant {
     Instant::now() + NEVER
 }
 

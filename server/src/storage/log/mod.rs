@@ -97,7 +97,7 @@ pub use error::{Corruption, Failure, OpenError};
 pub use group_log::GroupLog;
 pub use options::{GroupStats, LogOptions, LogStats};
 pub use recovery::{Recovery, TornTail};
-pub use vacate::SegmentUse;
+pub use vacate::{Held, SegmentUse};
 
 use group::{Group, GroupView};
 use queue::Queue;

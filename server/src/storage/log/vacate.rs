@@ -32,8 +32,17 @@ pub struct SegmentUse {
     pub segment: u64,
     /// Bytes of its live entries.
     pub live_bytes: u64,
-    /// The last index that each group has there.
-    pub last: BTreeMap<u64, u64>,
+    /// What each group has there.
+    pub held: BTreeMap<u64, Held>,
+}
+
+/// What is live of one group in one segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Bytes of the entries.
+    pub bytes: u64,
+    /// The last of their indexes.
+    pub last: u64,
 }
 
 impl Log {
@@ -45,7 +54,7 @@ impl Log {
             let empty = |&segment| SegmentUse {
                 segment,
                 live_bytes: 0,
-                last: BTreeMap::new(),
+                held: BTreeMap::new(),
             };
             older.map(|segment| (*segment, empty(segment))).collect()
         };
@@ -53,7 +62,9 @@ impl Log {
             for (index, slot) in group.view.lock().located() {
                 if let Some(used) = uses.get_mut(&slot.segment) {
                     used.live_bytes += u64::from(slot.len);
-                    used.last.insert(group.id, index);
+                    let held = used.held.entry(group.id).or_default();
+                    held.bytes += u64::from(slot.len);
+                    held.last = index;
                 }
             }
         }
