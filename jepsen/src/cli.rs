@@ -18,7 +18,9 @@ use crate::{
         netns::{self, Entered},
         target::Target,
     },
-    evidence::{self, results::exit_code, scoreboard::Scoreboard, summary},
+    evidence::{
+        self, Results, compare::Comparison, results::exit_code, scoreboard::Scoreboard, summary,
+    },
     history::jsonl,
     nemesis::fault,
     run::{
@@ -79,6 +81,16 @@ enum Command {
         /// Also write the history in Jepsen's form to this file
         #[arg(long, value_name = "FILE")]
         edn: Option<PathBuf>,
+    },
+    /// Put two runs of one seed side by side, such as a Holdfast and an etcd, or before and after a change
+    Compare {
+        /// Directory of a run
+        first: PathBuf,
+        /// Directory of another run with the same workload, seed and nemeses
+        second: PathBuf,
+        /// Also write a page to this file
+        #[arg(long, value_name = "FILE", default_value = "comparison.html")]
+        html: PathBuf,
     },
     /// Mend what a run has left broken that was ended before it could: nodes of an existing cluster,
     /// processes and networks of this machine
@@ -161,6 +173,11 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             check_limit,
             edn,
         } => check(&dir, truncated, check_limit, edn.as_deref()),
+        Command::Compare {
+            first,
+            second,
+            html,
+        } => compare(&first, &second, &html),
         Command::Heal { dir } => runtime()?.block_on(mend(&dir)),
         Command::List => {
             list();
@@ -330,6 +347,17 @@ fn check_again(
     let report = dir.join("report.html");
     terminal::print(format_args!("report: {}", report.display()));
     Ok(code(results.verdict()))
+}
+
+fn compare(first: &Path, second: &Path, page: &Path) -> anyhow::Result<ExitCode> {
+    let read = |dir: &Path| Results::read(&dir.join("results.json"));
+    let (first, second) = (read(first)?, read(second)?);
+    let comparison = Comparison::of(&first, &second)?;
+    std::fs::write(page, comparison.html())
+        .with_context(|| format!("cannot write {}", page.display()))?;
+    terminal::print(comparison.text().trim_end());
+    terminal::print(format_args!("page: {}", page.display()));
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn mend(dir: &Path) -> anyhow::Result<ExitCode> {

@@ -12,12 +12,16 @@
 //! goes on; everything here can be made again from it and the findings.
 
 pub mod availability;
+pub mod compare;
+pub mod errors;
+pub mod leadership;
 mod page;
 pub mod progress;
 pub mod report;
 pub mod results;
 pub mod scoreboard;
 mod span;
+pub mod story;
 pub mod summary;
 
 use std::{

@@ -14,6 +14,7 @@ pub mod conclusion;
 mod footprint;
 pub mod heal;
 pub mod judge;
+mod leaders;
 pub mod scenario;
 pub mod session;
 pub mod worker;
@@ -40,6 +41,7 @@ use self::{
 use crate::{
     checker::{Verdict, convergence::NodeState},
     cluster::{Cluster, Node, target::Target},
+    evidence::leadership::Leadership,
     history::{History, Kind, NodeId, Op, What, jsonl::Recorder},
     nemesis::{BlastRadius, Ground, Nemesis, Observer, Plan, schedule},
     workload::{self, Generator, Settings, repeat::Repeater, store::Store},
@@ -93,6 +95,8 @@ pub struct Observed {
     pub history: History,
     /// What else its verdict rests on.
     pub aftermath: Aftermath,
+    /// Who led when.
+    pub leaders: Vec<Leadership>,
 }
 
 /// Why a run could not be made.
@@ -190,6 +194,11 @@ pub async fn run(
         let generator = Generator::new(&options.settings, number);
         load.spawn(worker.work(generator, every, load_stopped.clone()));
     }
+    let leaders = tokio::spawn(leaders::watch_leaders(
+        shared.ground.observer().clone(),
+        recorder.clone(),
+        load_stopped.clone(),
+    ));
     let mut torment = JoinSet::new();
     for (number, nemesis) in options.nemeses.iter().enumerate() {
         let stop = nemeses_stopped.clone();
@@ -232,6 +241,7 @@ pub async fn run(
         shortcomings.extend(footprint.finish().await?);
     }
 
+    let leaders = leaders.await?;
     let out = shared.ground.out().await;
     let taking_part: Vec<Node> = nodes
         .iter()
@@ -270,6 +280,7 @@ pub async fn run(
             out,
             shortcomings,
         },
+        leaders,
     })
 }
 

@@ -22,7 +22,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::span::{Span, is_write, name};
+use super::{
+    errors::{ErrorReport, errors},
+    span::{Span, is_write, name},
+};
 use crate::{
     history::{History, Kind, NodeId, Phase},
     nemesis::radius::taken_by_name,
@@ -92,6 +95,9 @@ pub struct OperationReport {
     pub ok: u64,
     /// Did not.
     pub fail: u64,
+    /// Of those, how many a correct store refuses: a comparison that does not hold, a conflict.
+    #[serde(default)]
+    pub refused: u64,
     /// Outcome not known, or never seen.
     pub info: u64,
     /// *ok* a second, over the whole load.
@@ -111,6 +117,9 @@ pub struct Availability {
     pub load_ns: u64,
     /// By name of the operation; the final reads are left out.
     pub operations: BTreeMap<String, OperationReport>,
+    /// Errors of the load by their kind: requests that failed, and those of unknown outcome.
+    #[serde(default)]
+    pub errors: BTreeMap<String, ErrorReport>,
     /// By number.
     pub faults: Vec<FaultReport>,
     /// Median of the times without writes of the faults that were made.
@@ -142,6 +151,7 @@ impl Availability {
         Self {
             load_ns: end - start,
             operations: operations(&load, end - start),
+            errors: errors(&load),
             rto_p50_ns: quantile(&rtos, 0.5),
             rto_max_ns,
             without_quorum_ns: without_quorum.iter().map(|(from, to)| to - from).sum(),
@@ -194,7 +204,10 @@ fn operations(load: &[&Span<'_>], load_ns: u64) -> BTreeMap<String, OperationRep
                 report.ok += 1;
                 latencies.extend(span.latency());
             }
-            Kind::Fail => report.fail += 1,
+            Kind::Fail => {
+                report.fail += 1;
+                report.refused += u64::from(span.is_refused());
+            }
             Kind::Info | Kind::Invoke => report.info += 1,
         }
     }
@@ -258,10 +271,10 @@ fn faults(history: &History, load: &[&Span<'_>], load_end: u64) -> Vec<FaultRepo
         }
     }
     let mut reports: Vec<FaultReport> = reports.into_values().collect();
-    // A fault that was skipped changes nothing, so it ends nobody's window.
+    // A fault that was skipped or had no effect changes nothing, so it ends nobody's window.
     let begins: Vec<u64> = reports
         .iter()
-        .filter(|report| report.skipped.is_none())
+        .filter(|report| report.skipped.is_none() && report.disproved.is_none())
         .map(|report| report.begin_ns)
         .collect();
     let writes: Vec<&Span<'_>> = load
@@ -286,7 +299,7 @@ impl FaultReport {
             end = end.min(next.copied().unwrap_or(u64::MAX));
         }
         self.window_end_ns = end.max(begin);
-        let Some(broken) = self.broken_ns else {
+        let Some(broken) = self.broken_ns.filter(|_| self.applied()) else {
             return;
         };
         self.first_write_ns = writes

@@ -77,6 +77,15 @@ pub fn at(ns: u64) -> String {
     format!("{:.3} s", ns as f64 / 1e9)
 }
 
+/// The time of day, UTC, of a point in time of a run that began so many milliseconds after 1970; `None`
+/// if that is not known.
+pub fn clock(began_unix_ms: u64, ns: u64) -> Option<String> {
+    let ms = began_unix_ms.checked_add(ns / 1_000_000)?;
+    let seconds = ms / 1_000 % 86_400;
+    let (hours, minutes, seconds) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    (began_unix_ms > 0).then(|| format!("{hours:02}:{minutes:02}:{seconds:02} UTC"))
+}
+
 /// A number with its thousands set apart: `1 234 567`, by spaces that do not break.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -121,6 +130,9 @@ mod tests {
         }
         assert_eq!(count(7), "7");
         assert_eq!(count(1_234_567), "1\u{202f}234\u{202f}567");
+        assert_eq!(clock(0, 5), None);
+        let noon = 1_764_000_000_000 - 1_764_000_000_000 % 86_400_000 + 43_200_000;
+        assert_eq!(clock(noon, 1_999_000_000).unwrap(), "12:00:01 UTC");
         assert_eq!(px(-0.01).to_string(), "0");
     }
 

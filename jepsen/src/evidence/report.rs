@@ -4,6 +4,7 @@
 //! The page needs no script and no network, and stays small however long the history is.
 
 mod anomaly;
+mod lanes;
 mod plots;
 
 use maud::{Markup, html};
@@ -11,14 +12,17 @@ use maud::{Markup, html};
 use super::{
     Results,
     availability::FaultReport,
-    page::{at, badge, count, duration, duration_or_dash, page, verdict_word},
+    page::{at, badge, clock, count, duration, duration_or_dash, page, verdict_word},
     span::{Span, node_words, spans},
+    story,
 };
 use crate::{
-    checker::{Anomaly, Finding},
+    checker::{Anomaly, Finding, Verdict},
     history::History,
 };
 
+/// Letters of an explanation that are shown at once.
+const BRIEF_LETTERS_MAX: usize = 240;
 /// Events in the table of an anomaly.
 const EVENTS_MAX: usize = 60;
 
@@ -26,37 +30,73 @@ const EVENTS_MAX: usize = 60;
 pub fn render(history: &History, results: &Results) -> String {
     let spans = spans(history);
     let faults = &results.availability.faults;
-    let axis = plots::TimeAxis::until(history.duration());
     let run = &results.run;
+    let axis = plots::TimeAxis::until(history.duration(), run.began_unix_ms);
     let title = format!(
         "{}: {} under {}",
         verdict_word(results.verdict),
         run.workload,
         nemeses(&run.nemeses)
     );
+    let is_invalid = results.verdict == Verdict::Invalid;
     let body = html! {
         (anomaly::arrow_heads())
-        (banner(results))
-        (what_was_run(results))
-        h2 { "Checkers" }
-        (checkers(&results.findings))
-        (anomalies(history, results, &spans))
+        (banner(history, results))
         h2 { "Over time" }
-        @if faults.is_empty() {
-            p { "Nothing was broken." }
-        } @else {
-            (plots::timeline(&axis, faults))
-        }
-        (plots::latency(&axis, &spans, faults))
-        (plots::rate(&axis, &spans, faults))
+        (plot(&lanes::timeline(&axis, &run.leaders, faults, &marks(history, results))))
+        @if faults.is_empty() { p { "Nothing was broken." } }
+        (anomalies(history, results, &spans))
+        h2 { "Details" }
+        (folded("Latency and rate", !is_invalid, &html! {
+            (plot(&plots::latency(&axis, &spans, faults)))
+            (plot(&plots::rate(&axis, &spans, faults)))
+        }))
         @if !faults.is_empty() {
-            h2 { "Faults" }
-            (fault_table(faults))
+            (folded(&format!("Faults: {}", count(faults.len() as u64)), !is_invalid, &fault_table(faults, run.began_unix_ms)))
         }
-        h2 { "Operations" }
-        (operations(results))
+        (folded("Operations and errors", !is_invalid, &html! { (operations(results)) (errors(results)) }))
+        (folded("Checkers", false, &checkers(&results.findings)))
+        (folded("What was run", false, &what_was_run(results)))
     };
     page(&title, &body)
+}
+
+/// A plot that keeps its size where the page is narrow, and scrolls.
+fn plot(svg: &Markup) -> Markup {
+    html! { div class="scroll" { (svg) } }
+}
+
+/// What is there on demand.
+fn folded(name: &str, open: bool, body: &Markup) -> Markup {
+    html! { details class="part" open[open] { summary { (name) } (body) } }
+}
+
+/// Anomalies on the time axis.
+fn marks(history: &History, results: &Results) -> Vec<lanes::Mark> {
+    let anomalies = results
+        .findings
+        .iter()
+        .flat_map(|finding| &finding.anomalies);
+    anomalies
+        .filter_map(|anomaly| {
+            Some(lanes::Mark {
+                at_ns: story::shown_at(history, anomaly)?,
+                words: anomaly.name.clone(),
+            })
+        })
+        .collect()
+}
+
+/// The beginning of a long text, up to the end of a word, if it is long.
+fn brief(text: &str) -> Option<String> {
+    if text.chars().count() <= BRIEF_LETTERS_MAX {
+        return None;
+    }
+    let start: String = text.chars().take(BRIEF_LETTERS_MAX).collect();
+    let words = start
+        .rsplit_once(' ')
+        .map_or(start.as_str(), |(words, _)| words);
+    Some(format!("{words} …"))
 }
 
 fn anomalies(history: &History, results: &Results, spans: &[Span<'_>]) -> Markup {
@@ -73,10 +113,15 @@ fn anomalies(history: &History, results: &Results, spans: &[Span<'_>]) -> Markup
     html! {
         @if !all.is_empty() { h2 { "Anomalies" } }
         @for (number, (finding, anomaly)) in all.iter().enumerate() {
-            h3 { (number + 1) ". " (anomaly.name) " " span class="faint" { "(" (finding.checker) ")" } }
-            p { (anomaly.explanation) }
-            (anomaly::draw(anomaly, history, spans))
-            (events(anomaly, history))
+            h3 { (number + 1) ". " (anomaly.name) " " span class="faint" { "(" (finding.checker) (shown(history, results, anomaly)) ")" } }
+            @let brief = brief(&anomaly.explanation);
+            p { (brief.as_deref().unwrap_or(&anomaly.explanation)) }
+            details {
+                summary { "Drawing and events" }
+                @if brief.is_some() { p { (anomaly.explanation) } }
+                (anomaly::draw(anomaly, history, spans))
+                (events(anomaly, history, results.run.began_unix_ms))
+            }
         }
         @for finding in &results.findings {
             @let unseen = finding.anomalies_found.saturating_sub(finding.anomalies.len() as u64);
@@ -87,6 +132,15 @@ fn anomalies(history: &History, results: &Results, spans: &[Span<'_>]) -> Markup
     }
 }
 
+fn shown(history: &History, results: &Results, anomaly: &Anomaly) -> String {
+    let Some(ns) = story::shown_at(history, anomaly) else {
+        return String::new();
+    };
+    let clock = clock(results.run.began_unix_ms, ns);
+    let clock = clock.map_or_else(String::new, |clock| format!(", {clock}"));
+    format!(", shown at {}{clock}", at(ns))
+}
+
 fn nemeses(names: &[String]) -> String {
     if names.is_empty() {
         "no faults".to_owned()
@@ -95,7 +149,7 @@ fn nemeses(names: &[String]) -> String {
     }
 }
 
-fn banner(results: &Results) -> Markup {
+fn banner(history: &History, results: &Results) -> Markup {
     let run = &results.run;
     let availability = &results.availability;
     let total: u64 = availability.operations.values().map(|op| op.invoked).sum();
@@ -103,8 +157,12 @@ fn banner(results: &Results) -> Markup {
     html! {
         div class={ "banner " (verdict_word(results.verdict)) } {
             h1 { (badge(results.verdict)) (run.workload) " under " (nemeses(&run.nemeses)) }
+            p class="story" { (story::tell(history, results)) }
             @if !results.reasons.is_empty() {
-                ul { @for reason in &results.reasons { li { (reason) } } }
+                details open[results.verdict == Verdict::Unknown] {
+                    summary { "Why it is not a pass" }
+                    ul { @for reason in &results.reasons { li { (reason) } } }
+                }
             }
             dl class="facts" {
                 (fact("Operations", &count(total)))
@@ -131,7 +189,6 @@ fn fact(name: &str, value: &str) -> Markup {
 fn what_was_run(results: &Results) -> Markup {
     let run = &results.run;
     html! {
-        h2 { "What was run" }
         pre { (run.command) }
         table class="pairs" {
             tr { th { "Cluster" } td {
@@ -179,7 +236,7 @@ fn checkers(findings: &[Finding]) -> Markup {
     }
 }
 
-fn events(anomaly: &Anomaly, history: &History) -> Markup {
+fn events(anomaly: &Anomaly, history: &History, began_unix_ms: u64) -> Markup {
     let rows = anomaly::event_rows(anomaly, history, EVENTS_MAX);
     html! {
         @if !rows.is_empty() {
@@ -188,7 +245,10 @@ fn events(anomaly: &Anomaly, history: &History) -> Markup {
                 @for row in &rows {
                     tr {
                         td class="n" { (row.index) }
-                        td class="n" { (row.at) }
+                        td class="n" {
+                            (at(row.at_ns))
+                            @if let Some(clock) = clock(began_unix_ms, row.at_ns) { div class="faint" { (clock) } }
+                        }
                         td class="w" { (row.who) }
                         td { (row.kind) }
                         td class="any" { (row.words) }
@@ -202,7 +262,7 @@ fn events(anomaly: &Anomaly, history: &History) -> Markup {
     }
 }
 
-fn fault_table(faults: &[FaultReport]) -> Markup {
+fn fault_table(faults: &[FaultReport], began_unix_ms: u64) -> Markup {
     html! {
         p class="faint" {
             "What a fault does is looked at from outside: a process that ended closes its connections, one that hangs "
@@ -224,7 +284,10 @@ fn fault_table(faults: &[FaultReport]) -> Markup {
                     td class="n" { (fault.fault) }
                     td class="w" { (fault.nemesis) }
                     td class="w" { (node_words(&fault.nodes)) }
-                    td class="n" { (at(fault.begin_ns)) }
+                    td class="n" {
+                        (at(fault.begin_ns))
+                        @if let Some(clock) = clock(began_unix_ms, fault.begin_ns) { div class="faint" { (clock) } }
+                    }
                     td class="n" { (broken_for(fault)) }
                     td class="n" {
                         @if fault.rto_open { "≥ " }
@@ -255,7 +318,7 @@ fn operations(results: &Results) -> Markup {
     html! {
         div class="scroll" { table {
             tr {
-                th { "Operation" } th class="n" { "Invoked" } th class="n" { "ok" } th class="n" { "fail" } th class="n" { "info" }
+                th { "Operation" } th class="n" { "Invoked" } th class="n" { "ok" } th class="n" { "refused" } th class="n" { "fail" } th class="n" { "info" }
                 th class="n" { "ok per second" } th class="n" { "p50" } th class="n" { "p99" } th class="n" { "max" }
             }
             @for (name, op) in &results.availability.operations {
@@ -263,7 +326,8 @@ fn operations(results: &Results) -> Markup {
                     td class="w" { (name) }
                     td class="n" { (count(op.invoked)) }
                     td class="n" { (count(op.ok)) }
-                    td class="n" { (count(op.fail)) }
+                    td class="n" { (count(op.refused)) }
+                    td class="n" { (count(op.fail.saturating_sub(op.refused))) }
                     td class="n" { (count(op.info)) }
                     td class="n" { (format!("{:.1}", op.ok_per_second)) }
                     td class="n" { (duration_or_dash(op.p50_ns)) }
@@ -273,8 +337,27 @@ fn operations(results: &Results) -> Markup {
             }
         } }
         p class="faint" {
-            "Latencies are of the operations that were ok. The final reads are left out. The load lasted "
+            "Refused: a comparison that did not hold, or a conflict, as a correct store answers; fail: no effect for another "
+            "reason; info: nobody knows. Latencies are of the operations that were ok. The final reads are left out. The load lasted "
             (duration(results.availability.load_ns)) "; the history has " (count(results.events)) " events."
+        }
+    }
+}
+
+fn errors(results: &Results) -> Markup {
+    let errors = &results.availability.errors;
+    html! {
+        @if !errors.is_empty() {
+            div class="scroll" { table {
+                tr { th { "Error" } th class="n" { "no effect" } th class="n" { "effect unknown" } }
+                @for (kind, report) in errors {
+                    tr {
+                        td class="any" { (kind) }
+                        td class="n" { (count(report.fail)) }
+                        td class="n" { (count(report.info)) }
+                    }
+                }
+            } }
         }
     }
 }

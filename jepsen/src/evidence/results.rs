@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     availability::{Availability, FaultReport},
+    leadership::Leadership,
     page::count,
 };
 use crate::{
@@ -51,6 +52,12 @@ pub struct Run {
     pub started_at: String,
     /// From the begin of the run to its end, checkers left out.
     pub duration_seconds: f64,
+    /// When the history began: milliseconds since 1970; 0 if that is not known.
+    #[serde(default)]
+    pub began_unix_ms: u64,
+    /// Who led when, as the nodes said.
+    #[serde(default)]
+    pub leaders: Vec<Leadership>,
 }
 
 /// How many faults came to what.

@@ -7,8 +7,9 @@
 
 use std::collections::HashMap;
 
-use crate::history::{
-    ClientEvent, Data, Event, History, Kind, NodeId, Op, Step, Value, Version, What,
+use crate::{
+    history::{ClientEvent, Data, Event, History, Kind, NodeId, Op, Step, Value, Version, What},
+    workload::store::REFUSALS,
 };
 
 /// An operation from its invocation to its completion.
@@ -32,6 +33,21 @@ impl Span<'_> {
     /// How it ended; never [`Kind::Invoke`].
     pub fn kind(&self) -> Kind {
         self.completion.map_or(Kind::Info, |event| event.kind)
+    }
+
+    /// It did not take effect because the store held something else than was asked for: what a correct
+    /// store does, and no error.
+    pub fn is_refused(&self) -> bool {
+        let error = self.completion.and_then(|event| event.error.as_deref());
+        self.kind() == Kind::Fail && error.is_some_and(|error| REFUSALS.contains(&error))
+    }
+
+    /// The word for how it ended, which is also its class in the style.
+    pub fn outcome(&self) -> &'static str {
+        match self.is_refused() {
+            true => "refused",
+            false => kind_word(self.kind()),
+        }
     }
 
     /// What was asked.

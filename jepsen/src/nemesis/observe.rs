@@ -57,6 +57,11 @@ impl Observer {
 
     /// The node that leads, as the nodes of the highest term say.
     pub async fn leader(&self) -> Option<NodeId> {
+        Some(self.leadership().await?.0)
+    }
+
+    /// The same with the term.
+    pub async fn leadership(&self) -> Option<(NodeId, u64)> {
         let asked = self.nodes.iter().map(async |node| {
             let status = self.client.status(&node.direct).await.ok()?;
             Some(Saying {
@@ -72,9 +77,10 @@ impl Observer {
             .flatten()
             .collect();
         let led = sayings.iter().filter(|saying| saying.leader != 0);
-        let leader = led.max_by_key(|saying| saying.term)?.leader;
+        let latest = led.max_by_key(|saying| saying.term)?;
+        let (leader, term) = (latest.leader, latest.term);
         let found = sayings.iter().find(|saying| saying.member == leader);
-        found.map(|saying| saying.node)
+        found.map(|saying| (saying.node, term))
     }
 
     /// Whether something says within this time, under this address, how it is.

@@ -166,6 +166,8 @@ fn described_by(history: &History) -> Run {
         nodes: nodes.collect(),
         started_at: String::new(),
         duration_seconds: history.duration() as f64 / 1e9,
+        began_unix_ms: 0,
+        leaders: Vec::new(),
     }
 }
 

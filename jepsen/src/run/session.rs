@@ -123,6 +123,7 @@ async fn observe(
     let path = dir.join(HISTORY);
     let recorder = Recorder::create(&path).map_err(|error| RunError::File { path, error })?;
     let recorder = Arc::new(recorder);
+    let began_unix_ms = u64::try_from(unix_millis(SystemTime::now())).unwrap_or(u64::MAX);
     let name = format!("{}, {}", scenario.workload, scenario.nemesis);
     let progress = Progress::start(&name, recorder.clone(), scenario.time);
     let mut described = Run {
@@ -135,6 +136,8 @@ async fn observe(
         nodes: cluster.nodes().to_vec(),
         started_at: humantime::format_rfc3339_seconds(started).to_string(),
         duration_seconds: 0.0,
+        began_unix_ms,
+        leaders: Vec::new(),
     };
     let path = dir.join(RUN);
     write_json(&path, &described).map_err(|error| RunError::File { path, error })?;
@@ -143,9 +146,12 @@ async fn observe(
     drop(progress);
     let observed = observed?;
     described.duration_seconds = began.elapsed().as_secs_f64();
+    described.leaders.clone_from(&observed.leaders);
     let (limit, dir) = (scenario.check_limit, dir.to_owned());
     spawn_blocking(move || {
-        let Observed { history, aftermath } = observed;
+        let Observed {
+            history, aftermath, ..
+        } = observed;
         let written = write_json(&dir.join(STATES), &aftermath.states);
         let results = conclusion::draw(described, &history, aftermath, limit);
         written

@@ -27,6 +27,13 @@ use crate::history::{Data, Key, Kind, Op, Reply, Step, Value, Version};
 /// Versions of one key that are read back at most.
 const CHAIN_MAX: usize = 20_000;
 
+const ANOTHER_VALUE: &str = "it holds another value";
+const NO_ACCOUNT: &str = "an account does not exist";
+const TOO_LITTLE: &str = "it holds too little";
+const CONFLICT: &str = "conflict";
+/// What an operation that a correct store has refused says went wrong: nothing did.
+pub const REFUSALS: [&str; 4] = [ANOTHER_VALUE, NO_ACCOUNT, TOO_LITTLE, CONFLICT];
+
 /// How an operation ended.
 #[derive(Clone, Debug)]
 pub struct Completion {
@@ -268,7 +275,7 @@ impl Store {
             .and_then(|kvs| kvs.first().copied());
         let data = Data::Version(found.map(number_version).transpose()?);
         let reading = Reply { revision, data };
-        Ok(Completion::refused("it holds another value", Some(reading)))
+        Ok(Completion::refused(ANOTHER_VALUE, Some(reading)))
     }
 
     /// All keys below `prefix`, whose ends are numbers.
@@ -358,7 +365,7 @@ impl Store {
         let mut before = Vec::with_capacity(2);
         for (kvs, number) in ranges(&read)?.into_iter().zip([from, to]) {
             let Some(kv) = kvs.first() else {
-                return Ok(Completion::refused("an account does not exist", None));
+                return Ok(Completion::refused(NO_ACCOUNT, None));
             };
             before.push((number, number_version(kv)?));
         }
@@ -369,7 +376,7 @@ impl Store {
             return Err(Unreadable::OtherOperations);
         };
         if *has < amount {
-            return Ok(Completion::refused("it holds too little", None));
+            return Ok(Completion::refused(TOO_LITTLE, None));
         }
         let unchanged = keys.iter().zip([payer.modified, payee.modified]);
         let unchanged =
@@ -395,7 +402,7 @@ impl Store {
                 let revision = revision(answer.header)?;
                 Ok(Completion::ok(Reply { revision, data }))
             }
-            Ok(_) => Ok(Completion::refused("conflict", None)),
+            Ok(_) => Ok(Completion::refused(CONFLICT, None)),
             Err(e) => Ok(Completion::write_failed(&e)),
         }
     }

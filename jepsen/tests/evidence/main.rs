@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use holdfast_jepsen::{
     checker::{Finding, Verdict},
-    evidence::{Results, report, scoreboard, write_all},
+    evidence::{Results, compare::Comparison, report, scoreboard, story, write_all},
     history::{What, jsonl},
 };
 
@@ -102,6 +102,82 @@ fn a_run_leaves_its_files() {
     for label in ["rw", "wr", "realtime"] {
         assert!(page.contains(&format!(">{label}</text>")), "{label}");
     }
+}
+
+/// Where a text is in a page.
+fn place(page: &str, text: &str) -> usize {
+    page.find(text)
+        .unwrap_or_else(|| panic!("{text} is not there"))
+}
+
+#[test]
+fn an_invalid_report_tells_its_story_first() {
+    println!("seed {SEED}");
+    let sample = sample::history(SEED, 6_000);
+    let results = Results::new(sample::run(SEED), &sample, sample::findings(&sample));
+    let page = report::render(&sample, &results);
+    let sentence = story::tell(&sample, &results);
+    for part in [
+        "At least 1 acknowledged write is gone",
+        "after fault",
+        "proved by event",
+    ] {
+        assert!(sentence.contains(part), "{sentence}");
+    }
+    let order = [
+        sentence.as_str(),
+        "leader, term",
+        "n3 t3",
+        "class=\"mark\"",
+        "Drawing and events",
+        "Latency and rate",
+        "What was run",
+        "--seed 7",
+    ];
+    let places = order.map(|text| place(&page, text));
+    assert!(places.is_sorted(), "{places:?}");
+    // What follows the timeline is folded.
+    let after = &page[place(&page, "Drawing and events")..];
+    assert!(!after.contains("<details class=\"part\" open>"));
+    assert!(page.contains(" UTC"));
+    // A valid one shows its figures.
+    let valid = sample::valid_findings();
+    let results = Results::new(sample::run(SEED), &sample, valid);
+    let page = report::render(&sample, &results);
+    keep("report-valid.html", &page);
+    assert!(page.contains("<details class=\"part\" open>"));
+    assert_balanced(&page);
+}
+
+#[test]
+fn two_runs_of_one_seed_stand_side_by_side() {
+    println!("seed {SEED}");
+    let sample = sample::history(SEED, 6_000);
+    let holdfast = Results::new(sample::run(SEED), &sample, sample::findings(&sample));
+    let mut run = sample::run(SEED);
+    run.cluster.target = "etcd".to_owned();
+    run.options.insert("rate".to_owned(), "1000".to_owned());
+    let etcd = Results::new(run, &sample, sample::valid_findings());
+    let comparison = Comparison::of(&holdfast, &etcd).unwrap();
+    let text = comparison.text();
+    println!("{text}");
+    let lines = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+    assert_eq!(lines("verdict"), 1);
+    assert_eq!(lines("write: p99"), 1);
+    assert_eq!(lines("RTO, longest"), 1);
+    assert_eq!(lines("RPO: writes lost"), 1);
+    assert!(text.contains("invalid") && text.contains("warning: --rate differs"));
+    for fault in &holdfast.availability.faults {
+        assert_eq!(lines(&format!("{} {}", fault.fault, fault.nemesis)), 1);
+    }
+    let page = comparison.html();
+    keep("comparison.html", &page);
+    assert_self_contained(&page);
+    assert_balanced(&page);
+
+    let other = Results::new(sample::run(SEED + 1), &sample, Vec::new());
+    let refused = Comparison::of(&holdfast, &other).unwrap_err().to_string();
+    assert!(refused.contains("seed 7 and 8"), "{refused}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use holdfast_jepsen::{
     checker::{Anomaly, Edge, Finding, Verdict},
     cluster::{Description, Node},
-    evidence::Run,
+    evidence::{Run, leadership::Leadership},
     history::{
         ClientEvent, Data, Event, FaultEvent, History, Kind, Op, Phase, Reply, Step, Value,
         Version, What,
@@ -414,5 +414,18 @@ pub fn run(seed: u64) -> Run {
             .collect(),
         started_at: "2026-03-01T12:00:00Z".to_owned(),
         duration_seconds: 61.25,
+        began_unix_ms: 1_764_000_000_000,
+        leaders: [(0, Some(1), 2), (9_000, None, 2), (11_000, Some(3), 3)]
+            .map(|(ms, leader, term)| Leadership {
+                at_ns: ms * 1_000_000,
+                leader,
+                term,
+            })
+            .to_vec(),
     }
+}
+
+/// A checker that has found nothing.
+pub fn valid_findings() -> Vec<Finding> {
+    vec![Finding::new("revision", 6_000, "nothing found", Vec::new())]
 }

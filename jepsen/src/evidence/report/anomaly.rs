@@ -262,7 +262,7 @@ fn draw_bar(bar: &Bar<'_>) -> Markup {
                 // No right end.
                 path class="bar info" d={ "M" (px(bar.right)) " " (top) "H" (px(bar.left)) "v" (BAR) "H" (px(bar.right)) } {}
             } @else {
-                rect class={ "bar " (kind_word(bar.span.kind())) } x=(px(bar.left)) y=(top) width=(px(width)) height=(BAR) rx="3" {}
+                rect class={ "bar " (bar.span.outcome()) } x=(px(bar.left)) y=(top) width=(px(width)) height=(BAR) rx="3" {}
             }
             text x=(px(bar.left + 9.0)) y=(top + 17.0) { (bar.words) }
         }
@@ -436,7 +436,7 @@ pub struct EventRow {
     /// Index of the event.
     pub index: u64,
     /// Its time.
-    pub at: String,
+    pub at_ns: u64,
     /// The process, or the nemesis.
     pub who: String,
     /// Kind or phase.
@@ -455,7 +455,7 @@ pub fn event_rows(anomaly: &Anomaly, history: &History, rows_max: usize) -> Vec<
         .map(|event| match &event.what {
             What::Client(client) => EventRow {
                 index: event.index,
-                at: at(event.time),
+                at_ns: event.time,
                 who: match client.node {
                     0 => format!("process {}", client.process),
                     node => format!("process {}, n{node}", client.process),
@@ -472,7 +472,7 @@ pub fn event_rows(anomaly: &Anomaly, history: &History, rows_max: usize) -> Vec<
             },
             What::Fault(fault) => EventRow {
                 index: event.index,
-                at: at(event.time),
+                at_ns: event.time,
                 who: format!("fault {}, {}", fault.fault, fault.nemesis),
                 kind: format!("{:?}", fault.phase).to_lowercase(),
                 words: fault.detail.clone(),

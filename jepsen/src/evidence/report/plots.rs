@@ -1,4 +1,4 @@
-//! Plots over the time of a run: faults, latencies, rates. All three share the time axis and shade
+//! Plots over the time of a run: latencies and rates. Both share the time axis and shade
 //! the same intervals.
 //!
 //! Their size does not grow with the history: points that fall on one cell of a grid are drawn once,
@@ -8,19 +8,17 @@ use std::{collections::HashSet, fmt::Write as _};
 
 use maud::{Markup, html};
 
-use crate::{
-    evidence::{
-        availability::{FaultReport, quantile},
-        page::{at, count, duration, px},
-        span::{Span, kind_word, node_words},
-    },
-    history::Kind,
+use super::lanes::fault_words;
+use crate::evidence::{
+    availability::{FaultReport, quantile},
+    page::{clock, count, duration, px},
+    span::Span,
 };
 
 /// Width of the drawing area, in units of the drawing.
-const WIDTH: f64 = 1060.0;
+pub(super) const WIDTH: f64 = 1060.0;
 /// Where the time axis begins.
-const LEFT: f64 = 150.0;
+pub(super) const LEFT: f64 = 150.0;
 /// Where it ends.
 const RIGHT: f64 = WIDTH - 10.0;
 /// Room above a plot: its title, and two rows of labels of faults.
@@ -28,35 +26,40 @@ const TOP: f64 = 54.0;
 /// Height of the latency and rate plots.
 const HEIGHT: f64 = 230.0;
 /// Height of one row of the timeline.
-const ROW: f64 = 22.0;
+pub(super) const ROW: f64 = 22.0;
 /// Room for the labels of the time axis.
-const BOTTOM: f64 = 24.0;
+pub(super) const BOTTOM: f64 = 38.0;
 /// Edge of the cells of the scatter plot.
 const CELL: f64 = 3.0;
 /// Width of a letter of the labels, at most, on average.
-const LETTER: f64 = 6.4;
+pub(super) const LETTER: f64 = 6.4;
 /// Buckets of rates and quantiles.
 const BUCKETS_MAX: u64 = 200;
+
+/// How operations end; see [`Span::outcome`].
+const OUTCOMES: [&str; 4] = ["ok", "refused", "fail", "info"];
 
 /// The time axis that all plots share.
 pub struct TimeAxis {
     end_ns: u64,
+    began_unix_ms: u64,
 }
 
 impl TimeAxis {
-    /// From 0 to the end of the history.
-    pub fn until(end_ns: u64) -> Self {
+    /// From 0, which is so many milliseconds after 1970 if that is known, to the end of the history.
+    pub fn until(end_ns: u64, began_unix_ms: u64) -> Self {
         Self {
             end_ns: end_ns.max(1_000_000),
+            began_unix_ms,
         }
     }
 
-    fn x(&self, ns: u64) -> f64 {
+    pub(super) fn x(&self, ns: u64) -> f64 {
         let share = ns.min(self.end_ns) as f64 / self.end_ns as f64;
         LEFT + share * (RIGHT - LEFT)
     }
 
-    fn draw(&self, top: f64, bottom: f64) -> Markup {
+    pub(super) fn draw(&self, top: f64, bottom: f64) -> Markup {
         const STEPS_MS: [u64; 18] = [
             1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 15_000, 30_000,
             60_000, 300_000, 900_000,
@@ -70,6 +73,9 @@ impl TimeAxis {
             @for tick in (0..=self.end_ns / step).map(|tick| tick * step) {
                 line class="grid" x1=(px(self.x(tick))) x2=(px(self.x(tick))) y1=(top) y2=(bottom) {}
                 text class="faint middle" x=(px(self.x(tick))) y=(bottom + 16.0) { (tick_words(tick)) }
+                @if let Some(clock) = clock(self.began_unix_ms, tick) {
+                    text class="faint middle clock" x=(px(self.x(tick))) y=(bottom + 30.0) { (clock.trim_end_matches(" UTC")) }
+                }
             }
         }
     }
@@ -136,113 +142,6 @@ fn tick_words(ns: u64) -> String {
     }
 }
 
-fn fault_words(fault: &FaultReport) -> String {
-    let healed = fault.healed_ns.map_or_else(
-        || "never healed".to_owned(),
-        |ns| format!("healed at {}", at(ns)),
-    );
-    format!(
-        "{} {} {}: begun at {}, {healed}",
-        fault.fault,
-        fault.nemesis,
-        node_words(&fault.nodes),
-        at(fault.begin_ns)
-    )
-}
-
-/// Faults as bars, one row for each nemesis, more if they overlap.
-pub fn timeline(axis: &TimeAxis, faults: &[FaultReport]) -> Markup {
-    let mut rows: Vec<(&str, f64, Vec<&FaultReport>)> = Vec::new();
-    for fault in faults {
-        let left = axis.x(fault.begin_ns);
-        let right = axis.x(fault.healed_ns.unwrap_or(if fault.applied() {
-            u64::MAX
-        } else {
-            fault.begin_ns
-        }));
-        let free = rows
-            .iter_mut()
-            .find(|(nemesis, taken, _)| *nemesis == fault.nemesis && *taken <= left);
-        match free {
-            Some((_, taken, row)) => {
-                *taken = right.max(left + 8.0);
-                row.push(fault);
-            }
-            None => {
-                let after = rows
-                    .iter()
-                    .rposition(|(nemesis, ..)| *nemesis == fault.nemesis)
-                    .map_or(rows.len(), |at| at + 1);
-                let row = (fault.nemesis.as_str(), right.max(left + 8.0), vec![fault]);
-                rows.insert(after, row);
-            }
-        }
-    }
-    let top = 26.0;
-    let bottom = top + ROW * rows.len() as f64;
-    html! {
-        svg class="plot" viewBox={ "0 0 " (WIDTH) " " (bottom + BOTTOM) } role="img" aria-label="Faults over time" {
-            text class="title" x="0" y="14" { "Faults" }
-            (axis.draw(top, bottom))
-            @for (number, (nemesis, _, faults)) in rows.iter().enumerate() {
-                @let y = top + ROW * number as f64;
-                text x="0" y=(y + 15.0) {
-                    (shortened(nemesis, 24))
-                    title { (nemesis) }
-                }
-                @for (position, fault) in faults.iter().enumerate() {
-                    (timeline_bar(axis, fault, faults.get(position + 1), y))
-                }
-            }
-        }
-    }
-}
-
-fn timeline_bar(
-    axis: &TimeAxis,
-    fault: &FaultReport,
-    next: Option<&&FaultReport>,
-    y: f64,
-) -> Markup {
-    let left = axis.x(fault.begin_ns);
-    let room_until = next.map_or(WIDTH, |next| axis.x(next.begin_ns) - 4.0);
-    let Some(broken) = fault.broken_ns else {
-        return html! {
-            circle class="fault-skip" cx=(px(left)) cy=(y + 11.0) r="4" {
-                title {
-                    (fault_words(fault)) ": "
-                    (fault.skipped.as_deref().or(fault.error.as_deref()).unwrap_or("not made"))
-                }
-            }
-            @if left + 8.0 + 7.0 * LETTER <= room_until {
-                text class="faint" x=(px(left + 8.0)) y=(y + 15.0) { "skipped" }
-            }
-        };
-    };
-    let right = axis.x(fault.healed_ns.unwrap_or(u64::MAX)).max(left + 2.0);
-    let solid_left = axis.x(broken).clamp(left, right);
-    let solid_right = axis
-        .x(fault.heal_ns.unwrap_or(u64::MAX))
-        .clamp(solid_left, right);
-    let labels = [
-        format!("{} {}", fault.fault, node_words(&fault.nodes)),
-        fault.fault.to_string(),
-    ];
-    let label = labels
-        .into_iter()
-        .find(|label| right + 4.0 + LETTER * label.chars().count() as f64 <= room_until);
-    html! {
-        g {
-            title { (fault_words(fault)) }
-            rect class="fault-edge" x=(px(left)) y=(y + 4.0) width=(px(right - left)) height="14" {}
-            rect class="fault-bar" x=(px(solid_left)) y=(y + 4.0) width=(px((solid_right - solid_left).max(1.0))) height="14" {}
-        }
-        @if let Some(label) = label {
-            text class="fault" x=(px(right + 4.0)) y=(y + 15.0) { (label) }
-        }
-    }
-}
-
 /// The beginning of a text, of at most so many letters.
 pub fn shortened(text: &str, letters_max: usize) -> String {
     if text.chars().count() <= letters_max {
@@ -256,9 +155,12 @@ pub fn shortened(text: &str, letters_max: usize) -> String {
 /// Latency of each operation at the time it completed, with the median and the 99th percentile of
 /// those that were *ok*.
 pub fn latency(axis: &TimeAxis, spans: &[Span<'_>], faults: &[FaultReport]) -> Markup {
-    let points: Vec<(Kind, u64, u64)> = spans
+    let points: Vec<(&str, u64, u64)> = spans
         .iter()
-        .filter_map(|span| Some((span.kind(), span.completed_at?, span.latency()?.max(10_000))))
+        .filter_map(|span| {
+            let latency = span.latency()?.max(10_000);
+            Some((span.outcome(), span.completed_at?, latency))
+        })
         .collect();
     let lowest = points.iter().map(|point| point.2).min().unwrap_or(100_000);
     let highest = points
@@ -271,7 +173,7 @@ pub fn latency(axis: &TimeAxis, spans: &[Span<'_>], faults: &[FaultReport]) -> M
     let high = (highest as f64).log10().ceil().max(low + 1.0);
     let bottom = TOP + HEIGHT;
     let y = |ns: f64| bottom - (ns.log10() - low) / (high - low) * HEIGHT;
-    let dots = [Kind::Ok, Kind::Fail, Kind::Info].map(|kind| {
+    let dots = OUTCOMES.map(|kind| {
         let mut cells = HashSet::new();
         let mut path = String::new();
         for &(_, at, ns) in points.iter().filter(|point| point.0 == kind) {
@@ -289,12 +191,12 @@ pub fn latency(axis: &TimeAxis, spans: &[Span<'_>], faults: &[FaultReport]) -> M
                 .expect("a string takes every write");
             }
         }
-        (kind_word(kind), path)
+        (kind, path)
     });
     let bucket = axis.bucket_ns(250_000_000);
     let mut buckets = vec![Vec::new(); (axis.end_ns / bucket + 1) as usize];
     for &(kind, at, ns) in &points {
-        if kind == Kind::Ok {
+        if kind == OUTCOMES[0] {
             buckets[(at.min(axis.end_ns) / bucket) as usize].push(ns);
         }
     }
@@ -324,7 +226,7 @@ pub fn latency(axis: &TimeAxis, spans: &[Span<'_>], faults: &[FaultReport]) -> M
     html! {
         svg class="plot" viewBox={ "0 0 " (WIDTH) " " (bottom + BOTTOM) } role="img" aria-label="Latency over time" {
             text class="title" x="0" y="14" { "Latency" }
-            (legend(&[("dots ok", "ok"), ("dots fail", "fail"), ("dots info", "info"), ("quantile", "p50 of ok"), ("quantile p99", "p99 of ok")]))
+            (legend(&[("dots ok", "ok"), ("dots refused", "refused"), ("dots fail", "fail"), ("dots info", "info"), ("quantile", "p50 of ok"), ("quantile p99", "p99 of ok")]))
             (axis.shade(faults, bottom))
             (axis.draw(TOP, bottom))
             @for decade in low as i32..=high as i32 {
@@ -353,17 +255,15 @@ fn decade_words(decade: i32) -> String {
 pub fn rate(axis: &TimeAxis, spans: &[Span<'_>], faults: &[FaultReport]) -> Markup {
     let bucket = axis.bucket_ns(500_000_000);
     let seconds = bucket as f64 / 1e9;
-    let mut counts = vec![[0u64; 3]; (axis.end_ns / bucket + 1) as usize];
+    let mut counts = vec![[0u64; OUTCOMES.len()]; (axis.end_ns / bucket + 1) as usize];
     for span in spans {
         let Some(at) = span.completed_at else {
             continue;
         };
-        let kind = match span.kind() {
-            Kind::Ok => 0,
-            Kind::Fail => 1,
-            Kind::Info | Kind::Invoke => 2,
-        };
-        counts[(at.min(axis.end_ns) / bucket) as usize][kind] += 1;
+        let outcome = OUTCOMES.iter().position(|known| *known == span.outcome());
+        if let Some(outcome) = outcome {
+            counts[(at.min(axis.end_ns) / bucket) as usize][outcome] += 1;
+        }
     }
     let highest = counts
         .iter()
@@ -375,9 +275,8 @@ pub fn rate(axis: &TimeAxis, spans: &[Span<'_>], faults: &[FaultReport]) -> Mark
     let y = |rate: f64| bottom - rate / top_value * HEIGHT;
     // The area of one outcome lies on those before it.
     let area = |upto: usize| {
-        let height = |counts: &[u64; 3], kinds: usize| {
-            y(counts[..kinds].iter().sum::<u64>() as f64 / seconds)
-        };
+        let height =
+            |counts: &[u64], kinds: usize| y(counts[..kinds].iter().sum::<u64>() as f64 / seconds);
         let mut path = String::new();
         for (number, counts) in counts.iter().enumerate() {
             let (low, high) = (height(counts, upto), height(counts, upto + 1));
@@ -402,7 +301,7 @@ pub fn rate(axis: &TimeAxis, spans: &[Span<'_>], faults: &[FaultReport]) -> Mark
     html! {
         svg class="plot" viewBox={ "0 0 " (WIDTH) " " (bottom + BOTTOM) } role="img" aria-label="Operations per second over time" {
             text class="title" x="0" y="14" { "Operations per second" }
-            (legend(&[("area ok", "ok"), ("area fail", "fail"), ("area info", "info")]))
+            (legend(&[("area ok", "ok"), ("area refused", "refused"), ("area fail", "fail"), ("area info", "info")]))
             (axis.shade(faults, bottom))
             (axis.draw(TOP, bottom))
             @for tick in 0..=(top_value / step).round() as u64 {
@@ -412,7 +311,7 @@ pub fn rate(axis: &TimeAxis, spans: &[Span<'_>], faults: &[FaultReport]) -> Mark
                     @if step < 1.0 { (rate) } @else { (count(rate.round() as u64)) }
                 }
             }
-            @for (kind, class) in ["ok", "fail", "info"].into_iter().enumerate() {
+            @for (kind, class) in OUTCOMES.into_iter().enumerate() {
                 path class={ "area " (class) } d=(area(kind)) {}
             }
         }

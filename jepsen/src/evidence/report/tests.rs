@@ -74,7 +74,7 @@ fn an_anomaly_of_nothing_is_not_drawn() {
 
 #[test]
 fn the_events_are_told_with_their_errors_escaped() {
-    let text = events(&anomaly(&[0, 1, 77], &[]), &history()).into_string();
+    let text = events(&anomaly(&[0, 1, 77], &[]), &history(), 0).into_string();
     assert!(text.contains("write 5 = 10: &lt;script&gt;alert(1)&lt;/script&gt;"));
     assert_eq!(text.matches("<tr>").count(), 3);
     assert!(text.contains("Events that are not shown: 1"));

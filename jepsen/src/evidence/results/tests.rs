@@ -21,6 +21,8 @@ fn run(nemeses: &[&str]) -> Run {
         nodes: vec![],
         started_at: "2026-03-01T12:00:00Z".to_owned(),
         duration_seconds: 60.5,
+        began_unix_ms: 1_764_000_000_000,
+        leaders: Vec::new(),
     }
 }
 
