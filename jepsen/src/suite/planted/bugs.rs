@@ -136,7 +136,7 @@ pub(super) fn scenario(name: &str) -> Result<Scenario> {
     let purging: &[&str] = &["--log-entries-max=20", "--flush-interval-ms=700"];
     let checkpoints: &[&str] = &["--flush-interval-ms=1000"];
     // Fewer clients than ask: each is forgotten again and again.
-    let evictions: &[&str] = &["--retry-clients-max=5"];
+    let evictions: &[&str] = &["--retry-clients-max=6"];
     let flushing: &[&str] = &["--flush-interval-ms=20"];
     // Milliseconds between faults, for which each is held, and seconds of the run.
     let (usual, slow) = ((2_000, 2_000, 25), (4_000, 1_000, 30));
