@@ -106,14 +106,17 @@ async fn perform(
         settings.rate,
         nodes.len()
     ));
-    let begun = Instant::now();
-    let writers = Writers::start(
+    let starting = Writers::start(
         settings.rate,
         nodes,
         &channels,
         ledger.clone(),
         status.clone(),
     );
+    let writers = tokio::time::timeout(READY_TIMEOUT, starting)
+        .await
+        .with_context(|| format!("the clients were not known within {}", short(READY_TIMEOUT)))?;
+    let begun = Instant::now();
     let live = tokio::spawn(live_lines(
         nodes.to_vec(),
         ledger.clone(),

@@ -33,6 +33,8 @@ const WINDOW: u64 = 120;
 const IN_FLIGHT_MAX: usize = 100;
 /// A write that is not answered in this time is sent again.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Likewise a registration.
+const REGISTER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time between two attempts of a write.
 const BACKOFF: Duration = Duration::from_millis(10);
 
@@ -43,8 +45,8 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// Starts a client in each zone.
-    pub fn start(
+    /// Makes a client in each zone known to the cluster, then starts them all.
+    pub async fn start(
         rate: u32,
         nodes: &[NodePlan],
         channels: &[Channel],
@@ -52,7 +54,7 @@ impl Writers {
         status: watch::Receiver<Status>,
     ) -> Writers {
         let (stop, stopped) = watch::channel(false);
-        let mut tasks = JoinSet::new();
+        let mut zone_clients = Vec::new();
         for zone in 0..nodes.len() {
             let client = ZoneClient {
                 zone,
@@ -62,7 +64,13 @@ impl Writers {
                 ledger: ledger.clone(),
                 status: status.clone(),
             };
-            tasks.spawn(Arc::new(client).register_and_run(rate, stopped.clone()));
+            zone_clients.push(Arc::new(client));
+        }
+        let registering = zone_clients.iter().map(|client| client.register());
+        let ids = futures_util::future::join_all(registering).await;
+        let mut tasks = JoinSet::new();
+        for (client, id) in zone_clients.into_iter().zip(ids) {
+            tasks.spawn(client.run(id, rate, stopped.clone()));
         }
         Writers {
             stop,
@@ -90,21 +98,13 @@ struct ZoneClient {
 }
 
 impl ZoneClient {
-    async fn register_and_run(self: Arc<Self>, rate: u32, mut stopped: watch::Receiver<bool>) {
-        let id = tokio::select! {
-            id = self.register() => id,
-            _ = stopped.wait_for(|stopped| *stopped) => return,
-        };
-        self.run(id, rate, stopped).await;
-    }
-
     /// The id that the cluster gives this client. A registration that is not used does no harm, so
     /// it is asked for until it comes.
     async fn register(&self) -> MetadataValue<Ascii> {
         let mut attempt = 0;
         loop {
             let mut request = tonic::Request::new(RegisterRequest {});
-            request.set_timeout(ATTEMPT_TIMEOUT);
+            request.set_timeout(REGISTER_TIMEOUT);
             let mut sessions = self.sessions[self.target(attempt)].clone();
             if let Ok(registered) = sessions.register(request).await
                 && let Ok(id) = registered.into_inner().client_id.parse()
