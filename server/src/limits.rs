@@ -64,7 +64,7 @@ pub const CLIENT_CONNECTIONS_FEW: u64 = 512;
 /// Connections of clients that a node takes even where files could run out for it: it must stay within
 /// reach of its operator.
 pub const CLIENT_CONNECTIONS_MIN: u64 = 16;
-/// Connections with each other member, in each direction: two at work, and those that broke and whose
+/// Connections with each other member, in each direction: three at work, and those that broke and whose
 /// end has not noticed yet.
 pub const CONNECTIONS_PER_PEER_MAX: u64 = 12;
 /// Connections to the port of peers that belong to no member, if all members have all of theirs. At

@@ -44,8 +44,12 @@ impl Suite {
 /// A log so short that a node that was away for a moment gets a snapshot.
 const SHORT_LOG: [&str; 1] = ["--log-entries-max=200"];
 
-/// A log that is purged often and in small steps.
-const BOUNDED_LOG: [&str; 2] = ["--log-entries-max=1000", "--log-segment-bytes=1MiB"];
+/// A log that is purged often and in small steps. A segment holds two requests of the largest size.
+const BOUNDED_LOG: [&str; 3] = [
+    "--log-entries-max=1000",
+    "--log-segment-bytes=1MiB",
+    "--request-bytes-max=512KiB",
+];
 /// What it may take: the entries that are kept, a checkpoint's delay, and segments kept for reuse.
 const BOUNDED_LOG_MIB_MAX: u64 = 33;
 
