@@ -148,6 +148,20 @@ fn exit_codes() {
 }
 
 #[test]
+fn the_timeout_that_was_given_holds_at_first_contact() {
+    let mock = Mock::holdfast(&["zone-a"]);
+    let urls = mock.urls();
+    mock.nodes[0].stall();
+    std::thread::scope(|scope| {
+        let patient = scope.spawn(|| run(&urls, &["put", "k", "v", "--timeout", "60s"], b""));
+        // Longer than the two seconds that a client waits by itself.
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        mock.nodes[0].resume();
+        expect(&patient.join().expect("the tool was run"), 0, "OK\n");
+    });
+}
+
+#[test]
 fn members_are_shown_with_their_zones() {
     let mock = Mock::holdfast(&["zone-a", "zone-b"]);
     let urls = mock.urls();

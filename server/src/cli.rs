@@ -127,6 +127,10 @@ fn start_command() -> Command {
              or 10 seconds, end it at once (exit code 5). A node ends by itself when its disk is full and it cannot \
              go on (3), and when its disk fails or holds damage (4).",
         )
+        .after_long_help(concat!(
+            "A configuration file with every section, as in deploy/holdfast.toml:\n\n",
+            include_str!("../../deploy/holdfast.toml")
+        ))
         .arg(
             Arg::new("config")
                 .long("config")

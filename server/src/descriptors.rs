@@ -60,13 +60,15 @@ pub fn raise() -> u64 {
 ///   where the limit is absurd.
 fn shares(config: &Config, groups: usize, open_max: u64) -> Shares {
     let others = config.cluster.members.len().saturating_sub(1) as u64;
-    let segments = groups as u64 * config.raft.log_bytes_max / config.storage.log_segment_bytes
-        + limits::LOG_FREE_SEGMENTS_MAX as u64;
+    let groups = groups as u64;
+    let log_bytes = (groups * config.raft.log_bytes_max).max(config.storage.log_bytes_max);
+    let segments =
+        log_bytes / config.storage.log_segment_bytes + limits::LOG_FREE_SEGMENTS_MAX as u64;
     let peers = limits::PEER_PORT_STRANGERS_MAX + others * limits::CONNECTIONS_PER_PEER_MAX;
     let outgoing = others * limits::CONNECTIONS_PER_PEER_MAX;
     // The log may grow past its bound while a checkpoint is late.
     let taken = limits::DESCRIPTORS_RESERVED
-        + groups as u64 * limits::DESCRIPTORS_PER_GROUP
+        + groups * limits::DESCRIPTORS_PER_GROUP
         + 2 * segments
         + outgoing
         + peers;

@@ -65,7 +65,7 @@ fn start(given: &Given, check: bool) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let cause = cause(&error);
-            tracing::error!("the node stops: {error:#}{}", cause.remedy());
+            tracing::error!("the node stops: {}{}", chain(&error), cause.remedy());
             ExitCode::from(exit_code(cause))
         }
     };
@@ -100,6 +100,19 @@ fn cause(error: &anyhow::Error) -> Cause {
     error
         .downcast_ref::<StartError>()
         .map_or(Cause::Other, StartError::cause)
+}
+
+/// An error and its causes, without those that it tells itself.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Runs a future on the main thread; what it spawns runs on the workers.

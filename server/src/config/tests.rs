@@ -675,3 +675,34 @@ fn settings_and_structs_agree() {
         );
     }
 }
+
+/// The file that operators begin with.
+const EXAMPLE: &str = include_str!("../../../deploy/holdfast.toml");
+
+#[test]
+fn the_example_file_shows_every_setting_and_changes_no_default() {
+    for setting in SETTINGS {
+        let shown = match setting.kind {
+            Kind::Members => EXAMPLE.contains("[[cluster.members]]"),
+            _ => {
+                let section = format!("\n[{}]\n", setting.section);
+                let (_, section) = EXAMPLE.split_once(&section).unwrap();
+                let section = section.split("\n[").next().unwrap();
+                let value = format!("{} = ", setting.name);
+                section
+                    .lines()
+                    .any(|line| line.trim_start_matches("# ").starts_with(&value))
+            }
+        };
+        assert!(shown, "{} is not in the example", setting.field());
+    }
+    let example = Config::from_toml(EXAMPLE).unwrap();
+    let default = Config::default();
+    assert_eq!(example.raft, default.raft);
+    assert_eq!(example.limits, default.limits);
+    assert_eq!(example.storage, default.storage);
+    assert_eq!(example.log, default.log);
+    assert_eq!(example.cluster.name, default.cluster.name);
+    let resolved = example.resolve().unwrap();
+    assert!(resolved.warnings().is_empty(), "{:?}", resolved.warnings());
+}

@@ -40,7 +40,7 @@ pub struct Global {
     /// Zone whose nodes are asked first
     #[arg(long, global = true, env = "HOLDFAST_ZONE", value_name = "ZONE")]
     pub zone: Option<String>,
-    /// Time for a request, retries included: a number with ms, s, m or h
+    /// Time for the first contact, and then for a request, retries included: a number with ms, s, m or h
     #[arg(long, global = true, default_value = "5s", value_parser = duration, value_name = "TIME")]
     pub timeout: Duration,
     /// Form of the output

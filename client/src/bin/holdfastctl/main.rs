@@ -87,7 +87,7 @@ async fn connect(global: &Global) -> Result<Client, Failure> {
     let mut builder = Client::builder()
         .endpoints(&global.endpoints)
         .timeout(global.timeout)
-        .connect_timeout(global.timeout.min(std::time::Duration::from_secs(2)));
+        .connect_timeout(global.timeout);
     if let Some(zone) = &global.zone {
         builder = builder.prefer_zone(zone);
     }

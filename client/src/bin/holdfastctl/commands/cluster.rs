@@ -140,7 +140,10 @@ fn show_status(rows: &[Row], hash: bool, screen: &mut Screen) -> Result<(), Fail
         head.push("hash");
     }
     head.push("errors");
-    let mut table = output::table(head.clone());
+    if screen.format == Format::Plain {
+        screen.line(head.join("\t"))?;
+    }
+    let mut table = output::table(head);
     for row in rows {
         let cells = status_cells(row, hash);
         if screen.format == Format::Table {
@@ -156,7 +159,7 @@ fn show_status(rows: &[Row], hash: bool, screen: &mut Screen) -> Result<(), Fail
 }
 
 fn status_cells(row: &Row, hash: bool) -> Vec<String> {
-    let mut cells = vec![row.endpoint.clone()];
+    let mut cells = vec![strip(&row.endpoint).to_string()];
     let mut errors = Vec::new();
     match &row.status {
         Ok(status) => {
