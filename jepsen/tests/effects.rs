@@ -78,26 +78,37 @@ async fn commands_that_do_nothing_make_no_fault(target: Target, bin: std::path::
     cluster.shut_down().await;
     assert_eq!(ended.status.code(), Some(2), "{ended:?}");
     let results = results(&out);
-    assert_eq!(results["faults"]["total"]["applied"], 0, "{results:#}");
     for nemesis in nemeses.split(',') {
         let counts = &results["faults"]["by_nemesis"][nemesis];
+        assert_eq!(counts["seen"], 0, "{nemesis}: {results:#}");
         assert!(
             counts["disproved"].as_u64() > Some(0),
             "{nemesis}: {counts}"
         );
     }
+    // Whether a node hangs cannot be told while the machine is so busy that none answers; whether its
+    // process has ended can.
+    for nemesis in ["kill-one", "restart-one"] {
+        let counts = &results["faults"]["by_nemesis"][nemesis];
+        assert_eq!(counts["applied"], 0, "{nemesis}: {results:#}");
+    }
     let reasons = results["reasons"].to_string();
-    assert!(reasons.contains("none was made"), "{reasons}");
+    assert!(reasons.contains("and nothing of it was done"), "{reasons}");
     assert!(reasons.contains("goes on answering"), "{reasons}");
 }
 
+/// One cluster at a time: what a node does not answer in time must be the fault's doing.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_that_do_nothing_make_no_fault_of_holdfast() {
+    let _alone = ALONE.lock().await;
     commands_that_do_nothing_make_no_fault(Target::Holdfast, holdfast()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_that_do_nothing_make_no_fault_of_etcd() {
+    let _alone = ALONE.lock().await;
     match Target::Etcd.find(None) {
         Ok(etcd) => commands_that_do_nothing_make_no_fault(Target::Etcd, etcd).await,
         Err(error) => eprintln!("not tried: {error}"),
@@ -129,6 +140,7 @@ impl Drop for Supervised {
 
 #[tokio::test]
 async fn a_node_that_a_supervisor_starts_again_was_killed_and_is_not_started_twice() {
+    let _alone = ALONE.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let held = ports::free(2).unwrap();
     let at = |number: usize| held[number].local_addr().unwrap().to_string();

@@ -21,7 +21,7 @@ use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
-    task::AbortHandle,
+    task::{AbortHandle, JoinSet},
     time::{Instant, sleep, sleep_until, timeout},
 };
 
@@ -37,6 +37,8 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 const SHOWS_WITHIN: Duration = Duration::from_secs(2);
 /// Shortest silence from which anything can be concluded.
 const SILENCE_MIN: Duration = Duration::from_millis(300);
+/// Time between two questions whose answers are not waited for.
+const ASK_EVERY: Duration = Duration::from_millis(150);
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -393,23 +395,29 @@ async fn look_for_loss(
     }
 }
 
-/// Asks a node again and again, and notes when it was asked what it answered.
+/// Asks a node again and again, whether or not it has answered what it was asked before: one answer that
+/// is late is no silence. Notes when it was asked what it answered.
 async fn ask_until(
     end: Instant,
     question: Question,
     node: Node,
     answered: Arc<Mutex<Option<Instant>>>,
 ) {
+    let mut asked = JoinSet::new();
     loop {
-        let left = end.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        let left = end.saturating_duration_since(now);
         if left.is_zero() {
             return;
         }
-        let asked = Instant::now();
-        if question(node.clone(), left).await {
-            *answered.lock() = Some(asked);
-        }
-        sleep(LOOK_EVERY).await;
+        let (answer, answered) = (question(node.clone(), left), answered.clone());
+        asked.spawn(async move {
+            if answer.await {
+                let mut answered = answered.lock();
+                *answered = (*answered).max(Some(now));
+            }
+        });
+        sleep(ASK_EVERY).await;
     }
 }
 

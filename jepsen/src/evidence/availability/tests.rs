@@ -196,6 +196,22 @@ fn nothing_is_measured_without_a_fault_or_without_writes() {
     assert_eq!(skipped.faults[0].skipped.as_deref(), Some("Skipped"));
     assert!(!skipped.faults[0].applied());
     assert_eq!((skipped.faults[0].rto_ns, skipped.rto_max_ns), (None, None));
+    // A fault that has had no effect costs nothing, and ends nobody's window.
+    let nothing = [
+        (4_000, Phase::Begin),
+        (4_001, Phase::Broken),
+        (4_002, Phase::Disproved),
+        (5_000, Phase::Heal),
+        (5_001, Phase::Healed),
+    ];
+    let disproved = Timeline::default()
+        .writes((10..=20_000).step_by(10))
+        .fault(1, &whole(1_000, 1_001, 2_000, 2_001))
+        .fault(2, &nothing)
+        .measure();
+    assert_eq!(disproved.faults[0].window_end_ns, 7_001 * MS);
+    assert!(!disproved.faults[1].applied());
+    assert_eq!(disproved.faults[1].rto_ns, None);
     let read = Op::ReadAccounts;
     let reads = Timeline::default()
         .op(&read, 10, Some(9_000), Kind::Ok)

@@ -127,6 +127,20 @@ fn a_run_whose_faults_were_not_made_is_no_pass() {
         reasons,
         ["fill was asked for and never made (because Skipped)"]
     );
+    // Made, and seen to have no effect.
+    let nothing: &[Phase] = &[
+        Phase::Begin,
+        Phase::Broken,
+        Phase::Disproved,
+        Phase::Heal,
+        Phase::Healed,
+    ];
+    let (verdict, reasons) = judged(&["kill"], &[("kill", nothing)], vec![valid()]);
+    assert_eq!(verdict, Verdict::Unknown);
+    assert_eq!(
+        reasons,
+        ["faults were asked for (kill) and none was made (because Disproved)"]
+    );
     // Skipped once, made once.
     let twice: &[(&str, &[Phase])] = &[("kill", SKIPPED), ("kill", MADE)];
     assert_eq!(judged(&["kill"], twice, vec![valid()]).0, Verdict::Valid);
