@@ -189,6 +189,9 @@ pub const CHECKPOINT_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Entries applied before their answers go out. At the bound: cut.
 pub const APPLY_CHUNK_ENTRIES_MAX: usize = 256;
+/// Bytes that the entries of one chunk may write before their answers go out and room in the memory
+/// tables is awaited again, unless a single entry writes more. At the bound: cut.
+pub const APPLY_CHUNK_BYTES_MAX: u64 = MIB;
 /// Records looked at in one step of removing superseded versions, between which entries are applied.
 pub const SCRUB_STEP_RECORDS_MAX: usize = 512;
 
@@ -326,6 +329,8 @@ const _: () = {
     // A request of the default size fits the smallest structures that hold it whole.
     assert!(2 * REQUEST_BYTES_DEFAULT <= LOG_SEGMENT_BYTES_DEFAULT);
     assert!(2 * REQUEST_BYTES_DEFAULT <= TABLE_BYTES_MIN);
+    // A table passes its bound by a part of it, and one entry.
+    assert!(2 * APPLY_CHUNK_BYTES_MAX <= TABLE_BYTES_MIN);
     assert!(2 * REQUEST_BYTES_DEFAULT <= LOG_BATCH_BYTES_MAX as u64);
     assert!(REQUEST_BYTES_DEFAULT <= PROPOSALS_IN_FLIGHT_BYTES_DEFAULT);
 

@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::try_join_all;
 use holdfast_proto::command::Settings;
 use parking_lot::{Mutex, RwLock};
 use tokio::{sync::watch, task::JoinHandle};
@@ -381,8 +382,37 @@ impl Inner {
             .collect();
         let snapshot_rate = config.limits.snapshot_bytes_per_second_max;
         let snapshot_rate = Arc::new(SnapshotRate::new(snapshot_rate));
-        let mut groups = Vec::new();
-        for (id, keyspace) in GROUPS {
+        let keyspaces = &self.context.keyspaces;
+        keyspaces.expect(GROUPS.map(|(_, keyspace)| keyspace));
+        self.watch_log(log.clone());
+        // Each by itself: one that waits for a peer keeps no other from serving.
+        let groups = GROUPS.map(|(id, keyspace)| {
+            let (log, voters, incoming_dir) = (log.clone(), voters.clone(), incoming_dir.clone());
+            let snapshot_rate = snapshot_rate.clone();
+            self.run_group(id, keyspace, log, voters, incoming_dir, snapshot_rate)
+        });
+        let groups = try_join_all(groups).await?;
+        let storage = &config.storage;
+        keep_log_within(
+            storage.log_bytes_max,
+            storage.log_segment_bytes,
+            log,
+            &groups,
+        );
+        Ok(())
+    }
+
+    async fn run_group(
+        self: &Arc<Self>,
+        id: u64,
+        keyspace: &str,
+        log: Log,
+        voters: BTreeMap<NodeId, Voter>,
+        incoming_dir: PathBuf,
+        snapshot_rate: Arc<SnapshotRate>,
+    ) -> Result<Arc<Group>, RunError> {
+        let config = &self.context.config;
+        let group = {
             let store = self.open_store(id)?;
             self.restore(id, &store, &log.group(id)).await?;
             let transport: Arc<dyn PeerTransport> = self.transport.clone();
@@ -400,13 +430,13 @@ impl Inner {
                     max_payload_entries: config.raft.max_payload_entries,
                     append_silence_max: limits::APPEND_SILENCE_MAX,
                     snapshot_stall_max: limits::SNAPSHOT_STALL_MAX,
-                    snapshot_rate: snapshot_rate.clone(),
+                    snapshot_rate,
                 },
                 room: self.room.clone(),
-                incoming_dir: incoming_dir.clone(),
+                incoming_dir,
             })
             .await?;
-            groups.push(Group::new(
+            Group::new(
                 keyspace.to_string(),
                 config.node.id,
                 raft,
@@ -430,24 +460,17 @@ impl Inner {
                         retry_bytes_max: config.limits.retry_bytes_max,
                     },
                 },
-            ));
-        }
+            )
+        };
         // From the first vote on, this memory counts.
-        data.set_took_part()?;
-        for group in &groups {
-            group.raft().initialize(voters.clone()).await?;
-            self.watch_for_failure(group);
+        let data = &self.context.data;
+        if !data.identity().took_part {
+            data.set_took_part()?;
         }
-        let storage = &config.storage;
-        keep_log_within(
-            storage.log_bytes_max,
-            storage.log_segment_bytes,
-            log.clone(),
-            &groups,
-        );
-        self.context.keyspaces.add(groups);
-        self.watch_log(log);
-        Ok(())
+        group.raft().initialize(voters).await?;
+        self.watch_for_failure(&group);
+        self.context.keyspaces.add(group.clone());
+        Ok(group)
     }
 
     fn open_store(self: &Arc<Self>, group: u64) -> Result<Arc<StateStore>, RunError> {

@@ -1,6 +1,9 @@
 //! From the name of a keyspace to the group that replicates it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use parking_lot::RwLock;
 
@@ -21,14 +24,27 @@ pub const DEFAULT: &str = "default";
 #[derive(Default)]
 pub struct Keyspaces {
     groups: RwLock<BTreeMap<GroupId, Arc<Group>>>,
+    /// Names of keyspaces whose groups are on their way. Never locked together with `groups`.
+    awaited: RwLock<BTreeSet<String>>,
 }
 
 impl Keyspaces {
-    /// Adds groups that run on this node, all at once: while there are some but not the one that
-    /// is asked for, clients are told that it does not exist.
-    pub fn add(&self, added: Vec<Arc<Group>>) {
-        let added = added.into_iter().map(|group| (group.id(), group));
-        self.groups.write().extend(added);
+    /// Announces keyspaces whose groups come one by one, each as soon as it can run.
+    pub fn expect<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        let names = names.into_iter().map(str::to_owned);
+        self.awaited.write().extend(names);
+    }
+
+    /// Adds a group that runs on this node.
+    pub fn add(&self, group: Arc<Group>) {
+        let keyspace = group.keyspace().to_owned();
+        self.groups.write().insert(group.id(), group);
+        self.awaited.write().remove(&keyspace);
+    }
+
+    /// Whether the group of a keyspace is on its way: it waits for its state.
+    pub fn is_awaited(&self, name: &str) -> bool {
+        self.awaited.read().contains(name)
     }
 
     /// The group of a keyspace.

@@ -21,6 +21,7 @@ mod messages;
 mod network;
 mod rate;
 mod receive;
+mod reconcile;
 pub mod snapshot;
 pub mod state_machine;
 pub mod transport;
@@ -225,6 +226,7 @@ impl RaftGroup {
         };
         let config = Arc::new(config.validate().map_err(StartError::Config)?);
         let network = NetworkFactory::new(group_id, transport, room.clone(), &tuning);
+        reconcile::reconcile(&log, &store).await?;
         #[cfg_attr(
             not(feature = "planted-bugs"),
             allow(unused_mut, reason = "only a planted bug changes it here")

@@ -55,6 +55,8 @@ use crate::{
 pub enum SnapshotData {
     /// In this node's own store, read when needed.
     Live(Box<LiveSnapshot>),
+    /// None: a durable point of the state, which is all that purging the log needs.
+    Checkpoint,
     /// Received from a peer, complete.
     Spooled {
         /// The chunks.
@@ -88,6 +90,9 @@ impl SnapshotData {
         index: u64,
     ) -> io::Result<Replacement<'a>> {
         let loaded = store.load(|loader| match self {
+            Self::Checkpoint => Err(LoadError::Read(io::Error::other(
+                "a checkpoint has no data",
+            ))),
             Self::Live(live) => {
                 live.for_each_record(|key, value| {
                     let value = Some(value);
@@ -222,7 +227,7 @@ pub(super) async fn send(
     pace: &Pace,
 ) -> Result<Vote, SendError> {
     let SnapshotData::Live(live) = snapshot.snapshot else {
-        return Err(io::Error::other("a snapshot that was received is never sent on").into());
+        return Err(io::Error::other("only a picture of the present state is sent").into());
     };
     let header = peer::SnapshotHeader {
         group_id,

@@ -63,9 +63,15 @@ pub struct GroupStateMachine {
     /// revision that is not lower.
     scrub: Option<(mvcc::ScrubCursor, i64)>,
     scrubbed_to: i64,
+    /// Bytes written since the last applied mark.
+    unmarked_bytes: u64,
     /// This node acts as one of an earlier version that skips what it does not know.
     #[cfg(feature = "planted-bugs")]
     is_older: bool,
+}
+
+fn written_bytes(write: &mvcc::Write) -> u64 {
+    (write.key.len() + write.value.as_ref().map_or(0, Bytes::len)) as u64
 }
 
 impl GroupStateMachine {
@@ -82,6 +88,7 @@ impl GroupStateMachine {
             membership: loaded.record.membership,
             scrub: None,
             scrubbed_to: -1,
+            unmarked_bytes: 0,
             #[cfg(feature = "planted-bugs")]
             is_older: false,
         })
@@ -185,6 +192,8 @@ impl GroupStateMachine {
                         .machine
                         .apply(&view, id.index, command)
                         .map_err(|e| self.stops(id, e))?;
+                    let writes = applied.writes.iter();
+                    self.unmarked_bytes += writes.map(written_bytes).sum::<u64>();
                     self.shared
                         .store
                         .write(applied.writes)
@@ -269,12 +278,16 @@ impl GroupStateMachine {
         })
     }
 
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta {
+            last_log_id: self.applied,
+            last_membership: self.membership.clone(),
+        }
+    }
+
     fn snapshot(&self) -> io::Result<Snapshot> {
         Ok(Snapshot {
-            meta: SnapshotMeta {
-                last_log_id: self.applied,
-                last_membership: self.membership.clone(),
-            },
+            meta: self.meta(),
             snapshot: SnapshotData::Live(Box::new(self.live_snapshot()?)),
         })
     }
@@ -294,26 +307,33 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
     {
         let mut chunks = entries.ready_chunks(limits::APPLY_CHUNK_ENTRIES_MAX);
         while let Some(chunk) = chunks.next().await {
-            let room = self.shared.store.wait_for_room().await;
-            room.map_err(io::Error::other)?;
-            let mut answers = Vec::with_capacity(chunk.len());
-            for item in chunk {
-                let (entry, responder) = item?;
-                let answer = self.apply_entry(entry.log_id, entry.payload)?;
-                if let Some(responder) = responder {
-                    answers.push((responder, answer));
+            let mut chunk = chunk.into_iter();
+            while chunk.len() > 0 {
+                let room = self.shared.store.wait_for_room().await;
+                room.map_err(io::Error::other)?;
+                let mut answers = Vec::with_capacity(chunk.len());
+                self.unmarked_bytes = 0;
+                // Room was awaited for so much, however many entries it takes.
+                while self.unmarked_bytes < limits::APPLY_CHUNK_BYTES_MAX
+                    && let Some(item) = chunk.next()
+                {
+                    let (entry, responder) = item?;
+                    let answer = self.apply_entry(entry.log_id, entry.payload)?;
+                    if let Some(responder) = responder {
+                        answers.push((responder, answer));
+                    }
                 }
-            }
-            let Some(applied) = self.applied else {
-                continue;
-            };
-            self.shared
-                .store
-                .mark_applied(applied.index, self.applied_record())
-                .map_err(|e| self.stops(applied, e))?;
-            self.publish();
-            for (responder, answer) in answers {
-                responder.send(Outcome(answer));
+                let Some(applied) = self.applied else {
+                    continue;
+                };
+                self.shared
+                    .store
+                    .mark_applied(applied.index, self.applied_record())
+                    .map_err(|e| self.stops(applied, e))?;
+                self.publish();
+                for (responder, answer) in answers {
+                    responder.send(Outcome(answer));
+                }
             }
         }
         Ok(())
@@ -321,7 +341,7 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
 
     async fn get_snapshot_builder(&mut self) -> Checkpoint {
         Checkpoint {
-            snapshot: Some(self.snapshot()),
+            mark: Some(self.meta()),
             shared: self.shared.clone(),
         }
     }
@@ -370,9 +390,10 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
 
 /// What openraft calls building a snapshot: making a point of the state durable, so that the log
 /// before it may go. The data itself is read only when a peer needs it.
+/// - It holds no data, so applying does not wait for any to be copied.
 pub struct Checkpoint {
     /// Taken by the one call that builds.
-    snapshot: Option<io::Result<Snapshot>>,
+    mark: Option<SnapshotMeta>,
     shared: Arc<SharedState>,
 }
 
@@ -380,10 +401,14 @@ impl RaftSnapshotBuilder<TypeConfig> for Checkpoint {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let snapshot = self
-            .snapshot
+        let meta = self
+            .mark
             .take()
-            .ok_or_else(|| io::Error::other("a checkpoint is built once"))??;
+            .ok_or_else(|| io::Error::other("a checkpoint is built once"))?;
+        let snapshot = Snapshot {
+            meta,
+            snapshot: SnapshotData::Checkpoint,
+        };
         if planted::is(Bug::LogPurgedPastDurable) {
             return Ok(snapshot);
         }

@@ -112,6 +112,11 @@ impl ServiceContext {
         if let Some(why) = self.stays_out.read().as_deref() {
             return Status::unavailable(format!("holdfast: this node stays out: {why}"));
         }
+        if !self.keyspaces.all().is_empty() && self.keyspaces.is_awaited(name) {
+            return Status::unavailable(format!(
+                "holdfast: keyspace {name:?} waits for its state from another node"
+            ));
+        }
         if self.keyspaces.all().is_empty() {
             return Status::unavailable(
                 "holdfast: this node does not take part in its cluster yet",

@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
 };
 
@@ -515,4 +515,59 @@ async fn a_command_that_this_node_does_not_know_stops_the_group_and_is_never_ski
         assert_eq!(machine.applied, Some(super::log_id(1, 0)), "{what}");
         assert_eq!(read(&machine.shared()), (2, "before".into()), "{what}");
     }
+}
+
+/// Few large entries fill a table as well as many small ones: room is awaited for bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_of_large_entries_keeps_to_the_bound_of_the_tables() {
+    const TABLE_BYTES: u64 = 2 * limits::APPLY_CHUNK_BYTES_MAX;
+    const VALUE_BYTES: u64 = 256 * 1024;
+    let dir = tempfile::tempdir().unwrap();
+    let options = StateOptions {
+        engine: Arc::new(MemoryDisk::default()),
+        table_bytes_max: TABLE_BYTES,
+        ..StateOptions::default()
+    };
+    let store = Arc::new(StateStore::open(dir.path(), options).unwrap().store);
+    let mut machine = GroupStateMachine::open(1, store.clone()).unwrap();
+    let most = Arc::new(AtomicU64::new(0));
+    let done = Arc::new(AtomicBool::new(false));
+    let watching = {
+        let (store, most, done) = (store.clone(), most.clone(), done.clone());
+        thread::spawn(move || {
+            while !done.load(Ordering::Relaxed) {
+                most.fetch_max(store.table_bytes(), Ordering::Relaxed);
+                thread::yield_now();
+            }
+        })
+    };
+    let value = "v".repeat(VALUE_BYTES as usize);
+    apply(&mut machine, (0..200).map(|_| put(&value))).await;
+    done.store(true, Ordering::Relaxed);
+    watching.join().unwrap();
+    // A table may pass its bound by what one part of a chunk writes.
+    let bound = 2 * (TABLE_BYTES + limits::APPLY_CHUNK_BYTES_MAX + 2 * VALUE_BYTES);
+    let most = most.load(Ordering::Relaxed);
+    assert!(most <= bound, "{most} bytes in tables bounded by {bound}");
+    assert_eq!(read(&machine.shared()), (201, value));
+}
+
+/// Purging the log needs a durable mark, not the data: nothing is copied while applying waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_is_durable_and_holds_no_data() {
+    let engine = Gated::default();
+    let (_dir, mut machine) = machine(engine);
+    apply(&mut machine, [put("old"), put("kept")]).await;
+    let mut checkpoint = machine.get_snapshot_builder().await;
+    assert!(checkpoint.mark.is_some());
+    let built = checkpoint.build_snapshot().await.unwrap();
+    assert_eq!(built.meta.last_log_id, machine.applied);
+    assert!(matches!(built.snapshot, SnapshotData::Checkpoint));
+    let shared = machine.shared();
+    let store = shared.store();
+    assert_ne!(store.applied_index(), 0);
+    assert_eq!(*store.durable_applied().borrow(), store.applied_index());
+    let never = machine.install_snapshot(&built.meta, built.snapshot).await;
+    assert!(never.is_err(), "a checkpoint is no state to install");
+    assert_eq!(read(&shared), (3, "kept".into()));
 }
