@@ -27,7 +27,7 @@ use crate::{
         conclusion,
         heal::heal,
         judge::judge,
-        scenario::{ClusterKind, Scenario, parse_time},
+        scenario::{ClusterKind, Scenario, parse_time, spell_time},
         session::{HISTORY, conclude},
     },
     suite::{self, Suite, Surroundings, planted},
@@ -201,10 +201,10 @@ async fn run(scenario: &Scenario, out: Option<PathBuf>) -> anyhow::Result<ExitCo
     let seed = drawn(scenario.seed);
     let dir = out.unwrap_or_else(|| suite::default_dir(scenario.workload.name()));
     terminal::note(format_args!(
-        "workload {}, nemesis {}, {:?}, seed {seed}, evidence in {}",
+        "workload {}, nemesis {}, {}, seed {seed}, evidence in {}",
         scenario.workload,
         scenario.nemesis,
-        scenario.time,
+        spell_time(scenario.time),
         dir.display()
     ));
     let results = conclude(scenario, seed, &dir, interruption()?).await?;
@@ -257,7 +257,8 @@ async fn run_suite(args: SuiteArgs) -> anyhow::Result<ExitCode> {
         }
     });
     // Rather now than after the first scenario.
-    args.target.find(args.bin.as_deref())?;
+    let bin = args.target.find(args.bin.as_deref())?;
+    let version = args.target.version(&bin).await?;
     let seed = drawn(args.seed);
     let out = args
         .out
@@ -275,6 +276,7 @@ async fn run_suite(args: SuiteArgs) -> anyhow::Result<ExitCode> {
             other => format!("{}, {other}", args.suite.name()),
         },
         started_at: surroundings.time,
+        tested: suite::program(&version, &bin),
         commit: surroundings.commit,
         machine: surroundings.machine,
         rows: Vec::new(),

@@ -41,7 +41,7 @@ use self::{
 use crate::{
     checker::{Verdict, convergence::NodeState},
     cluster::{Cluster, Node, target::Target},
-    evidence::leadership::Leadership,
+    evidence::{leadership::Leadership, progress::Stage},
     history::{History, Kind, NodeId, Op, What, jsonl::Recorder},
     nemesis::{BlastRadius, Ground, Nemesis, Observer, Plan, schedule},
     workload::{self, Generator, Settings, repeat::Repeater, store::Store},
@@ -87,6 +87,8 @@ pub struct Options {
     pub dir: PathBuf,
     /// Before every key of this run.
     pub prefix: String,
+    /// Where it says what it waits for.
+    pub stage: Stage,
 }
 
 /// What a run saw.
@@ -249,8 +251,11 @@ pub async fn run(
         .cloned()
         .collect();
     let last_looks = async {
+        options.stage.enter("waiting until all nodes serve");
         let absent = team.recovered(&shared.ground, &taking_part).await;
+        options.stage.enter("reading everything once more");
         team.read_finally(&taking_part, &absent).await?;
+        options.stage.enter("waiting until all nodes hold the same");
         Ok::<_, RunError>(match healed {
             Ok(()) => team.states(&shared.ground, &taking_part, absent).await,
             // What is still broken by our hand says nothing against a node.

@@ -18,13 +18,13 @@ use tokio::sync::watch;
 pub use self::{
     elsewhere::impossible,
     matrix::{Suite, scenarios},
-    surroundings::Surroundings,
+    surroundings::{Surroundings, program},
 };
 use crate::{
     checker::{Verdict, loss::Certainty},
     evidence::{
         Results,
-        scoreboard::{Row, Scoreboard},
+        scoreboard::{Row, Scoreboard, verdict_word},
     },
     run::{
         scenario::{ClusterKind, Scenario},
@@ -84,7 +84,8 @@ pub async fn run_all(
         };
         let row = row(entry, seed, &dir, begun.elapsed(), concluded);
         let note = if row.note.is_empty() { "" } else { ": " };
-        terminal::note(format_args!("        {:?}{note}{}", row.verdict, row.note));
+        let verdict = verdict_word(row.verdict);
+        terminal::note(format_args!("        {verdict}{note}{}", row.note));
         let is_valid = row.verdict == Verdict::Valid;
         scoreboard.rows.push(row);
         scoreboard.write_all(out)?;

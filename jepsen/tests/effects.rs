@@ -75,6 +75,11 @@ async fn commands_that_do_nothing_make_no_fault(target: Target, bin: std::path::
     let out = dir.path().join("run");
     let nemeses = "kill-one,restart-one,pause-one,partition-one";
     let ended = run(&file, &out, nemeses, "40s", "2500ms");
+    // What the run has written to a cluster that stays is gone.
+    let client = holdfast_client::Client::connect([&cluster.nodes()[0].direct]);
+    let left = client.await.unwrap().get("jepsen/").prefix().await.unwrap();
+    assert_eq!(left.kvs.len(), 0, "{left:?}");
+    assert!(left.header.unwrap().revision > 1);
     cluster.shut_down().await;
     assert_eq!(ended.status.code(), Some(2), "{ended:?}");
     let results = results(&out);

@@ -25,6 +25,21 @@ const DRAW_INTERVAL: Duration = Duration::from_millis(200);
 /// How often a plain line is written.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 
+/// What a run waits for when its load is over.
+#[derive(Clone, Debug, Default)]
+pub struct Stage(Arc<Mutex<Option<&'static str>>>);
+
+impl Stage {
+    /// Says what is waited for now.
+    pub fn enter(&self, what: &'static str) {
+        *self.0.lock() = Some(what);
+    }
+
+    fn now(&self) -> Option<&'static str> {
+        *self.0.lock()
+    }
+}
+
 /// Shows how a run goes on until it is dropped.
 pub struct Progress {
     shared: Arc<Shared>,
@@ -37,6 +52,7 @@ struct Shared {
     plain: bool,
     name: String,
     total: Duration,
+    stage: Stage,
     stopped: Mutex<bool>,
     wake: Condvar,
 }
@@ -48,11 +64,12 @@ struct Moment {
     /// Completions a second since the line before.
     rate: f64,
     faults: Vec<FaultEvent>,
+    stage: Option<&'static str>,
 }
 
 impl Progress {
     /// Begins to show a run that is to last `total`, under a name such as `register, kill`.
-    pub fn start(name: &str, recorder: Arc<Recorder>, total: Duration) -> Self {
+    pub fn start(name: &str, recorder: Arc<Recorder>, total: Duration, stage: Stage) -> Self {
         let plain = !std::io::stderr().is_terminal();
         let bar = if plain {
             ProgressBar::hidden()
@@ -66,6 +83,7 @@ impl Progress {
             plain,
             name: name.to_owned(),
             total,
+            stage,
             stopped: Mutex::new(false),
             wake: Condvar::new(),
         });
@@ -119,6 +137,7 @@ impl Shared {
                     rate: rate.after(Instant::now(), counts),
                     counts,
                     faults: recorder.present_faults(),
+                    stage: self.stage.now(),
                 };
                 let line = line(&self.name, self.total, &moment);
                 if self.plain {
@@ -168,6 +187,9 @@ fn line(name: &str, total: Duration, moment: &Moment) -> String {
         total.as_secs(),
         moment.rate,
     );
+    if let Some(stage) = moment.stage {
+        line += &format!("  {stage}");
+    }
     for fault in &moment.faults {
         let phase = match fault.phase {
             Phase::Begin => "breaking",
@@ -211,6 +233,7 @@ mod tests {
             },
             rate: 41.6,
             faults: vec![fault(Phase::Broken)],
+            stage: None,
         };
         let total = Duration::from_secs(60);
         assert_eq!(
@@ -218,6 +241,14 @@ mod tests {
             "register 12/60 s  42 ops/s  100 ok, 7 fail, 3 info  kill-leader broken (n2)"
         );
         moment.faults = vec![];
+        let stage = Stage::default();
+        stage.enter("waiting until all nodes hold the same");
+        moment.stage = stage.now();
+        assert_eq!(
+            line("register", total, &moment),
+            "register 12/60 s  42 ops/s  100 ok, 7 fail, 3 info  waiting until all nodes hold the same"
+        );
+        moment.stage = None;
         assert_eq!(
             line("register", total, &moment),
             "register 12/60 s  42 ops/s  100 ok, 7 fail, 3 info"
@@ -250,7 +281,12 @@ mod tests {
     fn it_ends_with_its_owner() {
         let dir = tempfile::tempdir().unwrap();
         let recorder = Arc::new(Recorder::create(&dir.path().join("history.jsonl")).unwrap());
-        let progress = Progress::start("register", Arc::clone(&recorder), Duration::from_secs(1));
+        let progress = Progress::start(
+            "register",
+            Arc::clone(&recorder),
+            Duration::from_secs(1),
+            Stage::default(),
+        );
         progress.say("begun");
         drop(progress);
         // The thread had the only other hold on it.

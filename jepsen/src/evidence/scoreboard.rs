@@ -10,9 +10,10 @@ use comfy_table::{Cell, CellAlignment, LineStyle, Table, presets};
 use maud::html;
 use serde::{Deserialize, Serialize};
 
+pub use super::page::verdict_word;
 use super::{
     Results,
-    page::{badge, count, duration, duration_or_dash, page, verdict_word},
+    page::{badge, count, duration, duration_or_dash, page},
     results::lost_words,
 };
 use crate::checker::{Verdict, loss::Certainty};
@@ -164,7 +165,10 @@ pub struct Scoreboard {
     pub suite: String,
     /// When it began, in the form of RFC 3339.
     pub started_at: String,
-    /// Commit of what was tested; empty if it is not known.
+    /// The program that was tested: its version, size and age; empty if it is not known.
+    #[serde(default)]
+    pub tested: String,
+    /// Commit of the source of the harness; empty if it is not known.
     pub commit: String,
     /// Size of the machine, in words: `2 cores, 24 GiB`.
     pub machine: String,
@@ -209,8 +213,11 @@ impl Scoreboard {
 
     fn heading(&self) -> String {
         let mut parts = vec![self.started_at.clone()];
+        if !self.tested.is_empty() {
+            parts.push(format!("tested: {}", self.tested));
+        }
         if !self.commit.is_empty() {
-            parts.push(format!("commit {}", self.commit));
+            parts.push(format!("harness at commit {}", self.commit));
         }
         if !self.machine.is_empty() {
             parts.push(self.machine.clone());

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     Fault, Ground,
     fault::{Healing, Injected, Target},
+    process::named,
 };
 use crate::{
     cluster::{ClockFault, FaultError, SyncFault, damage},
@@ -33,7 +34,8 @@ pub(super) async fn slow_fsync(
         ground.cluster().set_syncs(*node, fault).await?;
     }
     let detail = format!(
-        "fsync of {nodes:?} takes {} ms more",
+        "fsync of {} takes {} ms more",
+        named(&nodes),
         fault.delay.as_millis()
     );
     Ok(Injected::new(nodes.clone(), detail, Healing::Syncs(nodes)))
@@ -50,7 +52,7 @@ pub(super) async fn fail_fsync(ground: &Ground, rng: &mut StdRng) -> Result<Inje
         let fails = ground.cluster().set_syncs(*node, fault);
         ground.risking(*node, fails).await?;
     }
-    let detail = format!("fsync of {nodes:?} fails");
+    let detail = format!("fsync of {} fails", named(&nodes));
     Ok(Injected::new(nodes.clone(), detail, Healing::Syncs(nodes)))
 }
 
@@ -70,7 +72,7 @@ pub(super) async fn full(
             return Err(error);
         }
     }
-    let detail = format!("the disks of {nodes:?} are full");
+    let detail = format!("the disks of {} are full", named(&nodes));
     Ok(Injected::new(nodes.clone(), detail, Healing::Room(nodes)))
 }
 
@@ -117,7 +119,8 @@ pub(super) async fn spare_one(ground: &Ground) -> Result<(), FaultError> {
     if out.len() >= survives {
         let nodes: Vec<NodeId> = out.into_keys().collect();
         return Err(FaultError::Skipped(format!(
-            "the cluster cannot spare a node any more: {nodes:?} are out"
+            "the cluster cannot spare a node any more: {} out already",
+            named(&nodes)
         )));
     }
     // What is not on this node must be on all others: the damage is to one copy, and a copy that

@@ -11,6 +11,7 @@ use rand::{
 use super::{
     Fault, Ground,
     fault::{Healing, Injected, Target},
+    process::named,
 };
 use crate::{
     cluster::{End, FaultError, Link, LinkFault},
@@ -243,7 +244,7 @@ fn halves(mut all: Vec<NodeId>, rng: &mut StdRng) -> (Vec<NodeId>, Vec<(Link, Li
         .iter()
         .flat_map(|a| majority.iter().map(move |b| (*a, *b)));
     let links = cut_pairs(pairs);
-    let detail = format!("{minority:?} cut off from {majority:?}");
+    let detail = format!("{} cut off from {}", named(minority), named(majority));
     (minority.to_vec(), links, detail)
 }
 
@@ -265,7 +266,11 @@ fn ring(mut all: Vec<NodeId>, rng: &mut StdRng) -> (Vec<NodeId>, Vec<(Link, Link
     if pairs.is_empty() {
         pairs.push((all[0], all[1]));
     }
-    let detail = format!("no link between the pairs {pairs:?}");
+    let apart: Vec<String> = pairs
+        .iter()
+        .map(|(a, b)| format!("nodes {a} and {b}"))
+        .collect();
+    let detail = format!("no link between {}", apart.join(", between "));
     (all, cut_pairs(pairs.into_iter()), detail)
 }
 

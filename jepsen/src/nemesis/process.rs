@@ -21,7 +21,8 @@ const STALL: Duration = Duration::from_millis(400);
 /// How long a restarted node may take to serve before the next one is restarted.
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
 
-fn named(nodes: &[NodeId]) -> String {
+/// Nodes in words.
+pub(super) fn named(nodes: &[NodeId]) -> String {
     let ids: Vec<String> = nodes.iter().map(ToString::to_string).collect();
     match ids.len() {
         1 => format!("node {}", ids[0]),

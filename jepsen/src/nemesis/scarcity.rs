@@ -17,6 +17,7 @@ use super::{
     Fault, Ground,
     fault::{Healing, Injected, Target},
     network,
+    process::named,
 };
 use crate::{
     cluster::{FaultError, SyncFault},
@@ -60,7 +61,9 @@ pub(super) async fn full_log(ground: &Ground, rng: &mut StdRng) -> Result<Inject
     match muted.await {
         Ok(leader) => {
             let detail = format!(
-                "log lines of {nodes:?} go to a full device; then node {leader:?} (leader) killed"
+                "log lines of {} go to a full device; then {} (leader) killed",
+                named(&nodes),
+                named(&leader)
             );
             Ok(Injected::new(nodes.clone(), detail, Healing::Output(nodes)))
         }
@@ -118,7 +121,11 @@ pub(super) async fn idle_connections(
         callers.spawn(call_and_say_nothing(*door));
     }
     ground.hold_connections(id, callers).await;
-    let detail = format!("{IDLE_CONNECTIONS} idle connections to each of {doors:?}");
+    let called: Vec<String> = doors.iter().map(ToString::to_string).collect();
+    let detail = format!(
+        "{IDLE_CONNECTIONS} idle connections to each of {}",
+        called.join(", ")
+    );
     Ok(Injected::new(nodes, detail, Healing::Connections))
 }
 

@@ -24,6 +24,7 @@ use super::{
     effect::Held,
     fault,
     fault::{Healing, Injected},
+    process::named,
     scarcity,
 };
 use crate::{
@@ -174,7 +175,10 @@ async fn strike(
     let started = held.started_by_others(&ground, &injected).await;
     let started = match started.as_slice() {
         [] => String::new(),
-        nodes => format!("{nodes:?} run already: somebody else has started them"),
+        nodes => format!(
+            "{} run already: somebody else has started them",
+            named(nodes)
+        ),
     };
     tell(Phase::Heal, &injected.nodes, &started);
     match heal(&shared.ground, id, &injected).await {
@@ -240,7 +244,7 @@ async fn restarted(ground: &Ground, nodes: &[NodeId]) -> Result<String, FaultErr
     Ok(if ended.is_empty() {
         String::new()
     } else {
-        format!("{ended:?} had stopped over it and were started again")
+        format!("{} had stopped over it, started again", named(&ended))
     })
 }
 

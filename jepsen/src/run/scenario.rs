@@ -232,7 +232,8 @@ pub fn parse_time(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn spell_time(time: Duration) -> String {
+/// A time as the command line reads it.
+pub fn spell_time(time: Duration) -> String {
     let spelled = humantime::format_duration(time).to_string();
     spelled.replace(' ', "")
 }

@@ -21,17 +21,23 @@ use super::{
 };
 use crate::{
     cluster::{
-        Cluster,
+        Cluster, Node,
         existing::ExistingCluster,
         local::{LocalCluster, LocalOptions},
         netns::{NetnsCluster, NetnsOptions, Topology},
     },
-    evidence::{self, Results, Run, progress::Progress},
+    evidence::{
+        self, Results, Run,
+        progress::{Progress, Stage},
+    },
     history::jsonl::Recorder,
     journal::Journal,
+    terminal,
     workload::Settings,
 };
 
+/// How long removing the keys of a run from an existing cluster may take.
+const REMOVED_WITHIN: Duration = Duration::from_secs(10);
 /// File with the events of a run.
 pub const HISTORY: &str = "history.jsonl";
 
@@ -119,13 +125,19 @@ async fn observe(
         dir: dir.to_owned(),
         // Another run against the same cluster, even with the same seed, has other keys.
         prefix: format!("jepsen/{:x}", unix_millis(started)),
+        stage: Stage::default(),
     };
     let path = dir.join(HISTORY);
     let recorder = Recorder::create(&path).map_err(|error| RunError::File { path, error })?;
     let recorder = Arc::new(recorder);
     let began_unix_ms = u64::try_from(unix_millis(SystemTime::now())).unwrap_or(u64::MAX);
     let name = format!("{}, {}", scenario.workload, scenario.nemesis);
-    let progress = Progress::start(&name, recorder.clone(), scenario.time);
+    let progress = Progress::start(
+        &name,
+        recorder.clone(),
+        scenario.time,
+        options.stage.clone(),
+    );
     let mut described = Run {
         workload: scenario.workload.to_string(),
         nemeses: options.nemeses.iter().map(|n| n.name.clone()).collect(),
@@ -143,6 +155,18 @@ async fn observe(
     write_json(&path, &described).map_err(|error| RunError::File { path, error })?;
     let began = std::time::Instant::now();
     let observed = run(&options, cluster.clone(), recorder, interrupted).await;
+    if scenario.cluster == ClusterKind::Existing {
+        options.stage.enter("removing the keys of this run");
+        if let Err(error) = remove_keys(&options.prefix, cluster.nodes()).await {
+            let left = format!("{error}; remove {}/ by hand", options.prefix);
+            terminal::note(format_args!(
+                "keys of this run are left in the cluster: {left}"
+            ));
+            described
+                .options
+                .insert("keys left in the cluster".to_owned(), left);
+        }
+    }
     drop(progress);
     let observed = observed?;
     described.duration_seconds = began.elapsed().as_secs_f64();
@@ -160,6 +184,18 @@ async fn observe(
         Ok(results)
     })
     .await?
+}
+
+/// Removes what a run has written to a cluster that was there before and stays. No judge looks at it
+/// any more.
+async fn remove_keys(prefix: &str, nodes: &[Node]) -> Result<(), holdfast_client::Error> {
+    let client = holdfast_client::Client::builder()
+        .endpoints(nodes.iter().map(|node| &node.endpoint))
+        .discover(false)
+        .timeout(REMOVED_WITHIN)
+        .connect_lazy()?;
+    client.delete(format!("{prefix}/")).prefix().await?;
+    Ok(())
 }
 
 /// Starts the cluster of a scenario, or reaches the one that is there.

@@ -23,7 +23,7 @@ use super::{Surroundings, discard_data, seed_of};
 use crate::{
     checker::Verdict,
     cluster::target::Target,
-    evidence::Results,
+    evidence::{Results, scoreboard::verdict_word},
     history::jsonl,
     run::{
         scenario::Scenario,
@@ -130,7 +130,11 @@ pub async fn hunt(hunt: Hunt, interrupted: watch::Receiver<bool>) -> anyhow::Res
                 Ok((verdict, reasons)) => (verdict, reasons.join("; ")),
                 Err(error) => (Verdict::Unknown, error.to_string()),
             };
-            terminal::note(format_args!("        {:?} {}", verdict.0, verdict.1));
+            terminal::note(format_args!(
+                "        {} {}",
+                verdict_word(verdict.0),
+                verdict.1
+            ));
             let is_valid = verdict.0 == Verdict::Valid;
             report.note_clean(name, seed, verdict.0, verdict.1);
             report.write(&hunt.out)?;

@@ -1,6 +1,6 @@
 //! Where and on what a suite ran: figures mean nothing without it.
 
-use std::{fmt, fs, process::Command, time::SystemTime};
+use std::{fmt, fs, path::Path, process::Command, time::SystemTime};
 
 use serde::Serialize;
 
@@ -30,6 +30,21 @@ impl Surroundings {
             machine: format!("{cores} cores{memory}"),
             commit: commit().unwrap_or_default(),
         }
+    }
+}
+
+/// A program in words: what it says of its version, its name, size and age. Two builds of one version
+/// differ in these.
+pub fn program(version: &str, path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    let name = name.to_string_lossy();
+    let known = fs::metadata(path).and_then(|file| Ok((file.len(), file.modified()?)));
+    match known {
+        Ok((bytes, built)) => {
+            let built = humantime::format_rfc3339_seconds(built);
+            format!("{version} ({name}, {bytes} bytes, of {built})")
+        }
+        Err(_) => format!("{version} ({name})"),
     }
 }
 
@@ -65,4 +80,27 @@ fn commit() -> Option<String> {
         .ok()?;
     let text = String::from_utf8(described.stdout).ok()?;
     described.status.success().then(|| text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_builds_of_one_version_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let build = |content: &str| {
+            let path = dir.path().join("holdfast");
+            fs::write(&path, content).unwrap();
+            program("holdfast 0.1.0", &path)
+        };
+        let (a, b) = (build("one"), build("other"));
+        assert!(
+            a.starts_with("holdfast 0.1.0 (holdfast, 3 bytes, of 2"),
+            "{a}"
+        );
+        assert_ne!(a, b);
+        let gone = program("etcd 3.5.16", Path::new("/nowhere/etcd"));
+        assert_eq!(gone, "etcd 3.5.16 (etcd)");
+    }
 }

@@ -298,6 +298,7 @@ fn a_suite_leaves_its_scoreboard() {
     let board = scoreboard::Scoreboard {
         suite: "quick".to_owned(),
         started_at: "2026-03-01T12:00:00Z".to_owned(),
+        tested: "holdfast 0.1.0".to_owned(),
         commit: "0123abcd".to_owned(),
         machine: "2 cores, 24 GiB".to_owned(),
         rows,

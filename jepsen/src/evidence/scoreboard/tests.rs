@@ -36,6 +36,7 @@ fn board() -> Scoreboard {
     Scoreboard {
         suite: "quick".to_owned(),
         started_at: "2026-03-01T12:00:00Z".to_owned(),
+        tested: "holdfast 0.1.0 (holdfast, 7 bytes, of 2026-03-01T11:00:00Z)".to_owned(),
         commit: "0123abcd".to_owned(),
         machine: "2 cores, 24 GiB".to_owned(),
         rows: vec![row, bad],
@@ -49,7 +50,7 @@ fn markdown() {
         board().markdown(),
         format!(
             "# Suite `quick`\n\n\
-             2026-03-01T12:00:00Z · commit 0123abcd · 2 cores, 24 GiB\n\n\
+             2026-03-01T12:00:00Z · tested: holdfast 0.1.0 (holdfast, 7 bytes, of 2026-03-01T11:00:00Z) · harness at commit 0123abcd · 2 cores, 24 GiB\n\n\
              1 of 2 runs as expected; 24{thin}690 operations checked, 14 faults made, \
              longest time without writes 1.24 s, writes lost: at least 3; 2 min 3 s in all.\n\n\
              | Scenario | Workload | Nemesis | Verdict | Checked | Faults | RTO p50 | RTO max | Lost | Took | Seed | Directory |\n\
