@@ -22,7 +22,7 @@ use crate::{
         self, Results, compare::Comparison, results::exit_code, scoreboard::Scoreboard, summary,
     },
     history::jsonl,
-    nemesis::fault,
+    nemesis::names,
     run::{
         conclusion,
         heal::heal,
@@ -390,11 +390,11 @@ fn list() {
         ));
     }
     terminal::print("\nNemeses (--nemesis, several separated by commas):");
-    for (name, _, what) in fault::FAULTS {
+    for (name, _, what) in names::FAULTS {
         terminal::print(format_args!("  {name:<18} {what}"));
     }
     terminal::print("\nGroups of nemeses (each draws its members in a random order):");
-    for (name, members) in fault::GROUPS {
+    for (name, members) in names::GROUPS {
         terminal::print(format_args!("  {name:<18} {}", members.join(", ")));
     }
     terminal::print("\nSuites (holdfast-jepsen suite NAME; --list names the scenarios):");

@@ -16,7 +16,7 @@ pub mod process;
 pub mod proxy;
 pub mod target;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitStatus, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -148,6 +148,11 @@ pub trait Cluster: Send + Sync {
 
     /// Whether the process runs (paused or not), as far as can be told.
     async fn is_running(&self, node: NodeId) -> bool;
+
+    /// What the process of a node ended with that ended by itself, if it did and it is known.
+    async fn ended_with(&self, _node: NodeId) -> Option<ExitStatus> {
+        None
+    }
 
     /// Sets what is wrong with these links; others stay as they are.
     async fn set_links(&self, links: &[(Link, LinkFault)]) -> Result<(), FaultError>;

@@ -16,11 +16,14 @@
 //! - Faults of different nemeses together stay within the [`BlastRadius`] of the run.
 //! - All is healed at the end of a run, whatever happened.
 
+mod claims;
 mod disk;
 mod effect;
+mod ending;
 pub mod fault;
 pub mod ground;
 mod memory;
+pub mod names;
 mod network;
 pub mod observe;
 mod process;

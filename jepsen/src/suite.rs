@@ -79,7 +79,7 @@ pub async fn run_all(
         let dir = out.join(&entry.name);
         let begun = std::time::Instant::now();
         let concluded = match entry.scenario.cluster {
-            ClusterKind::Netns => elsewhere::conclude(entry, seed, &dir).await,
+            ClusterKind::Netns => elsewhere::conclude(entry, seed, &dir, interrupted.clone()).await,
             _ => conclude(&entry.scenario, seed, &dir, interrupted.clone()).await,
         };
         let row = row(entry, seed, &dir, begun.elapsed(), concluded);

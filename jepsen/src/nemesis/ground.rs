@@ -5,11 +5,7 @@
 //! one caller at a time of all of them, which is what a [`Cluster`] asks for. Under the same lock it is
 //! decided whether a claim stays within the blast radius; one that does not is skipped.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rand::{Rng, seq::SliceRandom};
 use tokio::{
@@ -18,7 +14,12 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{BlastRadius, Fault, Observer, fault::Target, radius};
+use super::{
+    BlastRadius, Fault, Observer,
+    claims::{Claims, give_back},
+    ending::Ending,
+    fault::Target,
+};
 use crate::{
     cluster::{Cluster, FaultError, Link, LinkFault},
     history::NodeId,
@@ -37,20 +38,6 @@ pub struct Ground {
     connections: Arc<Mutex<BTreeMap<u64, JoinSet<()>>>>,
     /// Of the run, or of a fault that states a larger one by its name.
     radius: BlastRadius,
-}
-
-#[derive(Clone, Default)]
-pub(super) struct Claims {
-    down: BTreeMap<NodeId, u32>,
-    paused: BTreeMap<NodeId, u32>,
-    /// By the fault that claims them.
-    links: BTreeMap<u64, Vec<(Link, LinkFault)>>,
-    /// Nodes that cannot take part any more in this run, and why.
-    out: BTreeMap<NodeId, String>,
-    /// Nodes that may end by themselves, because a fault leaves them no other way.
-    may_end: BTreeSet<NodeId>,
-    /// Those of them that are likely to.
-    at_risk: BTreeSet<NodeId>,
 }
 
 impl Ground {
@@ -289,7 +276,8 @@ impl Ground {
                     continue;
                 }
                 let down = claims.down.contains_key(node);
-                let restarted = !down && self.restart_if_ended(*node).await?;
+                let hope = Instant::now() < deadline;
+                let restarted = !down && self.restart_if_ended(*node, hope).await?;
                 if restarted {
                     ended.push(*node);
                 }
@@ -308,14 +296,18 @@ impl Ground {
         }
     }
 
-    async fn restart_if_ended(&self, node: NodeId) -> Result<bool, FaultError> {
-        if self.cluster.is_running(node).await {
-            if self.observer.stopped(node).await.is_none() {
-                return Ok(false);
-            }
+    /// Starts a node again that has ended, or that has stopped a keyspace and has no `hope` to end.
+    async fn restart_if_ended(&self, node: NodeId, hope: bool) -> Result<bool, FaultError> {
+        let ending = if !self.cluster.is_running(node).await {
+            Ending::Ended(self.cluster.ended_with(node).await)
+        } else if self.observer.stopped(node).await.is_none() || hope {
+            return Ok(false);
+        } else {
             self.cluster.kill(node).await?;
-        }
+            Ending::NeitherServesNorEnds
+        };
         self.cluster.start(node).await?;
+        ending.judge(node, &self.cluster.describe().target)?;
         Ok(true)
     }
 
@@ -435,7 +427,7 @@ impl Ground {
             if held {
                 note(self.cluster.start(node).await);
             } else if ended {
-                note(self.restart_if_ended(node).await.map(drop));
+                note(self.restart_if_ended(node, false).await.map(drop));
             }
         }
         if failed.is_empty() {
@@ -470,67 +462,5 @@ impl Ground {
         let endpoint = nodes.iter().find(|n| n.id == node).map(|n| &n.direct);
         let endpoint = endpoint.ok_or_else(|| format!("there is no node {node}"))?;
         self.observer.until_serving(endpoint, patience).await
-    }
-}
-
-impl Claims {
-    fn take_down(&mut self, nodes: &[NodeId]) {
-        for node in nodes {
-            *self.down.entry(*node).or_default() += 1;
-        }
-    }
-
-    /// The nodes that are taken; see [`super::radius`].
-    fn taken(&self, all: &[NodeId]) -> BTreeSet<NodeId> {
-        let gone = self.down.keys().chain(self.paused.keys());
-        let gone = gone.chain(self.out.keys()).chain(&self.at_risk);
-        let cut: BTreeSet<Link> = self
-            .links
-            .values()
-            .flatten()
-            .filter(|(_, fault)| fault.cut)
-            .map(|(link, _)| *link)
-            .collect();
-        radius::taken(all, &gone.copied().collect(), |from, to| {
-            cut.contains(&Link { from, to })
-        })
-    }
-
-    /// What is wrong with links, all claims together.
-    fn merged(&self, links: impl Iterator<Item = Link>) -> Vec<(Link, LinkFault)> {
-        let links: BTreeSet<Link> = links.collect();
-        let of = |link: Link| {
-            let claims = self.links.values().flatten();
-            let claims = claims.filter(|(claimed, _)| *claimed == link);
-            claims.fold(LinkFault::default(), |all, (_, one)| together(all, *one))
-        };
-        links.into_iter().map(|link| (link, of(link))).collect()
-    }
-}
-
-/// Two faults of one link at the same time.
-fn together(a: LinkFault, b: LinkFault) -> LinkFault {
-    LinkFault {
-        cut: a.cut || b.cut,
-        delay: a.delay + b.delay,
-        jitter: a.jitter + b.jitter,
-        bytes_per_second: match (a.bytes_per_second, b.bytes_per_second) {
-            (0, only) | (only, 0) => only,
-            (a, b) => a.min(b),
-        },
-        loss: 1.0 - (1.0 - a.loss) * (1.0 - b.loss),
-        reset: a.reset || b.reset,
-    }
-}
-
-/// Whether the last claim was given back.
-fn give_back(claims: &mut BTreeMap<NodeId, u32>, node: NodeId) -> bool {
-    match claims.get_mut(&node) {
-        None => false,
-        Some(1) => claims.remove(&node).is_some(),
-        Some(count) => {
-            *count -= 1;
-            false
-        }
     }
 }

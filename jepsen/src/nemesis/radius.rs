@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
-use super::fault::{FAULTS, Fault};
+use super::{fault::Fault, names::FAULTS};
 use crate::{cluster::End, history::NodeId};
 
 /// Most nodes that may be taken at the same time.

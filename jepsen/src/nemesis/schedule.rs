@@ -22,8 +22,8 @@ use tokio::{
 use super::{
     Fault, Ground,
     effect::Held,
-    fault,
     fault::{Healing, Injected},
+    names,
     process::named,
     scarcity,
 };
@@ -62,7 +62,7 @@ impl Nemesis {
         let named = names.filter(|name| !name.is_empty() && *name != "none");
         named
             .map(|name| {
-                let faults = fault::parse(name)?;
+                let faults = names::parse(name)?;
                 let name = name.to_owned();
                 Ok(Nemesis { name, faults })
             })

@@ -2,7 +2,10 @@
 
 use std::{path::Path, process::Stdio};
 
-use tokio::process::Command;
+use tokio::{
+    process::{Child, Command},
+    sync::watch,
+};
 
 use super::Entry;
 use crate::{
@@ -19,24 +22,41 @@ pub fn impossible(entry: &Entry) -> Option<String> {
     }
 }
 
-/// Has this program run a scenario, and reads what it has found.
+/// Has this program run a scenario, and reads what it has found. An interruption is passed on.
 pub(super) async fn conclude(
     entry: &Entry,
     seed: u64,
     dir: &Path,
+    mut interrupted: watch::Receiver<bool>,
 ) -> Result<Results, SessionError> {
     let failed = |why: String| SessionError::Cluster(why);
     let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
-    let mut command = Command::new(program);
-    command
+    let child = Command::new(program)
         .args(entry.scenario.arguments(seed))
         .arg("--out")
         .arg(dir)
         .stdin(Stdio::null())
-        .stdout(Stdio::null());
-    // It gets the signals of the terminal itself, heals, and ends; this only waits.
-    let status = command.status().await;
-    let status = status.map_err(|error| failed(format!("cannot be started: {error}")))?;
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn();
+    let mut child = child.map_err(|error| failed(format!("cannot be started: {error}")))?;
+    let ended = tokio::select! {
+        ended = child.wait() => ended,
+        _ = interrupted.wait_for(|yes| *yes) => {
+            ask_to_end(&child);
+            child.wait().await
+        }
+    };
+    let status = ended.map_err(|error| failed(format!("cannot be waited for: {error}")))?;
     Results::read(&dir.join("results.json"))
         .map_err(|error| failed(format!("the run left no results ({status}): {error}")))
+}
+
+/// SIGTERM: it heals, writes what it has, and ends.
+fn ask_to_end(child: &Child) {
+    if let Some(id) = child.id().and_then(|id| i32::try_from(id).ok()) {
+        // SAFETY: the process is our child and has not been waited for, so the id is still its own. That
+        // it cannot be asked means that it has ended.
+        unsafe { libc::kill(id, libc::SIGTERM) };
+    }
 }

@@ -1,6 +1,6 @@
 //! What may be done to a cluster in network namespaces.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, process::ExitStatus};
 
 use async_trait::async_trait;
 
@@ -62,6 +62,12 @@ impl Cluster for NetnsCluster {
 
     async fn is_running(&self, node: NodeId) -> bool {
         matches!(self.machine.is_running(node), Ok(true))
+    }
+
+    async fn ended_with(&self, node: NodeId) -> Option<ExitStatus> {
+        let ended = self.machine.ended_by_themselves();
+        let mut statuses = ended.into_iter().filter(|(id, _)| *id == node);
+        statuses.next().map(|(_, status)| status)
     }
 
     async fn set_links(&self, links: &[(Link, LinkFault)]) -> Result<(), FaultError> {

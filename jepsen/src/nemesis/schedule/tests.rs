@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     cluster::{Cluster, Description, Link, LinkFault, Node},
-    nemesis::{BlastRadius, Observer},
+    nemesis::{BlastRadius, Observer, fault::Target},
 };
 
 #[test]
@@ -211,7 +211,7 @@ async fn the_power_goes_while_all_syncs_stall_and_comes_back_to_disks_that_work(
 #[tokio::test]
 async fn nodes_that_a_failed_fault_took_down_are_started_again() {
     let (shared, treatments, _dir) = ward_where(true);
-    for fault in [Fault::Power(fault::Target::One), Fault::PowerStalled] {
+    for fault in [Fault::Power(Target::One), Fault::PowerStalled] {
         struck(&shared, fault, 1).await;
         for node in 1..=3 {
             assert!(shared.ground.cluster().is_running(node).await);
@@ -228,7 +228,7 @@ async fn nodes_that_a_failed_fault_took_down_are_started_again() {
 #[tokio::test]
 async fn a_pause_that_fails_half_way_leaves_no_node_paused() {
     let (shared, treatments, _dir) = ward();
-    struck(&shared, Fault::Pause(fault::Target::Majority), 1).await;
+    struck(&shared, Fault::Pause(Target::Majority), 1).await;
     let done = treatments.lock().clone();
     let [("pause", paused), ("resume", resumed)] = done[..] else {
         panic!("{done:?}")
@@ -331,8 +331,8 @@ async fn two_nemeses_take_turns_where_a_minority_is_all_they_may_take() {
 async fn a_nemesis_that_takes_all_by_its_name_may() {
     let (shared, _dir) = within_a_minority();
     for fault in [
-        Fault::Kill(fault::Target::All),
-        Fault::Kill(fault::Target::Majority),
+        Fault::Kill(Target::All),
+        Fault::Kill(Target::Majority),
         Fault::KillStaggered,
         Fault::PowerStalled,
     ] {
@@ -352,7 +352,7 @@ async fn a_nemesis_that_takes_all_by_its_name_may() {
         matches!(skipped, Err(FaultError::Skipped(_))),
         "{skipped:?}"
     );
-    let majority = shared.ground.of(Fault::Kill(fault::Target::Majority));
+    let majority = shared.ground.of(Fault::Kill(Target::Majority));
     let skipped = majority.kill(&[2, 3]).await;
     assert!(
         matches!(skipped, Err(FaultError::Skipped(_))),
