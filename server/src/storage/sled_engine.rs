@@ -35,7 +35,7 @@ use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -300,7 +300,24 @@ impl Engine for SledEngine {
     }
 }
 
+/// sled panics when it is opened on a machine whose clock stands before 1970, and a panic is taken for
+/// damage: the database would be moved aside.
+fn check_clock(dir: &Path, now: SystemTime) -> Result<(), EngineError> {
+    match now.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(_) => Ok(()),
+        Err(before) => Err(EngineError::io(
+            dir,
+            io::Error::other(format!(
+                "the clock of this machine stands {} s before 1970-01-01, and no database can be \
+                 opened then; set the clock and start the node again (nothing was changed)",
+                before.duration().as_secs()
+            )),
+        )),
+    }
+}
+
 fn open_database(dir: &Path, options: &Sled) -> Result<sled::Db, EngineError> {
+    check_clock(dir, SystemTime::now())?;
     let deadline = Instant::now() + LOCK_WAIT_MAX;
     loop {
         let opened = guarded(dir, || {

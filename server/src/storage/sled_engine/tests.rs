@@ -212,3 +212,17 @@ fn a_locked_database_is_not_a_damaged_one() {
     let error = failed(Path::new("db"))(sled::Error::Io(io::ErrorKind::NotFound.into()));
     assert!(error.is_damage(), "{error}");
 }
+
+#[test]
+fn a_clock_before_1970_is_refused_and_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let epoch = SystemTime::UNIX_EPOCH;
+    let refused = check_clock(dir.path(), epoch - Duration::from_secs(7)).unwrap_err();
+    assert!(!refused.is_damage(), "{refused}");
+    let text = refused.to_string();
+    assert!(
+        text.contains("7 s before 1970") && text.contains("set the clock"),
+        "{text}"
+    );
+    check_clock(dir.path(), epoch).unwrap();
+}
