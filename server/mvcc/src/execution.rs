@@ -207,17 +207,32 @@ impl<'a, R: Reader> Execution<'a, R> {
         Ok(Path { succeeded, nested })
     }
 
+    /// Checks every operation on the path: as in etcd, first all puts, then all ranges.
     fn check(&self, request: &TxnRequest, path: &Path) -> Result<(), Fail<R::Error>> {
+        self.check_each(request, path, &|op| match op {
+            Request::RequestPut(request) => self.check_put(request),
+            _ => Ok(()),
+        })?;
+        self.check_each(request, path, &|op| match op {
+            Request::RequestRange(request) => Ok(self.check_range(request)?),
+            _ => Ok(()),
+        })
+    }
+
+    fn check_each(
+        &self,
+        request: &TxnRequest,
+        path: &Path,
+        check: &impl Fn(&Request) -> Result<(), Fail<R::Error>>,
+    ) -> Result<(), Fail<R::Error>> {
         let mut nested = path.nested.iter();
         for op in branch(request, path.succeeded) {
             match &op.request {
-                Some(Request::RequestRange(request)) => self.check_range(request)?,
-                Some(Request::RequestPut(request)) => self.check_put(request)?,
-                Some(Request::RequestDeleteRange(_)) => {}
                 Some(Request::RequestTxn(request)) => {
                     let path = nested.next().expect("a path for every nested transaction");
-                    self.check(request, path)?;
+                    self.check_each(request, path, check)?;
                 }
+                Some(op) => check(op)?,
                 None => return Err(StateError::from(Unknown::Operation).into()),
             }
         }
@@ -240,15 +255,16 @@ impl<'a, R: Reader> Execution<'a, R> {
         }
     }
 
+    /// Inside a transaction a missing key comes before a missing lease, unlike outside: both as in
+    /// etcd.
     fn check_put(&self, request: &PutRequest) -> Result<(), Fail<R::Error>> {
-        check_lease(request)?;
         if request.ignore_value || request.ignore_lease {
             let prefix = key::prefix(&request.key);
             if live::get(self.reader, &prefix, self.begin.current)?.is_none() {
                 return Err(Refusal::KeyNotFound.into());
             }
         }
-        Ok(())
+        Ok(check_lease(request)?)
     }
 
     fn run(&mut self, request: &TxnRequest, path: &Path) -> Result<TxnResponse, Fail<R::Error>> {

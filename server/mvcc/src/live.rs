@@ -94,7 +94,7 @@ impl Live<'_> {
 }
 
 /// Whether a walk goes on.
-pub(crate) type Walk = Result<ControlFlow<()>, Corrupt>;
+pub(crate) type Walk<E> = Result<ControlFlow<()>, StateError<E>>;
 
 /// The version of one key at a revision.
 pub(crate) fn get<R: Reader>(
@@ -117,7 +117,7 @@ pub(crate) fn walk<R: Reader>(
     span: &Span,
     at: i64,
     pending: Option<&Pending>,
-    mut each: impl FnMut(Live<'_>) -> Walk,
+    mut each: impl FnMut(Live<'_>) -> Walk<R::Error>,
 ) -> Result<(), StateError<R::Error>> {
     if span.single {
         let version = match pending.and_then(|pending| pending.get(&span.start)) {
@@ -182,7 +182,7 @@ fn walk_stored<R: Reader>(
     reader: &R,
     span: &Span,
     at: i64,
-    mut each: impl FnMut(&Bytes, usize, i64, &Bytes) -> Walk,
+    mut each: impl FnMut(&Bytes, usize, i64, &Bytes) -> Walk<R::Error>,
 ) -> Result<ControlFlow<()>, StateError<R::Error>> {
     let mut start = span.start.to_vec();
     // Prefix of the key whose version is decided.

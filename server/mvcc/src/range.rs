@@ -73,70 +73,129 @@ pub(crate) fn select<R: Reader>(
     let Some(span) = Span::new(&request.key, &request.range_end) else {
         return Ok(response);
     };
-    let limit = usize::try_from(request.limit).unwrap_or(0);
-    let filter = Filter::new(request);
-    let ordered_by_key = is_key_order(request);
-    let collect_max = match limit {
-        _ if request.count_only => 0,
-        // Everything must be seen before the limit can cut.
-        _ if !ordered_by_key || filter.is_active() => usize::MAX,
-        0 => usize::MAX,
-        limit => limit.saturating_add(1),
-    };
-    let mut kvs: Vec<KeyValue> = Vec::new();
+    let mut selection = Selection::new(reader, request);
     live::walk(reader, &span, at, pending, |live| {
         response.count += 1;
-        if kvs.len() < collect_max {
-            let (prefix, version) = live.read()?;
-            if filter.admits(&version) {
-                kvs.push(version.into_key_value(key::user_key(&prefix)));
-            }
+        if selection.wants_more() {
+            selection.take(&live)?;
         }
         Ok(ControlFlow::Continue(()))
     })
     .map_err(|error: StateError<R::Error>| Fail::State(error))?;
-    sort(&mut kvs, request);
-    if limit > 0 && kvs.len() > limit {
-        kvs.truncate(limit);
-        response.more = true;
-    }
-    if request.keys_only {
-        kvs.iter_mut().for_each(|kv| kv.value.clear());
-    }
-    response.kvs = kvs;
+    (response.kvs, response.more) = selection.finish();
     Ok(response)
 }
 
-fn is_key_order(request: &RangeRequest) -> bool {
-    match request.sort_order() {
-        SortOrder::None => true,
-        SortOrder::Ascend => request.sort_target() == SortTarget::Key,
-        SortOrder::Descend => false,
+/// The keys that an answer keeps while the range is walked.
+///
+/// - With a limit, at most a few times as many keys are kept as it lets through, whatever the order:
+///   `more` needs one beyond it, and sorting now and then drops what cannot come first.
+/// - Values that the answer does not show are kept only for as long as they are sorted by.
+struct Selection<'a, R> {
+    reader: &'a R,
+    request: &'a RangeRequest,
+    filter: Filter,
+    /// Keys to keep: one more than the limit.
+    keep_max: usize,
+    /// The order of the answer is not the one of the keys.
+    sorts: bool,
+    /// The limit cuts what is sorted; else it cuts before.
+    sorts_first: bool,
+    kvs: Vec<KeyValue>,
+}
+
+/// Keys that are kept before it is worth sorting them to drop the last.
+const SORT_AT_MIN: usize = 64;
+
+impl<'a, R: Reader> Selection<'a, R> {
+    fn new(reader: &'a R, request: &'a RangeRequest) -> Self {
+        let filter = Filter::new(request);
+        let keep_max = match usize::try_from(request.limit) {
+            _ if request.count_only => 0,
+            Ok(limit) if limit > 0 => limit.saturating_add(1),
+            _ => usize::MAX,
+        };
+        let by_key = request.sort_target() == SortTarget::Key;
+        let sorts = !by_key || request.sort_order() == SortOrder::Descend;
+        let sorts_first = sorts && (request.sort_order() != SortOrder::None || filter.is_active());
+        Selection {
+            reader,
+            request,
+            filter,
+            keep_max,
+            sorts,
+            sorts_first,
+            kvs: Vec::new(),
+        }
+    }
+
+    /// Whether a key that comes later can still be part of the answer.
+    fn wants_more(&self) -> bool {
+        self.keep_max > 0 && (self.sorts_first || self.kvs.len() < self.keep_max)
+    }
+
+    fn take(&mut self, live: &live::Live<'_>) -> Result<(), StateError<R::Error>> {
+        let (prefix, version) = live.read()?;
+        if !self.filter.admits(&version) {
+            return Ok(());
+        }
+        let mut kv = version.into_key_value(key::user_key(&prefix));
+        if self.request.keys_only && self.request.sort_target() != SortTarget::Value {
+            kv.value.clear();
+        }
+        self.reader.keep(bytes(&kv)).map_err(StateError::Read)?;
+        self.kvs.push(kv);
+        if self.sorts_first && self.kvs.len() / 2 >= self.keep_max.max(SORT_AT_MIN) {
+            self.sort();
+            self.cut(self.keep_max);
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, length: usize) {
+        if self.kvs.len() > length {
+            self.reader
+                .let_go(self.kvs[length..].iter().map(bytes).sum());
+            self.kvs.truncate(length);
+        }
+    }
+
+    /// The keys in their order, and whether there are more of them.
+    fn finish(mut self) -> (Vec<KeyValue>, bool) {
+        if self.sorts {
+            self.sort();
+        }
+        let limit = self.keep_max.saturating_sub(1);
+        let more = self.kvs.len() > limit && self.keep_max > 0;
+        self.cut(limit);
+        if self.request.keys_only {
+            self.kvs.iter_mut().for_each(|kv| kv.value.clear());
+        }
+        (self.kvs, more)
+    }
+
+    /// Ties keep key order, so that every replica and every page agrees.
+    fn sort(&mut self) {
+        let target = self.request.sort_target();
+        let compare = |a: &KeyValue, b: &KeyValue| -> Ordering {
+            match target {
+                SortTarget::Key => a.key.cmp(&b.key),
+                SortTarget::Version => a.version.cmp(&b.version),
+                SortTarget::Create => a.create_revision.cmp(&b.create_revision),
+                SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
+                SortTarget::Value => a.value.cmp(&b.value),
+            }
+        };
+        match self.request.sort_order() {
+            SortOrder::None | SortOrder::Ascend => self.kvs.sort_by(compare),
+            SortOrder::Descend => self.kvs.sort_by(|a, b| compare(b, a)),
+        }
     }
 }
 
-/// Ties keep key order, so that every replica and every page agrees.
-fn sort(kvs: &mut [KeyValue], request: &RangeRequest) {
-    let target = request.sort_target();
-    if target == SortTarget::Key {
-        if request.sort_order() == SortOrder::Descend {
-            kvs.reverse();
-        }
-        return;
-    }
-    let compare = |a: &KeyValue, b: &KeyValue| -> Ordering {
-        match target {
-            SortTarget::Key => a.key.cmp(&b.key),
-            SortTarget::Version => a.version.cmp(&b.version),
-            SortTarget::Create => a.create_revision.cmp(&b.create_revision),
-            SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
-            SortTarget::Value => a.value.cmp(&b.value),
-        }
-    };
-    match request.sort_order() {
-        SortOrder::None | SortOrder::Ascend => kvs.sort_by(compare),
-        SortOrder::Descend => kvs.sort_by(|a, b| compare(b, a)),
-    }
+/// What a key takes up in an answer.
+fn bytes(kv: &KeyValue) -> usize {
+    size_of::<KeyValue>() + kv.key.len() + kv.value.len()
 }
 
 /// Bounds on the revisions of the keys to return; 0 is no bound.

@@ -27,6 +27,18 @@ pub trait Reader {
     fn first(&self, start: &[u8], end: &[u8]) -> Result<Option<(Bytes, Bytes)>, Self::Error> {
         self.scan(start, end).next().transpose()
     }
+
+    /// Told before an answer takes up `bytes` more of what was read. A reader that bounds the memory
+    /// of answers may fail here, which ends the read.
+    fn keep(&self, bytes: usize) -> Result<(), Self::Error> {
+        let _ = bytes;
+        Ok(())
+    }
+
+    /// Told when an answer under way gives up `bytes` of what it has kept.
+    fn let_go(&self, bytes: usize) {
+        let _ = bytes;
+    }
 }
 
 /// One record to write. Within a list of writes the order counts: readers beside the writer must

@@ -1,7 +1,8 @@
 //! The versions that a compaction leaves, whether or not they have been scrubbed.
 //!
-//! Every version after the compact revision counts, and of each key the newest one at or before
-//! it unless that is a deletion. What is compared or shipped goes through here, so replicas whose
+//! Every version at or after the compact revision counts, deletions too, because a watch may begin
+//! there; and of a key without one at it, the newest before it unless that is a deletion. What is
+//! compared or shipped goes through here, so replicas whose
 //! scrubbers stand at different places look the same.
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ struct Retained {
     compact: i64,
     at: i64,
     /// Prefix of the key whose newest version at or before the compact revision has passed.
+    /// Another one at the compact revision itself still counts.
     settled: Bytes,
 }
 
@@ -29,6 +31,10 @@ impl Retained {
             return Ok(false);
         }
         if revision.main > self.compact {
+            return Ok(true);
+        }
+        if revision.main == self.compact {
+            self.settled = key.slice(..length);
             return Ok(true);
         }
         if key[..length] == self.settled[..] {
@@ -63,7 +69,7 @@ pub(crate) fn versions<R: Reader>(
 /// The versioned part of a snapshot at `revisions.current`, in key order: versions, then index.
 ///
 /// May run beside `apply`, at revisions published when the [`unversioned`] part was copied, as
-/// long as nothing after `revisions.compact` is scrubbed meanwhile.
+/// long as nothing at or after `revisions.compact` is scrubbed meanwhile.
 pub fn snapshot_versions<R: Reader>(
     reader: &R,
     revisions: Revisions,
@@ -72,7 +78,7 @@ pub fn snapshot_versions<R: Reader>(
     let (start, end) = key::family(key::INDEX);
     let index = reader.scan(start, end).filter_map(move |item| match item {
         Ok((key, value)) => match key::split_index(&key) {
-            Ok(revision) if revision.main > compact && revision.main <= current => {
+            Ok(revision) if revision.main >= compact && revision.main <= current => {
                 Some(Ok((key, value)))
             }
             Ok(_) => None,

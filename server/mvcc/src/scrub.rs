@@ -10,6 +10,9 @@
 //!                 b@5  a@8: newest at 10 → remove what is older (a@3), and itself if a deletion
 //! ```
 //!
+//! What was written at the compact revision itself stays, entries of the index and deletions
+//! included: a watch may begin exactly there, in etcd too. The next compaction visits it again.
+//!
 //! An entry whose version is not the newest is dropped without more ado: the newest version's
 //! entry comes later in the index and clears all older ones. A deletion goes last, after every
 //! version that it hides.
@@ -78,7 +81,8 @@ pub fn scrub<R: Reader>(
         {
             let mut after = newest.to_vec();
             after.push(0);
-            for item in reader.scan(&after, &end) {
+            let older = after.max(key::visible_at(&prefix, compact_revision - 1));
+            for item in reader.scan(&older, &end) {
                 let (older, _) = item.map_err(StateError::Read)?;
                 if budget == 0 {
                     return Ok((writes, Some(ScrubCursor { next: entry })));
@@ -86,13 +90,15 @@ pub fn scrub<R: Reader>(
                 budget -= 1;
                 writes.push(Write::delete(older));
             }
-            if record::is_tombstone(&newest, &value)?
+            if (revision.main < compact_revision && record::is_tombstone(&newest, &value)?)
                 || (planted::is(Bug::TxnNotAtomic) && revision.sub > 0)
             {
                 writes.push(Write::delete(newest));
             }
         }
-        writes.push(Write::delete(entry));
+        if revision.main < compact_revision {
+            writes.push(Write::delete(entry));
+        }
     }
     Ok((writes, None))
 }

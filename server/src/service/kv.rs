@@ -179,7 +179,11 @@ impl ReadShape {
         for operation in request.success.iter().chain(&request.failure) {
             let inner = match &operation.request {
                 Some(Operation::RequestRange(range)) => Self::of_range(range),
-                Some(Operation::RequestTxn(txn)) => Self::of_txn(txn),
+                // As in etcd, whose local reads are those that a transaction makes itself.
+                Some(Operation::RequestTxn(txn)) => Self {
+                    serializable: false,
+                    ..Self::of_txn(txn)
+                },
                 _ => Self {
                     serializable: false,
                     small: false,
@@ -189,6 +193,35 @@ impl ReadShape {
             shape.small &= inner.small;
         }
         shape
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_proto::etcdserverpb::RequestOp;
+
+    use super::*;
+
+    fn of(operation: Operation) -> TxnRequest {
+        TxnRequest {
+            success: vec![RequestOp {
+                request: Some(operation),
+            }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_txn_is_read_locally_only_if_all_that_it_reads_itself_may_be_stale() {
+        let range = |serializable| RangeRequest {
+            serializable,
+            ..Default::default()
+        };
+        let local = |txn: &TxnRequest| ReadShape::of_txn(txn).serializable;
+        let stale = of(Operation::RequestRange(range(true)));
+        assert!(local(&stale) && local(&TxnRequest::default()));
+        assert!(!local(&of(Operation::RequestRange(range(false)))));
+        assert!(!local(&of(Operation::RequestTxn(stale))), "nested");
     }
 }
 

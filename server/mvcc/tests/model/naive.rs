@@ -237,26 +237,40 @@ impl Work<'_> {
         )
     }
 
+    /// All puts, then all ranges; of a put the key, then the lease.
     fn check(&self, request: &TxnRequest) -> Result<(), Kind> {
-        for op in self.branch(request).1 {
-            match op.request.as_ref().ok_or(Kind::Malformed)? {
-                Request::RequestRange(range) if range.revision > self.revision => {
-                    return Err(Kind::FutureRevision);
-                }
-                Request::RequestRange(range)
-                    if range.revision != 0 && range.revision < self.compact =>
-                {
-                    return Err(Kind::Compacted);
-                }
-                Request::RequestPut(put) if put.lease != 0 => return Err(Kind::LeaseNotFound),
-                Request::RequestPut(put)
-                    if (put.ignore_value || put.ignore_lease)
-                        && !self.before.contains_key(&put.key) =>
-                {
+        let mut ops = vec![];
+        self.flatten(request, &mut ops)?;
+        for op in &ops {
+            if let Request::RequestPut(put) = op {
+                let needs_key = put.ignore_value || put.ignore_lease;
+                if needs_key && !self.before.contains_key(&put.key) {
                     return Err(Kind::KeyNotFound);
                 }
-                Request::RequestTxn(txn) => self.check(txn)?,
-                _ => {}
+                if put.lease != 0 {
+                    return Err(Kind::LeaseNotFound);
+                }
+            }
+        }
+        for op in &ops {
+            if let Request::RequestRange(range) = op {
+                if range.revision > self.revision {
+                    return Err(Kind::FutureRevision);
+                }
+                if range.revision != 0 && range.revision < self.compact {
+                    return Err(Kind::Compacted);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The operations on the path, without the transactions around them.
+    fn flatten<'b>(&self, request: &'b TxnRequest, ops: &mut Vec<&'b Request>) -> Result<(), Kind> {
+        for op in self.branch(request).1 {
+            match op.request.as_ref().ok_or(Kind::Malformed)? {
+                Request::RequestTxn(txn) => self.flatten(txn, ops)?,
+                op => ops.push(op),
             }
         }
         Ok(())
