@@ -1,5 +1,6 @@
 //! The Holdfast node as a library: the binary and the tests are built on it.
 
+pub mod allocator;
 pub mod cli;
 pub mod config;
 pub mod descriptors;

@@ -115,6 +115,28 @@ pub const RETRY_BYTES_MIN: u64 = MIB;
 /// Largest value that `limits.retry_bytes_max` accepts: a snapshot copies the table.
 pub const RETRY_BYTES_CEILING: u64 = GIB;
 
+/// Reads of more than single keys, and hashes, that are worked on at a time: they take a thread and
+/// the processor. At the bound: wait for a place in turn, as long as the client does.
+pub const READS_WORKING_MAX: usize = 16;
+/// Such reads that wait to be worked on. At the bound: refused at once.
+pub const READS_FOR_A_PLACE_MAX: usize = 16 * 1024;
+/// Records that such a read walks between two looks at whether anybody still waits for it.
+pub const WALK_RECORDS_MAX: usize = 256;
+/// Memory for the answers of all such reads of a node, in bytes, until they are sent; each counts
+/// twice, as it is encoded. At the bound one of them may go beyond it, because it could be larger than
+/// the bound itself; the others wait, and are refused when none was given back for
+/// [`REQUEST_PATIENCE`].
+pub const READ_MEMORY_BYTES_MAX: usize = 256 * MIB as usize;
+/// Bytes of an answer that are not counted, so that small ones never wait.
+pub const READ_FREE_BYTES_MAX: usize = MIB as usize;
+/// Bytes by which an answer takes up more of that memory.
+pub const READ_STEP_BYTES: usize = MIB as usize;
+/// Bytes of answers that were freed, and may stay with the allocator. At the bound it is asked to give
+/// them back to the system, as soon as no large answer is under way.
+pub const READ_MEMORY_KEPT_BYTES_MAX: usize = 16 * MIB as usize;
+/// Bytes of a large answer that its connection gets at a time. At the bound: cut.
+pub const RESPONSE_SLICE_BYTES: usize = 64 * KIB as usize;
+
 // ---- between nodes ---------------------------------------------------------------------------
 
 /// Requests queued for one peer before they are packed into batches. At the bound: refused at once.
@@ -333,6 +355,12 @@ const _: () = {
     assert!(2 * APPLY_CHUNK_BYTES_MAX <= TABLE_BYTES_MIN);
     assert!(2 * REQUEST_BYTES_DEFAULT <= LOG_BATCH_BYTES_MAX as u64);
     assert!(REQUEST_BYTES_DEFAULT <= PROPOSALS_IN_FLIGHT_BYTES_DEFAULT);
+
+    // Reads at work hold less than the bound in what is not counted.
+    assert!(READS_WORKING_MAX * READ_FREE_BYTES_MAX < READ_MEMORY_BYTES_MAX);
+    assert!(READ_STEP_BYTES <= READ_MEMORY_BYTES_MAX);
+    assert!(READ_MEMORY_KEPT_BYTES_MAX <= READ_MEMORY_BYTES_MAX);
+    assert!(RESPONSE_SLICE_BYTES <= READ_FREE_BYTES_MAX);
 
     // An append message of the largest size finds room in the log's queue beside another, and what
     // was written last is still in memory when it is applied.

@@ -64,7 +64,7 @@ impl Reader for Bounded {
 /// Keys written in an order that is not theirs, some of them twice, with values that repeat.
 fn written() -> (MemoryState, StateMachine) {
     let mut state = MemoryState::new();
-    let mut machine = StateMachine::load(&state, Limits::default()).unwrap();
+    let mut machine = StateMachine::load(&state, Limits::default()).expect("an empty store");
     for n in 0..KEYS + KEYS / 3 {
         let put = PutRequest {
             key: format!("key-{:04}", n * 617 % KEYS).into(),
@@ -75,7 +75,9 @@ fn written() -> (MemoryState, StateMachine) {
             op: Some(Op::Put(put)),
             ..Default::default()
         };
-        let applied = machine.apply(&state, n as u64 + 1, command).unwrap();
+        let applied = machine
+            .apply(&state, n as u64 + 1, command)
+            .expect("memory does not fail");
         state.write(applied.writes);
     }
     (state, machine)

@@ -48,7 +48,8 @@ pub use self::{
 };
 use crate::{
     raft::{
-        GroupId, Leadership, NodeId, PeerTransport, Published, RaftGroup, ReadIndexError, Status,
+        GroupId, Leadership, NodeId, PeerTransport, Pin, Published, RaftGroup, ReadIndexError,
+        Status,
     },
     storage::{log::Log, state::View},
 };
@@ -204,6 +205,11 @@ impl Group {
     /// Local state: what is published, and a view that holds at least that much.
     pub fn read(&self) -> (Published, View) {
         self.raft.shared().read()
+    }
+
+    /// As [`Self::read`], for a read that takes its time: what it may see stays until it is done.
+    pub fn read_pinned(&self) -> (Published, View, Pin) {
+        self.raft.shared().read_pinned()
     }
 
     /// Follows who leads.

@@ -48,7 +48,7 @@ pub use self::{
     messages::MessageError,
     rate::SnapshotRate,
     receive::{ReceiveError, restore_state},
-    state_machine::{Published, SharedState},
+    state_machine::{Pin, Published, SharedState},
     transport::{PeerTransport, TransportError},
     types::{GroupId, NodeId, Voter},
 };

@@ -16,23 +16,24 @@ use tonic::{Request, Response, Status};
 
 use super::{
     context::{self, ServiceContext},
+    reads::{self, Held, LargeReads, Reading, WalkError, Walked},
     status,
 };
+use crate::group::{Group, GroupError};
 #[cfg(feature = "planted-bugs")]
 use crate::planted::{self, Bug};
-use crate::{
-    group::Group,
-    storage::state::{StateError, View},
-};
+#[cfg(feature = "planted-bugs")]
+use crate::storage::state::View;
 
 /// Serves etcd's KV API.
 pub(super) struct KvService {
     context: Arc<ServiceContext>,
+    reads: Arc<LargeReads>,
 }
 
 impl KvService {
-    pub(super) fn new(context: Arc<ServiceContext>) -> Self {
-        Self { context }
+    pub(super) fn new(context: Arc<ServiceContext>, reads: Arc<LargeReads>) -> Self {
+        Self { context, reads }
     }
 
     fn check_size(&self, request: &impl Message) -> Result<(), Status> {
@@ -75,13 +76,29 @@ impl KvService {
         }
     }
 
+    /// Waits until a compaction has given its space back, for as long as the client does: it has taken
+    /// effect already, and a snapshot or a slow disk may hold the removal back.
+    async fn until_scrubbed(&self, group: &Group, revision: i64) -> Result<(), Status> {
+        let mut leadership = group.leadership();
+        let mut stopping = self.context.stopping.subscribe();
+        let why = tokio::select! {
+            () = group.scrubbed_to(revision) => return Ok(()),
+            _ = leadership.wait_for(|now| now.stopped.is_some()) => "the group has stopped",
+            _ = stopping.wait_for(|stopping| *stopping) => "the node stops",
+        };
+        Err(status::group(&GroupError::Stopped(why.to_string())))
+    }
+
     /// Reads local state, after a round of the leader unless a stale answer is good enough.
     async fn read<Q, A>(
         &self,
         request: Request<Q>,
         shape: ReadShape,
-        read: impl Fn(&View, Revisions, &Q) -> Result<A, ReadError<StateError>> + Send + Sync + 'static,
-    ) -> Result<(A, u64), Status>
+        read: impl Fn(&Walked<'_>, Revisions, &Q) -> Result<A, ReadError<WalkError>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<(A, u64, Option<Held>), Status>
     where
         Q: Send + Sync + 'static,
         A: Send + 'static,
@@ -98,17 +115,19 @@ impl KvService {
         #[cfg(feature = "planted-bugs")]
         if planted::is(Bug::SerializableGoesBack) && shape.serializable {
             let (revisions, view) = kept_by_this_thread(&group);
-            let answer = read(&view, revisions, &request).map_err(|e| status::unreadable(&e))?;
-            return Ok((answer, term));
+            let reading = Reading::small();
+            let answer = read(&reading.of(&view), revisions, &request);
+            return Ok((answer.map_err(|e| reads::refused(&e))?, term, None));
         }
-        let answer = if shape.small {
-            read_consistently(&group, &request, &read)
-        } else {
-            tokio::task::spawn_blocking(move || read_consistently(&group, &request, &read))
-                .await
-                .map_err(|e| Status::internal(format!("holdfast: the read failed: {e}")))?
-        };
-        Ok((answer?, term))
+        if shape.small {
+            return Ok((read_small(&group, &request, &read)?, term, None));
+        }
+        let done = self.reads.run(move |reading| {
+            let (published, view, _pin) = group.read_pinned();
+            read(&reading.of(&view), published.revisions, &request)
+        });
+        let (answer, held) = done.await?;
+        Ok((answer.map_err(|e| reads::refused(&e))?, term, Some(held)))
     }
 }
 
@@ -196,50 +215,21 @@ impl ReadShape {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use holdfast_proto::etcdserverpb::RequestOp;
-
-    use super::*;
-
-    fn of(operation: Operation) -> TxnRequest {
-        TxnRequest {
-            success: vec![RequestOp {
-                request: Some(operation),
-            }],
-            ..Default::default()
-        }
-    }
-
-    #[test]
-    fn a_txn_is_read_locally_only_if_all_that_it_reads_itself_may_be_stale() {
-        let range = |serializable| RangeRequest {
-            serializable,
-            ..Default::default()
-        };
-        let local = |txn: &TxnRequest| ReadShape::of_txn(txn).serializable;
-        let stale = of(Operation::RequestRange(range(true)));
-        assert!(local(&stale) && local(&TxnRequest::default()));
-        assert!(!local(&of(Operation::RequestRange(range(false)))));
-        assert!(!local(&of(Operation::RequestTxn(stale))), "nested");
-    }
-}
-
-/// Reads at the published revision, and again if superseded versions may have been removed from
-/// under the read.
-fn read_consistently<Q, A>(
+/// Reads at the published revision; once more, and pinned, if superseded versions may have been removed
+/// from under the read.
+fn read_small<Q, A>(
     group: &Group,
     request: &Q,
-    read: &impl Fn(&View, Revisions, &Q) -> Result<A, ReadError<StateError>>,
+    read: &impl Fn(&Walked<'_>, Revisions, &Q) -> Result<A, ReadError<WalkError>>,
 ) -> Result<A, Status> {
-    loop {
-        let (published, view) = group.read();
-        let answer = read(&view, published.revisions, request);
-        let now = group.read().0.revisions;
-        if now.compact == published.revisions.compact {
-            return answer.map_err(|e| status::unreadable(&e));
-        }
+    let reading = Reading::small();
+    let (published, view) = group.read();
+    let mut answer = read(&reading.of(&view), published.revisions, request);
+    if group.read().0.revisions.compact != published.revisions.compact {
+        let (published, view, _pin) = group.read_pinned();
+        answer = read(&reading.of(&view), published.revisions, request);
     }
+    answer.map_err(|e| reads::refused(&e))
 }
 
 #[tonic::async_trait]
@@ -250,13 +240,13 @@ impl Kv for KvService {
     ) -> Result<Response<RangeResponse>, Status> {
         validate::range(request.get_ref()).map_err(status::invalid)?;
         let shape = ReadShape::of_range(request.get_ref());
-        let (mut answer, term) = self
-            .read(request, shape, |view, revisions, request| {
-                mvcc::range(view, revisions, request)
+        let (mut answer, term, held) = self
+            .read(request, shape, |state, revisions, request| {
+                mvcc::range(state, revisions, request)
             })
             .await?;
         self.context.complete(&mut answer.header, term);
-        Ok(Response::new(answer))
+        Ok(answered(answer, held))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
@@ -290,22 +280,22 @@ impl Kv for KvService {
         validate::txn(request.get_ref(), self.context.config.limits.txn_ops_max)
             .map_err(status::invalid)?;
         self.check_size(request.get_ref())?;
-        let (mut answer, term) = if mvcc::is_read_only(request.get_ref()) {
+        let (mut answer, term, held) = if mvcc::is_read_only(request.get_ref()) {
             let shape = ReadShape::of_txn(request.get_ref());
-            self.read(request, shape, |view, revisions, request| {
-                mvcc::read_txn(view, revisions, request)
+            self.read(request, shape, |state, revisions, request| {
+                mvcc::read_txn(state, revisions, request)
             })
             .await?
         } else {
             #[cfg(feature = "planted-bugs")]
             let request = self.without_what_holds_here(request).await?;
             match self.write(request, Op::Txn).await? {
-                (Outcome::Txn(answer), term) => (answer, term),
+                (Outcome::Txn(answer), term) => (answer, term, None),
                 (other, _) => return Err(mismatch(&other)),
             }
         };
         self.context.complete(&mut answer.header, term);
-        Ok(Response::new(answer))
+        Ok(answered(answer, held))
     }
 
     async fn compact(
@@ -314,14 +304,10 @@ impl Kv for KvService {
     ) -> Result<Response<CompactionResponse>, Status> {
         let CompactionRequest { revision, physical } = *request.get_ref();
         let group = self.context.group(&request).await?;
-        let deadline = context::deadline(request.metadata());
         match self.write(request, Op::Compact).await? {
             (Outcome::Compact(mut answer), term) => {
                 if physical {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    tokio::time::timeout(left, group.scrubbed_to(revision))
-                        .await
-                        .map_err(|_| status::group(&crate::group::GroupError::TimedOut))?;
+                    self.until_scrubbed(&group, revision).await?;
                 }
                 self.context.complete(&mut answer.header, term);
                 Ok(Response::new(answer))
@@ -329,6 +315,15 @@ impl Kv for KvService {
             (other, _) => Err(mismatch(&other)),
         }
     }
+}
+
+/// An answer that keeps its memory until it is sent.
+fn answered<A>(answer: A, held: Option<Held>) -> Response<A> {
+    let mut answer = Response::new(answer);
+    if let Some(held) = held {
+        held.until_sent(&mut answer);
+    }
+    answer
 }
 
 /// An answer to another operation than was asked: two requests share a retry id.
@@ -344,4 +339,33 @@ fn mismatch(outcome: &Outcome) -> Status {
     Status::invalid_argument(format!(
         "holdfast: this retry id was used before, for {answered}; number every request anew"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_proto::etcdserverpb::RequestOp;
+
+    use super::*;
+
+    fn of(operation: Operation) -> TxnRequest {
+        TxnRequest {
+            success: vec![RequestOp {
+                request: Some(operation),
+            }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_txn_is_read_locally_only_if_all_that_it_reads_itself_may_be_stale() {
+        let range = |serializable| RangeRequest {
+            serializable,
+            ..Default::default()
+        };
+        let local = |txn: &TxnRequest| ReadShape::of_txn(txn).serializable;
+        let stale = of(Operation::RequestRange(range(true)));
+        assert!(local(&stale) && local(&TxnRequest::default()));
+        assert!(!local(&of(Operation::RequestRange(range(false)))));
+        assert!(!local(&of(Operation::RequestTxn(stale))), "nested");
+    }
 }

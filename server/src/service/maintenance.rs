@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     context::{self, ServiceContext},
+    reads::{self, LargeReads},
     status,
 };
 use crate::group::{Group, HandOverError};
@@ -25,11 +26,12 @@ const HAND_OVER_MAX: Duration = Duration::from_secs(5);
 /// Serves etcd's Maintenance API.
 pub(super) struct MaintenanceService {
     context: Arc<ServiceContext>,
+    reads: Arc<LargeReads>,
 }
 
 impl MaintenanceService {
-    pub(super) fn new(context: Arc<ServiceContext>) -> Self {
-        Self { context }
+    pub(super) fn new(context: Arc<ServiceContext>, reads: Arc<LargeReads>) -> Self {
+        Self { context, reads }
     }
 
     /// The nodes whose disk is nearly full, as far as this node knows: itself, and where it leads its
@@ -140,23 +142,16 @@ impl Maintenance for MaintenanceService {
     ) -> Result<Response<HashKvResponse>, Status> {
         let group = self.context.group(&request).await?;
         let at = request.get_ref().revision;
-        let work = {
+        let hashed = {
             let group = group.clone();
             // Everything is read: not on a thread that serves requests.
-            tokio::task::spawn_blocking(move || {
-                loop {
-                    let (published, view) = group.read();
-                    let hashed = mvcc::hash(&view, published.revisions, at);
-                    if group.read().0.revisions.compact == published.revisions.compact {
-                        return hashed.map(|(hash, at)| (hash, at, published.revisions));
-                    }
-                }
+            self.reads.run(move |reading| {
+                let (published, view, _pin) = group.read_pinned();
+                let hashed = mvcc::hash(&reading.of(&view), published.revisions, at);
+                hashed.map(|(hash, at)| (hash, at, published.revisions))
             })
         };
-        let (hash, hash_revision, revisions) = work
-            .await
-            .map_err(|e| Status::internal(format!("holdfast: hashing failed: {e}")))?
-            .map_err(|e| status::unreadable(&e))?;
+        let (hash, hash_revision, revisions) = hashed.await?.0.map_err(|e| reads::refused(&e))?;
         let term = group.leadership().borrow().term;
         Ok(Response::new(HashKvResponse {
             header: Some(self.context.header(revisions.current, term)),

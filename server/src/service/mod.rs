@@ -17,6 +17,7 @@ mod listener;
 mod maintenance;
 pub mod peer;
 mod protocol;
+mod reads;
 mod server;
 mod sessions;
 mod status;

@@ -36,6 +36,7 @@ use super::{
     maintenance::MaintenanceService,
     peer::PeerServer,
     protocol::{Protocol, Served},
+    reads::{self, LargeReads},
     sessions::SessionsService,
 };
 use crate::limits;
@@ -158,6 +159,7 @@ pub async fn serve_clients(
         .map(|connection| connection.map(Mended::new));
     // A little more than the limit, so that a request slightly too large gets etcd's status.
     let message_max = context.request_bytes_max() + limits::REQUEST_OVERHEAD_BYTES_MAX as usize;
+    let reads = Arc::new(LargeReads::new());
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let reporting = tokio::spawn(health::report(reporter, context.clone()));
     let reflection = tonic_reflection::server::Builder::configure()
@@ -168,6 +170,7 @@ pub async fn serve_clients(
             Protocol::new(inner, CLIENT_SERVICES)
         }))
         .layer(tower::layer::layer_fn(Deadlines::new))
+        .layer(tower::util::MapResponseLayer::new(reads::paced))
         .layer(tower::util::MapRequestLayer::new(
             |mut request: http::Request<tonic::body::Body>| {
                 if let Some(authority) = request.uri().authority() {
@@ -178,13 +181,14 @@ pub async fn serve_clients(
             },
         ))
         .add_service(compressed!(
-            KvServer::new(KvService::new(context.clone())).max_decoding_message_size(message_max)
+            KvServer::new(KvService::new(context.clone(), reads.clone()))
+                .max_decoding_message_size(message_max)
         ))
         .add_service(compressed!(ClusterServer::new(ClusterService::new(
             context.clone()
         ))))
         .add_service(compressed!(MaintenanceServer::new(
-            MaintenanceService::new(context.clone())
+            MaintenanceService::new(context.clone(), reads)
         )))
         .add_service(compressed!(SessionsServer::new(SessionsService::new(
             context.clone()

@@ -130,6 +130,30 @@ impl Node {
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "the signal is sent");
     }
 
+    /// A line of `/proc/PID/status` in KiB, as `VmRSS`.
+    pub fn memory_kib(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(self.proc("status")).expect("the node runs");
+        let line = status.lines().find(|line| line.starts_with(name));
+        let number = line.and_then(|line| line.split_whitespace().nth(1));
+        number.and_then(|n| n.parse().ok()).expect("a line in kB")
+    }
+
+    /// Processor time that the process has used.
+    pub fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(self.proc("stat")).expect("the node runs");
+        // The name of the process may hold blanks; user and system time are fields 14 and 15.
+        let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks: u64 = ticks.map(|n| n.parse::<u64>().expect("a number")).sum();
+        // Linux tells times to programs in hundredths of a second on every architecture.
+        Duration::from_millis(ticks * 10)
+    }
+
+    fn proc(&self, file: &str) -> String {
+        let child = self.child.as_ref().expect("the node runs");
+        format!("/proc/{}/{file}", child.id())
+    }
+
     pub fn is_up(&self) -> bool {
         self.child.is_some()
     }

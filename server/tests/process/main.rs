@@ -17,6 +17,7 @@ mod damage;
 mod deadlines;
 mod diagnostics;
 mod full_disk;
+mod large_reads;
 mod log_lines;
 mod lost_memory;
 mod protocol;

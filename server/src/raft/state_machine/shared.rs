@@ -52,7 +52,7 @@ pub struct SharedState {
     pub(super) store: Arc<StateStore>,
     /// Its lock is taken before those of the store.
     pub(super) published: watch::Sender<Published>,
-    /// Revisions at which snapshots are being read, with the number of them. Versions that a
+    /// Revisions at which snapshots and states are being read, with the number of them. Versions that a
     /// snapshot may still need are not removed.
     pins: Mutex<BTreeMap<i64, usize>>,
     snapshots_installed: AtomicU64,
@@ -76,6 +76,15 @@ impl SharedState {
     pub fn read(&self) -> (Published, View) {
         let published = self.published.borrow();
         (*published, self.store.view())
+    }
+
+    /// As [`Self::read`], for a read that takes its time: what it may see stays until it is done.
+    pub fn read_pinned(self: &Arc<Self>) -> (Published, View, Pin) {
+        // The pin comes first. A scrub that did not see it works towards a compact revision that was
+        // published before, and so towards none that is later than the one read after it.
+        let pin = self.pin(self.read().0.revisions.compact);
+        let (published, view) = self.read();
+        (published, view, pin)
     }
 
     /// Replaces the state by a snapshot that ends at `expected`. Blocks on the disk: everything is
@@ -135,7 +144,8 @@ impl SharedState {
     }
 }
 
-/// Holds back the removal of versions while a snapshot at `revision` is read.
+/// Holds back the removal of versions while a snapshot at `revision` is read, or the state by somebody
+/// who takes his time.
 pub struct Pin {
     shared: Arc<SharedState>,
     revision: i64,

@@ -1,0 +1,590 @@
+//! Large reads: bounded together, and given up with their callers.
+//!
+//! ```text
+//!   request ─▶ place ─▶ thread that may block: walk, keep ─▶ answer ─▶ body in slices
+//!      │         │                   ▲                          │           │
+//!      │         └ so many at a time │ looked at every so many  └── Held: its memory, until
+//!      └ dropped: nobody waits ──────┘ records                      the connection has it all
+//! ```
+//!
+//! What holds here:
+//!
+//! - A read that nobody waits for ends within [`limits::WALK_RECORDS_MAX`] records.
+//! - All answers together keep at most [`limits::READ_MEMORY_BYTES_MAX`], and one of them more: so
+//!   the largest read still gets its answer, and never waits for another that waits for it.
+//! - A small answer never waits for memory.
+//! - What large answers took up goes back to the system once there are none.
+
+use std::{
+    cell::Cell,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use holdfast_mvcc::{self as mvcc, ReadError, Reader};
+use http::Response;
+use http_body::Frame;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::Semaphore;
+use tonic::{Status, body::Body};
+
+use super::status;
+use crate::{
+    allocator,
+    group::GroupError,
+    limits,
+    storage::state::{StateError, View},
+};
+
+/// Time between two looks of a read that waits for memory at whether it is still wanted.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Why a walk over the state ended early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WalkError {
+    /// The state could not be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Nobody waits for the answer.
+    #[error("the request was given up")]
+    GivenUp,
+    /// Other answers did not give enough memory back in time.
+    #[error("the answers under way take up all memory for them")]
+    NoMemory,
+}
+
+/// A read that has no answer.
+pub(super) fn refused(error: &ReadError<WalkError>) -> Status {
+    match error {
+        ReadError::State(mvcc::StateError::Read(WalkError::GivenUp)) => {
+            Status::cancelled("etcdserver: request canceled")
+        }
+        ReadError::State(mvcc::StateError::Read(WalkError::NoMemory)) => {
+            status::group(&GroupError::Overloaded)
+        }
+        error => status::unreadable(error),
+    }
+}
+
+/// The reads of a node that may be large.
+pub(super) struct LargeReads {
+    /// Those that are worked on.
+    working: Arc<Semaphore>,
+    /// Those that wait to be.
+    waiting: Semaphore,
+    memory: Arc<Memory>,
+}
+
+impl LargeReads {
+    pub(super) fn new() -> Self {
+        Self::bounded(limits::READS_WORKING_MAX, limits::READ_MEMORY_BYTES_MAX)
+    }
+
+    fn bounded(working_max: usize, bytes_max: usize) -> Self {
+        Self {
+            working: Arc::new(Semaphore::new(working_max)),
+            waiting: Semaphore::new(limits::READS_FOR_A_PLACE_MAX),
+            memory: Arc::new(Memory {
+                bytes_max,
+                used: Mutex::default(),
+                freed: Condvar::new(),
+            }),
+        }
+    }
+
+    /// Runs a read on a thread that may block. When the future is dropped, the read ends soon.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Reading) -> T + Send + 'static,
+    ) -> Result<(T, Held), Status> {
+        let place = {
+            let _queued = self
+                .waiting
+                .try_acquire()
+                .map_err(|_| status::group(&GroupError::Overloaded))?;
+            // It comes in turn, and whoever waits no longer is dropped.
+            let place = self.working.clone().acquire_owned().await;
+            place.map_err(|_| status::group(&GroupError::Stopped("reads have ended".into())))?
+        };
+        let caller = Caller(Arc::default());
+        let reading = Reading {
+            given_up: Some(caller.0.clone()),
+            walked: Cell::new(0),
+            kept: Cell::new(0),
+            held: Held {
+                memory: Some(self.memory.clone()),
+                bytes: Cell::new(0),
+                beyond: Cell::new(false),
+            },
+        };
+        let work = tokio::task::spawn_blocking(move || {
+            // Held for as long as the thread works, wanted or not.
+            let _place = place;
+            let answer = work(&reading);
+            (answer, reading.done())
+        });
+        let done = work.await;
+        drop(caller);
+        done.map_err(|e| Status::internal(format!("holdfast: the read failed: {e}")))
+    }
+}
+
+/// Whoever waits for a read; gone when it is dropped.
+struct Caller(Arc<AtomicBool>);
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One read under way.
+///
+/// - `held.bytes` is what is reserved for the answer beyond [`limits::READ_FREE_BYTES_MAX`].
+pub(super) struct Reading {
+    given_up: Option<Arc<AtomicBool>>,
+    /// Records walked since the last look at `given_up`.
+    walked: Cell<usize>,
+    /// Bytes that the answer takes up.
+    kept: Cell<usize>,
+    held: Held,
+}
+
+impl Reading {
+    /// A read that is over before anybody could give it up, with an answer that is bounded by the
+    /// size of a request.
+    pub(super) fn small() -> Self {
+        Reading {
+            given_up: None,
+            walked: Cell::new(0),
+            kept: Cell::new(0),
+            held: Held {
+                memory: None,
+                bytes: Cell::new(0),
+                beyond: Cell::new(false),
+            },
+        }
+    }
+
+    /// The view as this read may walk it.
+    pub(super) fn of<'a>(&'a self, view: &'a View) -> Walked<'a> {
+        Walked {
+            view,
+            reading: self,
+        }
+    }
+
+    fn is_given_up(&self) -> bool {
+        let flag = self.given_up.as_ref();
+        flag.is_some_and(|given_up| given_up.load(Ordering::Relaxed))
+    }
+
+    /// Counts a record.
+    fn walk(&self) -> Result<(), WalkError> {
+        let walked = self.walked.get() + 1;
+        if walked < limits::WALK_RECORDS_MAX {
+            self.walked.set(walked);
+            return Ok(());
+        }
+        self.walked.set(0);
+        if self.is_given_up() {
+            return Err(WalkError::GivenUp);
+        }
+        Ok(())
+    }
+
+    /// Makes sure of the memory for `bytes` more.
+    fn keep(&self, bytes: usize) -> Result<(), WalkError> {
+        let Some(memory) = &self.held.memory else {
+            return Ok(());
+        };
+        let kept = self.kept.get() + cost(bytes);
+        self.kept.set(kept);
+        let reserved = self.held.bytes.get() + limits::READ_FREE_BYTES_MAX;
+        if kept > reserved {
+            // In steps, so that the lock is rarely taken.
+            let more = (kept - reserved).max(limits::READ_STEP_BYTES);
+            memory.reserve(more, &self.held.beyond, || self.is_given_up())?;
+            self.held.bytes.set(self.held.bytes.get() + more);
+        }
+        Ok(())
+    }
+
+    fn let_go(&self, bytes: usize) {
+        self.kept.set(self.kept.get().saturating_sub(cost(bytes)));
+    }
+
+    /// What the answer needs until it is sent.
+    fn done(self) -> Held {
+        let needed = self.kept.get().saturating_sub(limits::READ_FREE_BYTES_MAX);
+        self.held.shrink(needed);
+        self.held
+    }
+}
+
+/// Bytes of memory for what takes up `bytes` in an answer: it stands there, and once more in the
+/// message that is sent; its key and its value are allocated apart.
+fn cost(bytes: usize) -> usize {
+    const ALLOCATIONS_BYTES: usize = 96;
+    2 * bytes + ALLOCATIONS_BYTES
+}
+
+/// A view that a read walks, as long as it is wanted and has memory.
+pub(super) struct Walked<'a> {
+    view: &'a View,
+    reading: &'a Reading,
+}
+
+impl Reader for Walked<'_> {
+    type Error = WalkError;
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, WalkError> {
+        self.reading.walk()?;
+        Ok(self.view.get(key)?)
+    }
+
+    fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+    ) -> impl Iterator<Item = Result<(Bytes, Bytes), WalkError>> + '_ {
+        self.view.scan(start, end).map(|record| {
+            self.reading.walk()?;
+            Ok(record?)
+        })
+    }
+
+    fn first(&self, start: &[u8], end: &[u8]) -> Result<Option<(Bytes, Bytes)>, WalkError> {
+        self.reading.walk()?;
+        Ok(self.view.first(start, end)?)
+    }
+
+    fn keep(&self, bytes: usize) -> Result<(), WalkError> {
+        self.reading.keep(bytes)
+    }
+
+    fn let_go(&self, bytes: usize) {
+        self.reading.let_go(bytes);
+    }
+}
+
+/// Memory for the answers of all reads.
+struct Memory {
+    bytes_max: usize,
+    used: Mutex<Used>,
+    freed: Condvar,
+}
+
+/// - `bytes` is the sum over all [`Held`]; it is beyond the bound only while one of them is `beyond`.
+#[derive(Default)]
+struct Used {
+    bytes: usize,
+    /// When any was given back.
+    freed: Option<Instant>,
+    /// What was given back since the allocator was last asked for it.
+    kept_by_allocator: usize,
+    beyond: bool,
+}
+
+impl Used {
+    fn give_back(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        self.freed = Some(Instant::now());
+        self.kept_by_allocator += bytes;
+        if self.bytes == 0 && self.kept_by_allocator >= limits::READ_MEMORY_KEPT_BYTES_MAX {
+            self.kept_by_allocator = 0;
+            give_back_to_the_system();
+        }
+    }
+}
+
+impl Memory {
+    /// Takes `bytes`, within the bound or as the one that may go beyond it. Blocks until there is
+    /// room, nobody waits any more, or nothing has been given back for longer than patience lasts: the
+    /// answers that hold it go to clients that do not read them.
+    fn reserve(
+        &self,
+        bytes: usize,
+        beyond: &Cell<bool>,
+        is_given_up: impl Fn() -> bool,
+    ) -> Result<(), WalkError> {
+        let begun = Instant::now();
+        let mut used = self.used.lock();
+        loop {
+            let fits = used.bytes + bytes <= self.bytes_max;
+            if fits || beyond.get() || !used.beyond {
+                if !fits {
+                    used.beyond = true;
+                    beyond.set(true);
+                }
+                used.bytes += bytes;
+                return Ok(());
+            }
+            self.freed.wait_for(&mut used, LOOK_EVERY);
+            if is_given_up() {
+                return Err(WalkError::GivenUp);
+            }
+            let since = used.freed.map_or(begun, |freed| freed.max(begun));
+            if since.elapsed() > limits::REQUEST_PATIENCE {
+                return Err(WalkError::NoMemory);
+            }
+        }
+    }
+}
+
+/// Once the last slices have left the connections.
+fn give_back_to_the_system() {
+    const SENT_BY_THEN: Duration = Duration::from_secs(1);
+    // Without a runtime the process is about to end.
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(async {
+            tokio::time::sleep(SENT_BY_THEN).await;
+            tokio::task::spawn_blocking(allocator::give_back_free_memory);
+        });
+    }
+}
+
+/// Memory that an answer takes up, given back when this is dropped.
+pub(super) struct Held {
+    memory: Option<Arc<Memory>>,
+    bytes: Cell<usize>,
+    beyond: Cell<bool>,
+}
+
+impl Held {
+    /// Gives back all but `bytes`.
+    fn shrink(&self, bytes: usize) {
+        let surplus = self.bytes.get().saturating_sub(bytes);
+        let Some(memory) = self.memory.as_ref().filter(|_| surplus > 0) else {
+            return;
+        };
+        self.bytes.set(self.bytes.get() - surplus);
+        memory.used.lock().give_back(surplus);
+        memory.freed.notify_all();
+    }
+
+    /// Has the answer keep its memory until it is sent.
+    pub(super) fn until_sent<T>(self, answer: &mut tonic::Response<T>) {
+        if self.bytes.get() > 0 {
+            let held = Arc::new(Mutex::new(self));
+            answer.extensions_mut().insert(UntilSent { _held: held });
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(memory) = &self.memory {
+            let mut used = memory.used.lock();
+            used.give_back(self.bytes.get());
+            used.beyond &= !self.beyond.get();
+            memory.freed.notify_all();
+        }
+    }
+}
+
+/// Rides with an answer to where its body begins.
+#[derive(Clone)]
+struct UntilSent {
+    _held: Arc<Mutex<Held>>,
+}
+
+/// Gives the body of a large answer to its connection in slices, so that a client that reads slowly
+/// leaves the rest where it is counted.
+pub(super) fn paced(mut answer: Response<Body>) -> Response<Body> {
+    match answer.extensions_mut().remove::<UntilSent>() {
+        None => answer,
+        Some(held) => answer.map(|body| {
+            Body::new(Paced {
+                body,
+                rest: Bytes::new(),
+                _held: held,
+            })
+        }),
+    }
+}
+
+struct Paced {
+    body: Body,
+    /// What came of the body and is not yet with the connection.
+    rest: Bytes,
+    _held: UntilSent,
+}
+
+impl http_body::Body for Paced {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        while self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+        let length = self.rest.len().min(limits::RESPONSE_SLICE_BYTES);
+        let slice = self.rest.split_to(length);
+        Poll::Ready(Some(Ok(Frame::data(slice))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body::Body as _;
+
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    /// Keeps `bytes` in answers of a tenth of a MiB.
+    fn fill(reading: &Reading, bytes: usize) -> Result<(), WalkError> {
+        for _ in 0..bytes / (MIB / 10) {
+            reading.keep(MIB / 20)?;
+        }
+        Ok(())
+    }
+
+    fn used(reads: &LargeReads) -> usize {
+        reads.memory.used.lock().bytes
+    }
+
+    /// What must come now comes within a minute, whatever the machine does besides.
+    async fn now<T>(answer: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(60), answer)
+            .await
+            .expect("it comes long before a minute")
+    }
+
+    async fn until(condition: impl Fn() -> bool) {
+        now(async {
+            while !condition() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_read_that_nobody_waits_for_ends_and_leaves_its_place() {
+        let reads = Arc::new(LargeReads::bounded(1, 100 * MIB));
+        let ended = Arc::new(AtomicBool::new(false));
+        let endless = tokio::spawn({
+            let (reads, ended) = (reads.clone(), ended.clone());
+            async move {
+                let work = move |reading: &Reading| {
+                    while reading.walk().is_ok() {}
+                    ended.store(true, Ordering::Relaxed);
+                };
+                reads.run(work).await.map(|_| ())
+            }
+        });
+        until(|| reads.working.available_permits() == 0).await;
+        let mut next = std::pin::pin!(reads.run(|_| "done"));
+        let early = tokio::time::timeout(Duration::from_millis(50), &mut next).await;
+        assert!(early.is_err(), "one at a time");
+        assert!(!ended.load(Ordering::Relaxed));
+        endless.abort();
+        let (answer, _) = now(next).await.expect("there is a place");
+        assert_eq!(answer, "done");
+        assert!(ended.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test]
+    async fn answers_share_their_memory_and_one_may_go_beyond_it() {
+        let reads = Arc::new(LargeReads::bounded(8, 20 * MIB));
+        let small = |_: &Reading| ();
+        let large = |bytes: usize| move |reading: &Reading| fill(reading, bytes);
+        let (filled, first) = now(reads.run(large(15 * MIB))).await.expect("a place");
+        filled.expect("within the bound");
+        assert!(
+            (13 * MIB..20 * MIB).contains(&used(&reads)),
+            "{}",
+            used(&reads)
+        );
+        // This one does not fit beside it, and goes beyond the bound alone.
+        let (filled, second) = now(reads.run(large(40 * MIB))).await.expect("a place");
+        filled.expect("one may");
+        assert!(used(&reads) > 50 * MIB);
+        // So the next one waits; one that needs next to nothing does not.
+        let third = tokio::spawn({
+            let reads = reads.clone();
+            async move { reads.run(large(10 * MIB)).await }
+        });
+        until(|| reads.working.available_permits() == 7).await;
+        now(reads.run(small)).await.expect("a small answer");
+        assert!(!third.is_finished());
+        drop(second);
+        drop(first);
+        let (filled, third) = now(third).await.expect("no panic").expect("a place");
+        filled.expect("there is room again");
+        assert!(used(&reads) >= 8 * MIB);
+        drop(third);
+        assert_eq!(used(&reads), 0, "all is given back");
+        assert!(!reads.memory.used.lock().beyond);
+    }
+
+    #[tokio::test]
+    async fn a_read_that_waits_for_memory_ends_with_its_caller() {
+        let reads = Arc::new(LargeReads::bounded(8, 2 * MIB));
+        let work = |reading: &Reading| fill(reading, 10 * MIB);
+        let (filled, held) = now(reads.run(work)).await.expect("a place");
+        filled.expect("it goes beyond the bound alone");
+        let waits = tokio::spawn({
+            let reads = reads.clone();
+            async move { reads.run(work).await.map(|_| ()) }
+        });
+        until(|| reads.working.available_permits() == 7).await;
+        waits.abort();
+        until(|| reads.working.available_permits() == 8).await;
+        drop(held);
+        assert_eq!(used(&reads), 0);
+    }
+
+    #[tokio::test]
+    async fn what_an_answer_lets_go_is_not_held_until_it_is_sent() {
+        let reads = LargeReads::bounded(1, 100 * MIB);
+        let work = |reading: &Reading| {
+            fill(reading, 50 * MIB)?;
+            for _ in 0..480 {
+                reading.let_go(MIB / 20);
+            }
+            Ok::<_, WalkError>(())
+        };
+        let (filled, held) = now(reads.run(work)).await.expect("a place");
+        filled.expect("within the bound");
+        assert!(used(&reads) < 5 * MIB, "{}", used(&reads));
+        let mut answer = tonic::Response::new(());
+        held.until_sent(&mut answer);
+        assert!(used(&reads) > 0, "until it is sent");
+
+        let message = Bytes::from(vec![7; 3 * limits::RESPONSE_SLICE_BYTES + 1]);
+        let body = tonic::body::Body::new(http_body_util::Full::new(message.clone()));
+        let (_, (), extensions) = answer.into_parts();
+        let mut answer = Response::new(body);
+        *answer.extensions_mut() = extensions;
+        let answer = paced(answer);
+        let mut body = answer.into_body();
+        let mut slices = Vec::new();
+        while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
+        {
+            assert!(used(&reads) > 0, "not all is sent");
+            slices.push(frame.expect("no error").into_data().expect("data"));
+        }
+        assert_eq!(slices.len(), 4);
+        assert_eq!(slices.concat(), message);
+        drop(body);
+        assert_eq!(used(&reads), 0);
+    }
+}
