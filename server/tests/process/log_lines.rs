@@ -93,6 +93,9 @@ fn a_node_that_is_back_under_other_ports_is_told_of_on_both_sides() {
         let moved = cluster.others(leader)[0];
         let own = cluster.node(moved).config.clone();
         cluster.node_mut(moved).term().await;
+        // It lacks something, so it cannot even serve what it has.
+        let written = cluster.load_of(4, 20).await.finish().await;
+        written.assert_no_failures();
         let ports = free_ports(rng, 2);
         let member = own.this_member().unwrap();
         let mut elsewhere = Node::new(Config {

@@ -296,6 +296,13 @@ async fn leader(peers: Arc<Peers>) -> (RaftGroup, GroupLog, TempDir) {
     let mut leadership = raft.leadership();
     let known = leadership.wait_for(|now| now.leader == Some(1));
     within_a_minute("a leader", known).await.unwrap();
+    // A leader takes nothing before a quorum has followed it for the first time.
+    let accepted = async {
+        while raft.propose(put()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within_a_minute("a leader that a quorum follows", accepted).await;
     (raft, log.group(1), dir)
 }
 
