@@ -3,9 +3,9 @@
 //! ```text
 //!   <data_dir>/
 //!     LOCK            held while the node runs
-//!     identity.json   cluster, node id, incarnation, whether the node has taken part
-//!     peers.json      incarnation of every peer that was met
-//!     log/            the shared Raft log
+//!     identity.json   cluster, node id, incarnation, whether the node has taken part, sessions
+//!     peers.json      what is remembered of every peer that was met
+//!     log/            the shared Raft log, and whose it is
 //!     state/          one directory per group
 //!     incoming/       snapshots being received
 //! ```
@@ -14,23 +14,41 @@
 //! with another incarnation has lost its memory: it may have voted and acknowledged entries that
 //! it no longer knows of, so it must not vote again. Its peers have the old incarnation on record
 //! and tell it so.
+//!
+//! The same holds for a node whose log is not the one that its identity knows, and for an old copy
+//! of the whole directory: see [`log_owner`], [`session`] and [`peers`] for how each is noticed.
+
+mod log_owner;
+mod peers;
+mod session;
 
 use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{raft::NodeId, storage::cause::Cause};
+use self::log_owner::LogOwner;
+pub use self::{
+    peers::{Contradiction, Memory, Recorded},
+    session::{Session, Sessions},
+};
+use crate::{
+    raft::{NodeId, Promises},
+    storage::cause::Cause,
+};
 
 const IDENTITY: &str = "identity.json";
 const PEERS: &str = "peers.json";
 const LOCK: &str = "LOCK";
-const FORMAT: u32 = 1;
+/// Format 1 knew neither the log nor sessions; it is read, and written anew as this one.
+const FORMAT: u32 = 2;
+const LOG: &str = "log";
 
 /// Why a data directory cannot be used. The text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -126,16 +144,39 @@ pub struct Identity {
     pub incarnation: u64,
     /// The node has taken part in its cluster: it may have voted.
     pub took_part: bool,
+    /// Id of its log, from the first start that had one.
+    #[serde(default)]
+    pub log_id: Option<u64>,
+    /// Its starts, as far as they had a log.
+    #[serde(default)]
+    pub sessions: Sessions,
+}
+
+impl Identity {
+    fn new(cluster_name: &str, cluster_id: u64, node_id: NodeId) -> Self {
+        Self {
+            format: FORMAT,
+            cluster_name: cluster_name.to_string(),
+            cluster_id,
+            node_id,
+            incarnation: rand::random(),
+            took_part: false,
+            log_id: None,
+            sessions: Sessions::default(),
+        }
+    }
 }
 
 /// An open data directory.
 ///
 /// - While this lives, no other process has the directory.
-/// - What [`Self::record_peer`] answers is on disk.
+/// - What [`Self::record_peer`] and [`Self::meet_peer`] answer of incarnations and sessions is on
+///   disk; what peers promised gets there by [`Self::save_promises`].
 pub struct DataDir {
     path: PathBuf,
     identity: Mutex<Identity>,
-    peers: Mutex<BTreeMap<NodeId, u64>>,
+    peers: Mutex<BTreeMap<NodeId, peers::Record>>,
+    promises: Arc<Promises>,
     _lock: File,
 }
 
@@ -168,27 +209,20 @@ impl DataDir {
             }
             Err(fs::TryLockError::Error(source)) => return Err(io(&lock_path)(source)),
         }
-        let identity = match read_json::<Identity>(&path.join(IDENTITY))? {
+        let mut identity = match read_json::<Identity>(&path.join(IDENTITY))? {
             Some(identity) => identity,
-            None if path.join("log").exists() || path.join("state").exists() => {
+            None if path.join(LOG).exists() || path.join("state").exists() => {
                 return Err(IdentityError::Orphaned {
                     path: path.to_path_buf(),
                 });
             }
             None => {
-                let identity = Identity {
-                    format: FORMAT,
-                    cluster_name: cluster_name.to_string(),
-                    cluster_id,
-                    node_id,
-                    incarnation: rand::random(),
-                    took_part: false,
-                };
+                let identity = Identity::new(cluster_name, cluster_id, node_id);
                 write_json(path, IDENTITY, &identity)?;
                 identity
             }
         };
-        if identity.format != FORMAT {
+        if identity.format > FORMAT {
             return Err(IdentityError::Format {
                 path: path.join(IDENTITY),
                 found: identity.format,
@@ -201,6 +235,12 @@ impl DataDir {
                 expected: node_id,
             });
         }
+        if !identity.took_part && identity.cluster_id != cluster_id {
+            // Nobody has a promise of this node: it was told of another cluster by mistake.
+            identity.cluster_name = cluster_name.to_string();
+            identity.cluster_id = cluster_id;
+            write_json(path, IDENTITY, &identity)?;
+        }
         if identity.cluster_name != cluster_name {
             return Err(IdentityError::OtherCluster {
                 path: path.to_path_buf(),
@@ -208,11 +248,13 @@ impl DataDir {
                 expected: cluster_name.to_string(),
             });
         }
-        let peers = read_json(&path.join(PEERS))?.unwrap_or_default();
+        identity.format = FORMAT;
+        let (peers, promises) = peers::read(&path.join(PEERS))?;
         Ok(Self {
             path: path.to_path_buf(),
             identity: Mutex::new(identity),
             peers: Mutex::new(peers),
+            promises: Arc::new(promises),
             _lock: lock,
         })
     }
@@ -234,28 +276,70 @@ impl DataDir {
         write_json(&self.path, IDENTITY, &*identity)
     }
 
-    /// The incarnation on record for a peer, after it introduced itself with `incarnation`.
-    ///
-    /// The first one stays on record. Only while this node has not taken part itself may a newer
-    /// one replace it: then no cluster exists yet in which the peer could have voted.
-    pub fn record_peer(&self, peer: NodeId, incarnation: u64) -> Result<u64, IdentityError> {
-        let took_part = self.identity.lock().took_part;
-        let mut peers = self.peers.lock();
-        match peers.get(&peer) {
-            Some(known) if took_part || *known == incarnation => Ok(*known),
-            _ => {
-                let mut updated = peers.clone();
-                updated.insert(peer, incarnation);
-                write_json(&self.path, PEERS, &updated)?;
-                *peers = updated;
-                Ok(incarnation)
-            }
-        }
+    /// Where the log is.
+    pub fn log_dir(&self) -> PathBuf {
+        self.path.join(LOG)
     }
 
-    /// The incarnation on record for a peer.
-    pub fn known_peer(&self, peer: NodeId) -> Option<u64> {
-        self.peers.lock().get(&peer).copied()
+    /// Why the log that is there now, with segments of the id `stored` or none, is not the one in
+    /// which this node made its promises. `None` if it is, or if there were none.
+    pub fn log_mismatch(&self, stored: Option<u64>) -> Result<Option<String>, IdentityError> {
+        let dir = self.log_dir();
+        let owner = LogOwner::read(&dir)?;
+        let identity = self.identity.lock();
+        Ok(log_owner::mismatch(&identity, &dir, stored, owner))
+    }
+
+    /// Begins a session with the log of the id `log_id`, which was found to be this node's: on
+    /// disk, in the log and in the identity, before this returns.
+    pub fn begin_session(&self, log_id: u64) -> Result<Session, IdentityError> {
+        let mut identity = self.identity.lock();
+        let nonce = rand::random();
+        let sessions = identity.sessions.next(nonce);
+        let session = Session {
+            number: sessions.number(),
+            nonce,
+        };
+        LogOwner::write(&self.log_dir(), &identity, log_id, session)?;
+        let begun = Identity {
+            log_id: Some(log_id),
+            sessions,
+            ..identity.clone()
+        };
+        write_json(&self.path, IDENTITY, &begun)?;
+        *identity = begun;
+        Ok(session)
+    }
+
+    /// Forgets a founding in which this node promised nothing to anybody, so that it can found, or
+    /// be taken into, the cluster `cluster_id`. The caller has looked into the log.
+    pub fn found_again(&self, cluster_id: u64) -> Result<(), IdentityError> {
+        let mut identity = self.identity.lock();
+        let anew = Identity {
+            cluster_id,
+            took_part: false,
+            log_id: None,
+            sessions: Sessions::default(),
+            ..identity.clone()
+        };
+        // The identity goes first: without it having taken part, what a crash leaves is nothing.
+        write_json(&self.path, IDENTITY, &anew)?;
+        *identity = anew;
+        for left in [LOG, "state"] {
+            let left = self.path.join(left);
+            match fs::remove_dir_all(&left) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(IdentityError::Io { path: left, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What peers have promised to this node, as far as it is known.
+    pub fn promises(&self) -> &Arc<Promises> {
+        &self.promises
     }
 }
 
@@ -307,7 +391,10 @@ mod tests {
     #[test]
     fn an_identity_is_kept_and_a_stranger_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let first = open(dir.path(), "c", 1).unwrap().identity();
+        let data = open(dir.path(), "c", 1).unwrap();
+        data.set_took_part().unwrap();
+        let first = data.identity();
+        drop(data);
         assert_eq!(open(dir.path(), "c", 1).unwrap().identity(), first);
         let error = open(dir.path(), "c", 2)
             .map(|_| ())
@@ -322,6 +409,20 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("belongs to cluster \"c\""), "{error}");
+    }
+
+    #[test]
+    fn a_node_that_has_taken_no_part_takes_the_cluster_it_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(dir.path(), "c", 1).unwrap().identity();
+        let data = DataDir::open(dir.path(), "d", 8, 1).unwrap();
+        let told = data.identity();
+        assert_eq!((told.cluster_name.as_str(), told.cluster_id), ("d", 8));
+        assert_eq!(told.incarnation, first.incarnation);
+        data.set_took_part().unwrap();
+        drop(data);
+        let kept = DataDir::open(dir.path(), "d", 9, 1).unwrap().identity();
+        assert_eq!(kept.cluster_id, 8, "whatever the list of members says");
     }
 
     #[test]

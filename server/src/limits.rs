@@ -308,6 +308,18 @@ pub const LOG_UNTRACKED_LINES_MAX: u32 = 60;
 /// Bytes of the line that a summary quotes. At the bound: cut.
 pub const LOG_SUMMARY_BYTES_MAX: usize = 512;
 
+// ---- memory of nodes -------------------------------------------------------------------------
+
+/// Sessions that a node tells by name when it introduces itself. At the bound the oldest is left
+/// out; a peer that met the node longer ago cannot judge its chain.
+pub const SESSIONS_TOLD_MAX: usize = 256;
+/// Longest wait for the answer to an introduction. At the bound it is sent again.
+pub const HELLO_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Longest time that a node whose memory enough members know waits for the others to object.
+pub const HELLO_GRACE: Duration = Duration::from_millis(500);
+/// Interval at which what peers have promised is written down. A crash of all nodes forgets as much.
+pub const PROMISES_SAVED_EVERY: Duration = Duration::from_secs(2);
+
 // ---- shutdown --------------------------------------------------------------------------------
 
 /// Longest time that a node which was asked to stop spends on handing its leaderships over, in
@@ -408,4 +420,7 @@ const _: () = {
             <= STOP_MS_MAX / 2
     );
     assert!(STOP_MS_MAX < NODE_STOP_MS_MAX);
+
+    // Who does not object at once may be asked again before the answer is given up.
+    assert!(HELLO_GRACE.as_millis() < HELLO_WAIT_MAX.as_millis());
 };

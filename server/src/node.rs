@@ -1,7 +1,8 @@
 //! A node: the one place where its parts are put together, and taken apart.
 //!
 //! ```text
-//!   start     data directory (lock) ─▶ peer server ─▶ client server ─▶ introductions ─▶ log ─▶ groups
+//!   start     data directory (lock) ─▶ peer server ─▶ client server ─▶ log, state ─▶ groups
+//!                                                      introductions ─────────────────┘ let it vote
 //!   shutdown  hand over leaderships ─▶ client server ─▶ groups ─▶ peer server ─▶ state ─▶ log
 //! ```
 //!
@@ -20,7 +21,11 @@ use std::{
 use futures_util::future::try_join_all;
 use holdfast_proto::command::Settings;
 use parking_lot::{Mutex, RwLock};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::MissedTickBehavior,
+};
 
 use crate::{
     config::Config,
@@ -28,18 +33,18 @@ use crate::{
     group::{
         Group, GroupLimits, HandOverError, MemberVersions, Raising, Retention, keep_log_within,
     },
-    identity::{DataDir, IdentityError},
+    identity::{DataDir, IdentityError, Memory},
     keyspace::{DEFAULT, DEFAULT_GROUP, Keyspaces, SYSTEM, SYSTEM_GROUP},
     limits,
     planted::{self, Bug},
     raft::{
-        NodeId, Parts, PeerTransport, RaftGroup, SnapshotRate, StartError as RaftStartError,
-        Tuning, Voter, restore_state,
+        DecodeError, NodeId, Parts, PeerTransport, RaftGroup, SnapshotRate,
+        StartError as RaftStartError, Tuning, Voter, has_promised_nothing, reach_of, restore_state,
     },
     service::{
         ServeError, ServiceContext, Serving,
         peer::{
-            GrpcTransport, Introduction, PeerServer, client, introduce,
+            Gate, GrpcTransport, Introduction, PeerServer, Standing, client,
             reachability::{Heard, watch},
         },
         serve_clients, serve_peers,
@@ -71,6 +76,12 @@ pub enum StartError {
     /// An address cannot be had.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The log cannot be looked into.
+    #[error("the log: {0}")]
+    Log(#[from] crate::storage::log::OpenError),
+    /// A vote in the log does not decode.
+    #[error("the log: {0}")]
+    Vote(#[from] DecodeError),
     /// A peer's address makes no sense.
     #[error("cluster.members: {0}")]
     Peers(#[from] tonic::transport::Error),
@@ -81,7 +92,8 @@ impl StartError {
     pub fn cause(&self) -> Cause {
         match self {
             Self::Identity(error) => error.cause(),
-            Self::Serve(_) | Self::Peers(_) => Cause::Other,
+            Self::Log(error) => error.into(),
+            Self::Serve(_) | Self::Peers(_) | Self::Vote(_) => Cause::Other,
         }
     }
 }
@@ -112,6 +124,11 @@ enum RunError {
          peer to fetch the state from; put a copy of the directory state/ back"
     )]
     NothingToRestoreFrom { group: u64, purged: u64 },
+    #[error("how far the memory of group {group} goes: {error}")]
+    Vote { group: u64, error: std::io::Error },
+    /// Nothing is broken, but the node may not take part.
+    #[error("{0}")]
+    StaysOut(String),
     #[error("{path}: {source}")]
     Directory {
         path: PathBuf,
@@ -126,7 +143,10 @@ impl RunError {
             Self::Log(error) => error.into(),
             Self::State { error, .. } => error.into(),
             Self::Raft(RaftStartError::State(error)) => Cause::of(error),
-            Self::Raft(_) | Self::NothingToRestoreFrom { .. } => Cause::Other,
+            Self::Raft(_)
+            | Self::NothingToRestoreFrom { .. }
+            | Self::Vote { .. }
+            | Self::StaysOut(_) => Cause::Other,
             Self::Directory { source, .. } => Cause::of(source),
         }
     }
@@ -144,11 +164,19 @@ pub struct Node {
     inner: Arc<Inner>,
 }
 
+/// What the node found on its disk: the log, then each group with its keyspace and its state.
+struct Opened {
+    log: Log,
+    stores: Vec<(u64, &'static str, Arc<StateStore>)>,
+}
+
 /// What the task that joins the cluster shares with the node.
 struct Inner {
     context: Arc<ServiceContext>,
     transport: Arc<GrpcTransport>,
     versions: Arc<MemberVersions>,
+    /// Open while the node may vote and acknowledge.
+    gate: Arc<Gate>,
     /// Kept to be closed last: everything above writes to it.
     log: Mutex<Option<Log>>,
     stores: Mutex<Vec<Arc<StateStore>>>,
@@ -165,6 +193,13 @@ impl Node {
             cluster_id(&config),
             config.node.id,
         )?);
+        if data.identity().cluster_id != cluster_id(&config) && promised_nothing(&config, &data)? {
+            tracing::info!(
+                "the members are other ones than at the first start, and this node has promised \
+                 nothing to any of them: its cluster is founded anew"
+            );
+            data.found_again(cluster_id(&config))?;
+        }
         let identity = data.identity();
         let members: Vec<NodeId> = config.cluster.members.iter().map(|m| m.id).collect();
         let addresses: Vec<_> = config
@@ -177,6 +212,8 @@ impl Node {
                 url: m.peer_url.clone(),
             })
             .collect();
+        let gate = Arc::new(Gate::default());
+        let stays_out = Arc::new(RwLock::new(None));
         let transport = Arc::new(GrpcTransport::new(
             client::Sender {
                 cluster_id: identity.cluster_id,
@@ -186,6 +223,7 @@ impl Node {
             &addresses,
             config.raft.election_timeout_max(),
             config.limits.forward_queue_requests_max,
+            gate.clone(),
         )?);
         let keyspaces = Arc::new(Keyspaces::default());
         let peer_addr = config.node.peer_addr;
@@ -193,14 +231,24 @@ impl Node {
             config,
             data: data.clone(),
             keyspaces: keyspaces.clone(),
-            stays_out: RwLock::new(None),
+            stays_out: stays_out.clone(),
             stopping: watch::channel(false).0,
         });
+        let standing = Standing {
+            gate: gate.clone(),
+            stays_out,
+        };
         let shares = descriptors::take(&context.config, GROUPS.len());
         let versions = MemberVersions::new(identity.node_id);
         let heard = Arc::new(Heard::default());
-        let peer_server =
-            PeerServer::new(data, keyspaces, versions.clone(), members, heard.clone());
+        let peer_server = PeerServer::new(
+            data,
+            keyspaces,
+            versions.clone(),
+            members,
+            heard.clone(),
+            standing,
+        );
         let peers = serve_peers(peer_addr, peer_server, shares.peers_max).await?;
         let clients = serve_clients(context.clone(), shares.clients_max).await?;
         announce(&context);
@@ -209,6 +257,7 @@ impl Node {
             context: context.clone(),
             transport,
             versions,
+            gate,
             log: Mutex::new(None),
             stores: Mutex::default(),
             room: Arc::new(Room::new(context.config.storage.reserve_bytes)),
@@ -257,6 +306,9 @@ impl Node {
         step.send_replace(Step::DrainPeers);
         self.peers.stop(limits::PEER_DRAIN_MAX).await;
         step.send_replace(Step::FlushState);
+        if let Err(e) = tokio::task::block_in_place(|| self.context.data.save_promises()) {
+            tracing::warn!(error = %e, "what peers have promised was not written down");
+        }
         let stores = std::mem::take(&mut *self.inner.stores.lock());
         for store in stores {
             if let Err(e) = store.flush_at_rest().await {
@@ -283,37 +335,94 @@ async fn leave(group: &Group, deadline: Instant) {
 }
 
 impl Inner {
-    /// Takes the node into its cluster: introductions as far as they are needed, then the groups.
+    /// Takes the node into its cluster.
     async fn join(self: Arc<Self>) {
+        match self.clone().try_join().await {
+            Ok(()) => {}
+            Err(RunError::StaysOut(why)) => self.stay_out(&why).await,
+            Err(e) => self.fail(&e),
+        }
+    }
+
+    /// A new node introduces itself before it makes anything. Any other one opens what it has, tells
+    /// it to its peers, and runs its groups meanwhile; they vote once the gate is open.
+    async fn try_join(self: Arc<Self>) -> Result<(), RunError> {
+        let data = &self.context.data;
+        if !data.identity().took_part {
+            let incarnation = data.identity().incarnation;
+            let nothing = Memory {
+                incarnation,
+                ..Memory::default()
+            };
+            self.introduce(&nothing, None).await?;
+        }
+        let opened = self.open()?;
+        let memory = self.memory(&opened)?;
+        // Aborted with this task.
+        let mut introductions = JoinSet::new();
+        let inner = self.clone();
+        introductions.spawn(async move {
+            match inner.introduce(&memory, Some(&inner.gate)).await {
+                Ok(()) => {}
+                Err(RunError::StaysOut(why)) => inner.stay_out(&why).await,
+                Err(e) => inner.fail(&e),
+            }
+        });
+        self.run_groups(opened).await?;
+        let mut save = tokio::time::interval(limits::PROMISES_SAVED_EVERY);
+        save.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            save.tick().await;
+            let data = self.context.data.clone();
+            let saved = tokio::task::spawn_blocking(move || data.save_promises()).await;
+            if let Ok(Err(e)) = saved {
+                // They are a second line of defence: a node that cannot keep them goes on.
+                tracing::warn!(error = %e, "what peers have promised was not written down");
+            }
+        }
+    }
+
+    async fn introduce(&self, memory: &Memory, gate: Option<&Gate>) -> Result<(), RunError> {
         let config = &self.context.config;
         let members: Vec<NodeId> = config.cluster.members.iter().map(|m| m.id).collect();
-        let fresh = !self.context.data.identity().took_part;
-        let introduction = introduce(
-            &self.transport,
-            &self.context.data,
-            &self.versions,
-            &config.node.zone,
-            &members,
-        );
-        if fresh {
-            match introduction.await {
-                Ok(Introduction::Accepted) => {}
-                Ok(lost) => return self.stay_out(&lost).await,
-                Err(e) => return self.fail(&RunError::from(e)),
-            }
-            if let Err(e) = self.run_groups().await {
-                self.fail(&e);
-            }
-            return;
+        let introduction = Introduction {
+            transport: &self.transport,
+            data: &self.context.data,
+            zone: &config.node.zone,
+            members: &members,
+            memory,
+            versions: &self.versions,
+        };
+        let lost = match gate {
+            None => introduction.before_anything().await?,
+            Some(gate) => introduction.with_memory(gate).await?,
+        };
+        match lost {
+            None => Ok(()),
+            Some(lost) => Err(RunError::StaysOut(format!(
+                "node {} knows node {} with {}",
+                lost.by, config.node.id, lost.why
+            ))),
         }
-        if let Err(e) = self.run_groups().await {
-            return self.fail(&e);
+    }
+
+    /// How far the memory goes that was found.
+    fn memory(&self, opened: &Opened) -> Result<Memory, RunError> {
+        let identity = self.context.data.identity();
+        let mut reaches = Vec::new();
+        for (group, _, store) in &opened.stores {
+            let reach =
+                reach_of(&opened.log.group(*group), store).map_err(|error| RunError::Vote {
+                    group: *group,
+                    error,
+                })?;
+            reaches.push((*group, reach));
         }
-        match introduction.await {
-            Ok(Introduction::Accepted) => {}
-            Ok(lost) => self.stay_out(&lost).await,
-            Err(e) => self.fail(&RunError::from(e)),
-        }
+        Ok(Memory {
+            incarnation: identity.incarnation,
+            sessions: identity.sessions,
+            reaches,
+        })
     }
 
     fn fail(&self, e: &RunError) {
@@ -330,25 +439,61 @@ impl Inner {
     }
 
     /// The node has lost its memory: it must neither vote nor acknowledge anything.
-    async fn stay_out(&self, introduction: &Introduction) {
-        let Introduction::LostMemory { by, recorded } = introduction else {
-            return;
-        };
-        let identity = self.context.data.identity();
+    async fn stay_out(&self, why: &str) {
+        self.gate.close();
         let why = format!(
-            "node {by} knows node {} with another data directory (incarnation {recorded:016x}, \
-             this one is {:016x}); a voter that lost its data must not vote again. Put the old \
-             data directory back, or give the node a new id",
-            identity.node_id, identity.incarnation
+            "{why}. A voter that lost its data must not vote again: what it acknowledged could be \
+             lost. Put the data directory back as it last was, with its log, or give the node a new \
+             id; until then the others go on without it"
         );
         tracing::error!("this node stays out of the cluster: {why}");
         *self.context.stays_out.write() = Some(why);
+        self.stop_groups().await;
+    }
+
+    async fn stop_groups(&self) {
         for group in self.context.keyspaces.take_all() {
             group.raft().shutdown().await;
         }
     }
 
-    async fn run_groups(self: &Arc<Self>) -> Result<(), RunError> {
+    /// Opens the log, if it is the one of this node, and the states; begins a session.
+    fn open(self: &Arc<Self>) -> Result<Opened, RunError> {
+        let config = &self.context.config;
+        let data = &self.context.data;
+        let began = Instant::now();
+        let log_dir = data.log_dir();
+        let files = Arc::new(DiskFiles);
+        let stored = Log::stored_id(&log_dir, &*files)?;
+        if let Some(why) = data.log_mismatch(stored)? {
+            if !planted::trusts_any_memory() {
+                return Err(RunError::StaysOut(why));
+            }
+            tracing::warn!(why, "a planted bug: the node takes part all the same");
+        }
+        let log_options = log_options(config);
+        let (log, recovery) =
+            tokio::task::block_in_place(|| Log::open(&log_dir, log_options, files))?;
+        let session = data.begin_session(recovery.log_id)?;
+        tracing::info!(elapsed = ?began.elapsed(), session = session.number, ?recovery, "log opened");
+        *self.log.lock() = Some(log.clone());
+        space::watch(self);
+        let mut stores = Vec::new();
+        for (group, keyspace) in GROUPS {
+            let store = self.open_store(group)?;
+            if store.applied_record().is_some() && !data.identity().took_part {
+                return Err(RunError::StaysOut(format!(
+                    "its directory state/ holds data of group {group}, but the node has never taken \
+                     part in a cluster"
+                )));
+            }
+            stores.push((group, keyspace, store));
+        }
+        Ok(Opened { log, stores })
+    }
+
+    async fn run_groups(self: &Arc<Self>, opened: Opened) -> Result<(), RunError> {
+        let Opened { log, stores } = opened;
         let config = &self.context.config;
         let data = &self.context.data;
         let incoming_dir = data.path().join("incoming");
@@ -356,17 +501,6 @@ impl Inner {
             path: incoming_dir.clone(),
             source,
         })?;
-        let opened = Instant::now();
-        let log_dir = data.path().join("log");
-        let log_options = LogOptions {
-            segment_bytes: u32::try_from(config.storage.log_segment_bytes).unwrap_or(u32::MAX),
-            ..LogOptions::default()
-        };
-        let (log, recovery) =
-            tokio::task::block_in_place(|| Log::open(&log_dir, log_options, Arc::new(DiskFiles)))?;
-        tracing::info!(elapsed = ?opened.elapsed(), ?recovery, "log opened");
-        *self.log.lock() = Some(log.clone());
-        space::watch(self);
         let voters: BTreeMap<NodeId, Voter> = config
             .cluster
             .members
@@ -386,10 +520,18 @@ impl Inner {
         keyspaces.expect(GROUPS.map(|(_, keyspace)| keyspace));
         self.watch_log(log.clone());
         // Each by itself: one that waits for a peer keeps no other from serving.
-        let groups = GROUPS.map(|(id, keyspace)| {
+        let groups = stores.into_iter().map(|(id, keyspace, store)| {
             let (log, voters, incoming_dir) = (log.clone(), voters.clone(), incoming_dir.clone());
             let snapshot_rate = snapshot_rate.clone();
-            self.run_group(id, keyspace, log, voters, incoming_dir, snapshot_rate)
+            self.run_group(
+                id,
+                keyspace,
+                store,
+                log,
+                voters,
+                incoming_dir,
+                snapshot_rate,
+            )
         });
         let groups = try_join_all(groups).await?;
         let storage = &config.storage;
@@ -406,6 +548,7 @@ impl Inner {
         self: &Arc<Self>,
         id: u64,
         keyspace: &str,
+        store: Arc<StateStore>,
         log: Log,
         voters: BTreeMap<NodeId, Voter>,
         incoming_dir: PathBuf,
@@ -413,7 +556,6 @@ impl Inner {
     ) -> Result<Arc<Group>, RunError> {
         let config = &self.context.config;
         let group = {
-            let store = self.open_store(id)?;
             self.restore(id, &store, &log.group(id)).await?;
             let transport: Arc<dyn PeerTransport> = self.transport.clone();
             let raft = RaftGroup::start(Parts {
@@ -434,6 +576,7 @@ impl Inner {
                 },
                 room: self.room.clone(),
                 incoming_dir,
+                promises: self.context.data.promises().clone(),
             })
             .await?;
             Group::new(
@@ -470,6 +613,10 @@ impl Inner {
         group.raft().initialize(voters).await?;
         self.watch_for_failure(&group);
         self.context.keyspaces.add(group.clone());
+        // The answer of a peer may have come while the group started.
+        if self.context.stays_out.read().is_some() {
+            self.stop_groups().await;
+        }
         Ok(group)
     }
 
@@ -616,6 +763,34 @@ fn announce(context: &ServiceContext) {
         known_to_peers_as = member.map(|member| member.peer_url.as_str()),
         "listening"
     );
+}
+
+/// Whether the log of this node holds no promise to any other: then its founding was never more
+/// than its own.
+fn promised_nothing(config: &Config, data: &DataDir) -> Result<bool, StartError> {
+    let files = DiskFiles;
+    let stored = Log::stored_id(&data.log_dir(), &files)?;
+    let known = data.identity().log_id;
+    // A log that is not the one in which it would have promised shows nothing.
+    if stored.is_none() || stored != known {
+        return Ok(false);
+    }
+    let options = log_options(config);
+    let (log, _) =
+        tokio::task::block_in_place(|| Log::open(&data.log_dir(), options, Arc::new(files)))?;
+    let mut nothing = true;
+    for id in log.groups() {
+        nothing &= has_promised_nothing(&log.group(id), config.node.id)?;
+    }
+    tokio::task::block_in_place(|| log.close());
+    Ok(nothing)
+}
+
+fn log_options(config: &Config) -> LogOptions {
+    LogOptions {
+        segment_bytes: u32::try_from(config.storage.log_segment_bytes).unwrap_or(u32::MAX),
+        ..LogOptions::default()
+    }
 }
 
 /// The id of a cluster follows from its name and its first members, as in etcd: nodes that are

@@ -162,6 +162,7 @@ async fn group(
         },
         room: room.clone(),
         incoming_dir: state.to_path_buf(),
+        promises: Arc::default(),
     })
     .await
     .unwrap();

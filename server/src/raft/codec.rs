@@ -190,13 +190,19 @@ fn entry_from_wire(entry: peer::Entry) -> Result<Entry, DecodeError> {
 pub(super) type AppendEntriesRequest = openraft::raft::AppendEntriesRequest<TypeConfig>;
 pub(super) type StreamAppendResult = openraft::raft::StreamAppendResult<TypeConfig>;
 
-pub(super) fn append_to_wire(group_id: u64, request: AppendEntriesRequest) -> peer::AppendRequest {
+/// `flushed` is the last index that the leader has flushed in its own log.
+pub(super) fn append_to_wire(
+    group_id: u64,
+    request: AppendEntriesRequest,
+    flushed: u64,
+) -> peer::AppendRequest {
     peer::AppendRequest {
         group_id,
         vote: Some(vote_to_wire(&request.vote)),
         prev_log_id: request.prev_log_id.as_ref().map(log_id_to_wire),
         leader_commit: request.leader_commit.as_ref().map(log_id_to_wire),
         entries: request.entries.into_iter().map(entry_to_wire).collect(),
+        leader_flushed: flushed,
     }
 }
 

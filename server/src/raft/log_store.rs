@@ -17,6 +17,10 @@ use std::{
     fmt::Debug,
     io,
     ops::{Bound, Range, RangeBounds, RangeInclusive},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use futures_util::{Stream, StreamExt, stream};
@@ -71,12 +75,38 @@ fn apply_bytes_max() -> usize {
 #[derive(Clone)]
 pub struct LogStore {
     log: GroupLog,
+    flushed: Arc<Flushed>,
+}
+
+/// Last index of a log that is on disk. Told by the log's writer in the order of the changes, so it
+/// is right whenever no change is under way, and never too high in a log that only grows.
+#[derive(Debug, Default)]
+pub(super) struct Flushed(AtomicU64);
+
+impl Flushed {
+    fn appended(&self, last: u64) {
+        self.0.fetch_max(last, Ordering::Relaxed);
+    }
+
+    fn cut(&self, last: u64) {
+        self.0.fetch_min(last, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl LogStore {
-    /// The store of the group that `log` belongs to.
+    /// The store of the group that `log` belongs to. What the log holds now is on disk.
     pub fn new(log: GroupLog) -> Self {
-        Self { log }
+        let last = log.state().last.map_or(0, |last| last.index);
+        let flushed = Arc::new(Flushed(AtomicU64::new(last)));
+        Self { log, flushed }
+    }
+
+    pub(super) fn flushed(&self) -> Arc<Flushed> {
+        self.flushed.clone()
     }
 
     fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
@@ -279,12 +309,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let last = self.log.state().last.map(|last| last.index);
             entries.retain(|entry| last.is_none_or(|last| entry.index > last));
         }
-        self.log
-            .append(
-                entries,
-                Box::new(move |result| callback.io_completed(result)),
-            )
-            .await
+        let last = entries.last().map_or(0, |entry| entry.index);
+        let flushed = self.flushed.clone();
+        let done = move |result: io::Result<()>| {
+            if result.is_ok() {
+                flushed.appended(last);
+            }
+            callback.io_completed(result);
+        };
+        self.log.append(entries, Box::new(done)).await
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
@@ -292,9 +325,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             return Ok(());
         }
         let (done, flushed) = completion();
-        self.log
-            .truncate_after(last.map(|id| id.index), done)
-            .await?;
+        let last = last.map(|id| id.index);
+        let mark = self.flushed.clone();
+        let done: Done = Box::new(move |result| {
+            // Before anything that is appended behind it is flushed.
+            mark.cut(last.unwrap_or(0));
+            done(result);
+        });
+        self.log.truncate_after(last, done).await?;
         flushed.await
     }
 

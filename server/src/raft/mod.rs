@@ -19,6 +19,7 @@ mod codec;
 mod log_store;
 mod messages;
 mod network;
+mod promises;
 mod rate;
 mod receive;
 mod reconcile;
@@ -46,6 +47,7 @@ pub use self::{
     codec::DecodeError,
     log_store::LogStore,
     messages::MessageError,
+    promises::{Broken, Promises, Reach, has_promised_nothing, reach_of},
     rate::SnapshotRate,
     receive::{ReceiveError, restore_state},
     state_machine::{Pin, Published, SharedState},
@@ -53,7 +55,7 @@ pub use self::{
     types::{GroupId, NodeId, Voter},
 };
 use self::{
-    network::NetworkFactory,
+    network::{NetworkFactory, Observer},
     state_machine::GroupStateMachine,
     types::{Outcome, Proposal, TypeConfig},
 };
@@ -171,6 +173,7 @@ pub struct RaftGroup {
     installing: Arc<receive::Installing>,
     snapshot_stall_max: Duration,
     snapshot_rate: Arc<SnapshotRate>,
+    promises: Arc<Promises>,
 }
 
 /// What a group is made of.
@@ -191,6 +194,8 @@ pub struct Parts {
     pub room: Arc<Room>,
     /// Where snapshots are received.
     pub incoming_dir: PathBuf,
+    /// What other nodes have promised to this one.
+    pub promises: Arc<Promises>,
 }
 
 impl RaftGroup {
@@ -205,6 +210,7 @@ impl RaftGroup {
             tuning,
             room,
             incoming_dir,
+            promises,
         } = parts;
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let config = openraft::Config {
@@ -225,8 +231,16 @@ impl RaftGroup {
             ..Default::default()
         };
         let config = Arc::new(config.validate().map_err(StartError::Config)?);
-        let network = NetworkFactory::new(group_id, transport, room.clone(), &tuning);
         reconcile::reconcile(&log, &store).await?;
+        #[cfg(feature = "planted-bugs")]
+        let log_of_group = log.clone();
+        let log = LogStore::new(log);
+        let observer = Observer {
+            group_id,
+            promises: promises.clone(),
+            flushed: log.flushed(),
+        };
+        let network = NetworkFactory::new(observer, transport, room.clone(), &tuning);
         #[cfg_attr(
             not(feature = "planted-bugs"),
             allow(unused_mut, reason = "only a planted bug changes it here")
@@ -234,11 +248,11 @@ impl RaftGroup {
         let mut machine = GroupStateMachine::open(group_id, store)?;
         #[cfg(feature = "planted-bugs")]
         {
-            machine.take_unapplied_for_applied(&log);
+            machine.take_unapplied_for_applied(&log_of_group);
             machine.is_of_node(node_id);
         }
         let shared = machine.shared();
-        let raft = Raft::new(node_id, config, network, LogStore::new(log), machine)
+        let raft = Raft::new(node_id, config, network, log, machine)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
         let leadership = follow_leadership(&raft);
@@ -253,6 +267,7 @@ impl RaftGroup {
             installing: Arc::default(),
             snapshot_stall_max: tuning.snapshot_stall_max,
             snapshot_rate: tuning.snapshot_rate,
+            promises,
         })
     }
 
@@ -336,6 +351,11 @@ impl RaftGroup {
             }
             Err(RaftError::Fatal(e)) => Err(ReadIndexError::Stopped(e.to_string())),
         }
+    }
+
+    /// Followers whose logs lost what they had confirmed to this node.
+    pub fn broken_promises(&self) -> Vec<Broken> {
+        self.promises.broken(self.id)
     }
 
     /// State of the group as this node sees it.

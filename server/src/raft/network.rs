@@ -10,7 +10,7 @@
 //! A heartbeat is a `stream_append` of one request whose answers must end; a stream left open would
 //! time every heartbeat out. So heartbeats get a client of their own kind.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream};
 use holdfast_proto::peer;
@@ -24,6 +24,8 @@ use openraft::{
     },
 };
 
+use parking_lot::Mutex;
+
 use super::{
     Tuning,
     append_stream::{self, Silences},
@@ -31,6 +33,8 @@ use super::{
         AppendEntriesRequest, DecodeError, StreamAppendResult, append_result_from_wire,
         append_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
     },
+    log_store::Flushed,
+    promises::{Promises, Reach},
     rate::SnapshotRate,
     snapshot::{self, SnapshotData},
     transport::{PeerTransport, TransportError},
@@ -52,25 +56,71 @@ pub struct NetworkFactory {
     append_silence_max: Duration,
     snapshot_stall_max: Duration,
     snapshot_rate: Arc<SnapshotRate>,
+    observer: Observer,
+}
+
+/// Keeps what followers and voters promise, and tells them how far this node's own log is flushed.
+#[derive(Clone)]
+pub(super) struct Observer {
+    pub(super) group_id: GroupId,
+    pub(super) promises: Arc<Promises>,
+    pub(super) flushed: Arc<Flushed>,
+}
+
+/// What a leader knew when it sent an append.
+#[derive(Clone, Copy)]
+struct Sent {
+    term: u64,
+    /// The follower had confirmed the entry before those that were sent.
+    confirmed: bool,
+}
+
+impl Observer {
+    fn sent(&self, to: NodeId, request: &AppendEntriesRequest) -> Sent {
+        let term = request.vote.leader_id.term;
+        let before = request.prev_log_id.map_or(0, |id| id.index);
+        let promised = self.promises.get(to, self.group_id);
+        Sent {
+            term,
+            confirmed: promised.is_some_and(|p| p.term == term && p.index >= before),
+        }
+    }
+
+    fn answered(&self, from: NodeId, sent: Sent, answer: &Result<StreamAppendResult, RpcError>) {
+        let term = sent.term;
+        match answer {
+            Ok(Ok(matched)) => {
+                let index = matched.map_or(0, |id| id.index);
+                self.promises
+                    .keep(from, self.group_id, Reach { term, index });
+            }
+            // An answer may be late: what was confirmed after the request was sent does not count.
+            Ok(Err(StreamAppendError::Conflict(at))) if sent.confirmed => {
+                self.promises.conflict(from, self.group_id, term, at.index);
+            }
+            _ => {}
+        }
+    }
 }
 
 impl NetworkFactory {
     /// A factory whose clients retry an unreachable node after the heartbeat interval, doubling up
     /// to the election timeout: a node that comes back is found within one election timeout.
-    pub fn new(
-        group_id: GroupId,
+    pub(super) fn new(
+        observer: Observer,
         transport: Arc<dyn PeerTransport>,
         room: Arc<Room>,
         tuning: &Tuning,
     ) -> Self {
         Self {
-            group_id,
+            group_id: observer.group_id,
             transport,
             room,
             backoff: (tuning.heartbeat_interval, tuning.election_timeout_max),
             append_silence_max: tuning.append_silence_max,
             snapshot_stall_max: tuning.snapshot_stall_max,
             snapshot_rate: tuning.snapshot_rate.clone(),
+            observer,
         }
     }
 
@@ -89,6 +139,7 @@ impl NetworkFactory {
                 stall_max: self.snapshot_stall_max,
                 rate: self.snapshot_rate.clone(),
             },
+            observer: self.observer.clone(),
         }
     }
 }
@@ -121,6 +172,7 @@ pub struct Network {
     backoff: (Duration, Duration),
     silences: Silences,
     pace: snapshot::Pace,
+    observer: Observer,
 }
 
 impl Network {
@@ -155,6 +207,15 @@ impl Network {
             .vote(self.target, request, option.soft_ttl())
             .await
             .map_err(Self::rpc_error)?;
+        if let Some(vote) = response.vote.filter(|_| response.granted && !pre_vote) {
+            let reach = Reach {
+                term: vote.term,
+                index: 0,
+            };
+            self.observer
+                .promises
+                .keep(self.target, self.group_id, reach);
+        }
         Ok(VoteResponse {
             vote: vote_from_wire(response.vote).map_err(Self::decode_error)?,
             vote_granted: response.granted,
@@ -181,7 +242,8 @@ impl RaftNetworkV2<TypeConfig> for Network {
         rpc: AppendEntriesRequest,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
-        let request = append_to_wire(self.group_id, rpc);
+        let sent = self.observer.sent(self.target, &rpc);
+        let request = append_to_wire(self.group_id, rpc, self.observer.flushed.get());
         let one = Box::pin(stream::once(async move { request }));
         let mut answers = self
             .transport
@@ -194,7 +256,9 @@ impl RaftNetworkV2<TypeConfig> for Network {
                 why: "the stream ended without an answer".into(),
             })
         });
-        Ok(match Self::result(&self.room, self.target, answer)? {
+        let answer = Self::result(&self.room, self.target, answer);
+        self.observer.answered(self.target, sent, &answer);
+        Ok(match answer? {
             Ok(matched) => AppendEntriesResponse::PartialSuccess(matched),
             Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
             Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
@@ -212,33 +276,45 @@ impl RaftNetworkV2<TypeConfig> for Network {
     where
         S: Stream<Item = AppendEntriesRequest> + OptionalSend + Unpin + 'static,
     {
-        let group_id = self.group_id;
-        let (room, target) = (self.room.clone(), self.target);
+        let (group_id, target) = (self.group_id, self.target);
+        let (room, observer) = (self.room.clone(), self.observer.clone());
         Box::pin(async move {
             if self.purpose == Purpose::Heartbeat {
                 let Some(request) = input.next().await else {
                     return Ok(stream::empty().boxed());
                 };
-                let answer = self
-                    .transport
-                    .heartbeat(self.target, append_to_wire(group_id, request))
-                    .await;
-                let result = Self::result(&room, target, answer);
-                return Ok(stream::once(std::future::ready(result)).boxed());
+                let sent = observer.sent(target, &request);
+                let request = append_to_wire(group_id, request, observer.flushed.get());
+                let answer = self.transport.heartbeat(target, request).await;
+                let answer = Self::result(&room, target, answer);
+                observer.answered(target, sent, &answer);
+                return Ok(stream::once(std::future::ready(answer)).boxed());
             }
             // The request comes first, the connection second: openraft's pause after a failure is
             // in its stream of requests, and a stream that cannot be opened is never read.
             let Some(first) = input.next().await else {
                 return Ok(stream::empty().boxed());
             };
-            let requests = stream::once(std::future::ready(first))
-                .chain(input)
-                .map(move |request| append_to_wire(group_id, request));
+            // Answers come in the order of the requests.
+            let under_way: Arc<Mutex<VecDeque<Sent>>> = Arc::default();
+            let requests = stream::once(std::future::ready(first)).chain(input).map({
+                let (observer, under_way) = (observer.clone(), under_way.clone());
+                move |request| {
+                    under_way.lock().push_back(observer.sent(target, &request));
+                    append_to_wire(group_id, request, observer.flushed.get())
+                }
+            });
             let transport = self.transport.as_ref();
             let answers =
                 append_stream::open(transport, self.silences.clone(), Box::pin(requests)).await;
-            let result = move |answer| Self::result(&room, target, answer);
-            Ok(answers.map_err(Self::rpc_error)?.map(result).boxed())
+            let answers = answers.map_err(Self::rpc_error)?.map(move |answer| {
+                let answer = Self::result(&room, target, answer);
+                if let Some(sent) = under_way.lock().pop_front() {
+                    observer.answered(target, sent, &answer);
+                }
+                answer
+            });
+            Ok(answers.boxed())
         })
     }
 

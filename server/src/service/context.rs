@@ -34,7 +34,7 @@ pub struct ServiceContext {
     /// The keyspaces that run on it.
     pub keyspaces: Arc<Keyspaces>,
     /// Why the node stays out of its cluster, once it does.
-    pub stays_out: RwLock<Option<String>>,
+    pub stays_out: Arc<RwLock<Option<String>>>,
     /// True once the node takes no more requests: streams without an end of their own end then.
     pub stopping: watch::Sender<bool>,
 }

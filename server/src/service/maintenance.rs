@@ -81,12 +81,14 @@ impl Maintenance for MaintenanceService {
             return Err(status::unsupported("raising an alarm by hand"));
         }
         // An alarm goes when its cause goes, so there is none to clear.
-        let alarms = match request.get_ref().action() {
-            AlarmAction::Get if request.get_ref().alarm() != AlarmType::Corrupt => {
-                self.alarms(&group)
-            }
+        let asked = request.get_ref();
+        let mut alarms = match asked.action() {
+            AlarmAction::Get => self.alarms(&group),
             _ => Vec::new(),
         };
+        if asked.alarm() != AlarmType::None {
+            alarms.retain(|alarm| alarm.alarm == asked.alarm);
+        }
         let term = group.leadership().borrow().term;
         Ok(Response::new(AlarmResponse {
             header: Some(self.context.header(group.read().0.revisions.current, term)),
@@ -98,6 +100,14 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
+        if let Some(why) = self.context.stays_out.read().clone() {
+            return Ok(Response::new(StatusResponse {
+                header: Some(self.context.header(0, 0)),
+                version: env!("CARGO_PKG_VERSION").to_string(),
+                errors: vec![format!("holdfast: this node stays out: {why}")],
+                ..StatusResponse::default()
+            }));
+        }
         let group = self.context.group(&request).await?;
         let leader = self.context.leader(&group).await;
         let state = group.status();
@@ -119,6 +129,8 @@ impl Maintenance for MaintenanceService {
             let (id, alarm) = (alarm.member_id, alarm.alarm().as_str_name());
             format!("memberID:{id} alarm:{alarm} ")
         }));
+        let broken = group.raft().broken_promises();
+        errors.extend(broken.iter().map(|broken| format!("holdfast: {broken}")));
         let term = state.leadership.term;
         Ok(Response::new(StatusResponse {
             header: Some(self.context.header(published.revisions.current, term)),

@@ -156,6 +156,17 @@ impl Cluster {
         panic!("five times in a row a port was taken by somebody else");
     }
 
+    /// Three nodes that have not been started.
+    pub fn down(rng: &mut StdRng, settings: impl Fn(&mut Config)) -> Self {
+        let workdir = Workdir::new();
+        let configs = configs(workdir.path(), rng, &settings);
+        Self {
+            nodes: configs.into_iter().map(Node::new).collect(),
+            workdir,
+            loads: 0,
+        }
+    }
+
     /// Directory of the test.
     pub fn dir(&self) -> &Path {
         self.workdir.path()
@@ -281,6 +292,19 @@ impl Cluster {
         .await;
     }
 
+    /// Waits until a node says that it stays out, for a reason with `why` in it, and runs nothing.
+    pub async fn until_stays_out(&self, id: u64, why: &str) {
+        let what = format!("node {id} stays out: {why}");
+        until(&what, PATIENCE, async || {
+            let told = self.node(id).groups().await?;
+            match told.stays_out_because.contains(why) && told.groups.is_empty() {
+                true => Ok(()),
+                false => Err(format!("{told:?}")),
+            }
+        })
+        .await;
+    }
+
     /// Waits until these nodes have applied all that any of them knows to be committed.
     pub async fn until_caught_up(&self, ids: &[u64]) {
         let mut goal = Vec::new();
@@ -362,6 +386,20 @@ impl Drop for Cluster {
 pub fn default_group(told: &GroupsResponse) -> Result<&Group, String> {
     let group = told.groups.iter().find(|group| group.keyspace == DEFAULT);
     group.ok_or_else(|| format!("node {} does not run {DEFAULT:?}", told.node_id))
+}
+
+/// Copies a directory with all that is in it.
+pub fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory can be made");
+    for entry in std::fs::read_dir(from).expect("the directory can be read") {
+        let entry = entry.expect("the directory can be read");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).expect("a file can be copied");
+        }
+    }
 }
 
 /// Waits at most so long for a request, whatever its connection does.

@@ -7,7 +7,7 @@ use holdfast_proto::etcdserverpb::{PutRequest, RangeRequest};
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Request};
 
-use crate::harness::{Cluster, PATIENCE, default_group, run, until, within};
+use crate::harness::{Cluster, PATIENCE, copy_dir, default_group, run, until, within};
 
 /// Many elections long.
 const WATCHED: Duration = Duration::from_secs(3);
@@ -116,8 +116,6 @@ async fn term(cluster: &Cluster, id: u64) -> u64 {
     default_group(&told).unwrap().term
 }
 
-/// An old copy of a data directory is a lost memory too, unless it is the same directory: then its
-/// log is a prefix, and the incarnation the same. What the peers can tell apart is the incarnation.
 #[test]
 fn a_directory_made_anew_is_told_from_the_old_one_after_a_restart_of_the_others() {
     run(async |rng| {
@@ -142,5 +140,96 @@ fn a_directory_made_anew_is_told_from_the_old_one_after_a_restart_of_the_others(
         .await;
         let real = cluster.others(wiped);
         cluster.verify_on(&real, &history).await;
+    });
+}
+
+/// Node 2 comes back without the log in which it promised what only node 1 knows besides, and node
+/// 3 was not there.
+#[test]
+fn a_node_that_lost_its_log_stays_out_until_the_log_is_back() {
+    run(async |rng| {
+        let mut cluster = Cluster::start(rng).await;
+        cluster.node_mut(3).kill9();
+        cluster.leader_among(&[1, 2]).await;
+        let mut history = cluster.load_of(8, 200).await.finish().await;
+        history.assert_no_failures();
+        cluster.node_mut(1).kill9();
+        cluster.node_mut(2).kill9();
+        let log = cluster.node(2).data_dir().join("log");
+        let away = cluster.node(2).data_dir().join("log-unmounted");
+        std::fs::rename(&log, &away).unwrap();
+        let before = cluster.node(2).log().len();
+        cluster.node_mut(2).start();
+        cluster.node_mut(3).start();
+        cluster.until_stays_out(2, "its log is gone").await;
+        assert!(
+            std::fs::read_dir(&log).map_or(0, Iterator::count) == 0,
+            "no new log in the place of the old one"
+        );
+        let told = cluster.node(2).log().split_off(before);
+        assert!(told.contains("stays out of the cluster"), "{told}");
+        // What the tools of etcd and our own show of it.
+        let status = within(
+            PATIENCE,
+            cluster
+                .node(2)
+                .maintenance()
+                .status(holdfast_proto::etcdserverpb::StatusRequest {}),
+        )
+        .await
+        .unwrap();
+        assert_eq!(status.leader, 0);
+        let errors = status.errors.join("\n");
+        assert!(errors.contains("stays out"), "{errors:?}");
+        // One real voter of two elects nobody.
+        let begun = Instant::now();
+        while begun.elapsed() < WATCHED {
+            let told = until("an answer", PATIENCE, async || {
+                cluster.node(3).groups().await
+            })
+            .await;
+            assert!(
+                told.groups.iter().all(|group| group.leader != 3),
+                "{told:?}"
+            );
+            sleep(Duration::from_millis(50)).await;
+        }
+        cluster.node_mut(1).start();
+        cluster.leader_among(&[1, 3]).await;
+        cluster.verify_on(&[1, 3], &history).await;
+        history.extend(cluster.load_of(8, 100).await.finish().await);
+        history.assert_no_failures();
+
+        // The disk is mounted after all.
+        cluster.node_mut(2).kill9();
+        let _ = std::fs::remove_dir_all(&log);
+        std::fs::rename(&away, &log).unwrap();
+        cluster.node_mut(2).start();
+        cluster.until_leaders().await;
+        cluster.verify_on(&[1, 2, 3], &history).await;
+    });
+}
+
+/// A log that is whole, but another node's.
+#[test]
+fn a_node_with_the_log_of_another_stays_out() {
+    run(async |rng| {
+        let mut cluster = Cluster::start(rng).await;
+        let mut history = cluster.load_of(8, 100).await.finish().await;
+        for node in &mut cluster.nodes {
+            node.kill9();
+        }
+        let log = |id: u64| cluster.node(id).data_dir().join("log");
+        let aside = cluster.dir().join("log-of-node-2");
+        std::fs::rename(log(2), &aside).unwrap();
+        copy_dir(&log(3), &log(2));
+        for node in &mut cluster.nodes {
+            node.start();
+        }
+        cluster.until_stays_out(2, "another log").await;
+        cluster.leader_among(&[1, 3]).await;
+        history.extend(cluster.load_of(8, 100).await.finish().await);
+        history.assert_no_failures();
+        cluster.verify_on(&[1, 3], &history).await;
     });
 }

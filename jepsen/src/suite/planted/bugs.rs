@@ -127,6 +127,11 @@ pub(super) const BUGS: &[Bug] = &[
         "votes and terms are not on disk",
         "register-kill-leader-last",
     ),
+    bug(
+        "vote-with-lost-log",
+        "a node takes part whatever log it finds, and whatever it had promised before",
+        "register-lose-log",
+    ),
 ];
 
 /// The scenarios by name. They are short: a run ends as soon as the bug shows.

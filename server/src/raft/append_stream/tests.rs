@@ -289,6 +289,7 @@ async fn leader(peers: Arc<Peers>) -> (RaftGroup, GroupLog, TempDir) {
         },
         room: Arc::new(Room::new(0)),
         incoming_dir: dir.path().to_path_buf(),
+        promises: Arc::default(),
     });
     let raft = raft.await.unwrap();
     let voters: BTreeMap<_, _> = (1..=3).map(|id| (id, Voter::default())).collect();

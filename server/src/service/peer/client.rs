@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -20,6 +21,7 @@ use tonic::{
 };
 
 use super::{
+    Gate,
     link::{Carried, Link},
     until_error,
 };
@@ -84,6 +86,8 @@ impl Interceptor for Signature {
 /// The gRPC connections to all peers. They are made on demand and again after they broke.
 pub struct GrpcTransport {
     peers: BTreeMap<NodeId, PeerConnection>,
+    /// Whom this node may ask for votes and lead.
+    gate: Arc<Gate>,
 }
 
 /// Three connections: what is large never stands before what is urgent.
@@ -103,6 +107,7 @@ impl GrpcTransport {
         peers: &[PeerAddress],
         patience: Duration,
         forward_queue_max: usize,
+        gate: Arc<Gate>,
     ) -> Result<Self, Error> {
         let peers = peers
             .iter()
@@ -113,7 +118,7 @@ impl GrpcTransport {
                 ))
             })
             .collect::<Result<_, Error>>()?;
-        Ok(Self { peers })
+        Ok(Self { peers, gate })
     }
 
     /// Introduces this node to a peer.
@@ -148,6 +153,17 @@ impl GrpcTransport {
         let answer = client.fetch_snapshot(request).await;
         let chunks = answer.map_err(|status| failed(from, &status))?.into_inner();
         Ok(Box::pin(until_error(chunks)))
+    }
+
+    /// A peer that has vouched for the memory of this node.
+    fn member(&self, to: NodeId) -> Result<&PeerConnection, TransportError> {
+        if self.gate.lets(to) {
+            return self.peer(to);
+        }
+        Err(TransportError::Unreachable {
+            to,
+            why: "it has not said yet that it knows this node".into(),
+        })
     }
 
     fn peer(&self, to: NodeId) -> Result<&PeerConnection, TransportError> {
@@ -277,7 +293,7 @@ impl PeerTransport for GrpcTransport {
         request: peer::VoteRequest,
         timeout: Duration,
     ) -> BoxFuture<Result<peer::VoteResponse, TransportError>> {
-        let client = self.peer(to).map(|p| p.client.clone());
+        let client = self.member(to).map(|p| p.client.clone());
         Box::pin(async move { within(to, timeout, { client? }.vote(request)).await })
     }
 
@@ -297,7 +313,7 @@ impl PeerTransport for GrpcTransport {
         requests: BoxStream<peer::AppendRequest>,
     ) -> BoxFuture<Result<BoxStream<Result<peer::AppendResponse, TransportError>>, TransportError>>
     {
-        let client = self.peer(to).map(|p| p.appends.clone());
+        let client = self.member(to).map(|p| p.appends.clone());
         Box::pin(async move {
             let stream = { client? }
                 .append(Messages(requests))
@@ -312,7 +328,7 @@ impl PeerTransport for GrpcTransport {
         to: NodeId,
         request: peer::AppendRequest,
     ) -> BoxFuture<Result<peer::AppendResponse, TransportError>> {
-        let sent = self.peer(to).map(|p| {
+        let sent = self.member(to).map(|p| {
             p.heartbeats.send(peer::Heartbeat {
                 id: 0,
                 request: Some(request),

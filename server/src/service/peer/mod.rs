@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Every call carries who sends it and whom it is for; a message of another cluster, for another
-//! node, or from a node that has lost its memory is refused before it is looked at.
+//! node, or from a node that has lost its memory is refused before it is looked at. While a node is
+//! not sure of its own memory its [`Gate`] is closed: it neither votes nor acknowledges.
 
 pub mod client;
 mod hello;
@@ -23,8 +24,8 @@ use tonic::Streaming;
 
 pub use self::{
     client::GrpcTransport,
-    hello::{Introduction, introduce},
-    server::PeerServer,
+    hello::{Gate, Introduction},
+    server::{PeerServer, Standing},
 };
 
 /// The messages of a stream up to its end or its first error: what follows could not be in order.

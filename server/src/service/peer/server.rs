@@ -7,18 +7,28 @@ use holdfast_proto::{
     metadata,
     peer::{self, forward_error::Kind, peer_server::Peer},
 };
+use parking_lot::RwLock;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{super::listener::Guest, reachability::Heard, until_error};
+use super::{
+    super::listener::Guest,
+    Gate,
+    hello::{reaches_from_wire, reaches_to_wire},
+    reachability::Heard,
+    until_error,
+};
 use crate::{
     group::{Group, MemberVersions},
-    identity::DataDir,
+    identity::{DataDir, Memory, Sessions},
     keyspace::Keyspaces,
-    limits,
-    raft::{GroupId, MessageError, NodeId},
+    limits, planted,
+    raft::{GroupId, MessageError, NodeId, Promises, Reach},
 };
+
+/// What a peer is told while this node asks whether its memory is whole.
+const UNSURE: &str = "this node is not sure of its memory yet and takes no part";
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -29,6 +39,16 @@ pub struct PeerServer {
     versions: Arc<MemberVersions>,
     members: Vec<NodeId>,
     heard: Arc<Heard>,
+    standing: Standing,
+}
+
+/// Whether the node takes part in its cluster.
+#[derive(Clone)]
+pub struct Standing {
+    /// Nothing is granted or acknowledged while it is closed.
+    pub gate: Arc<Gate>,
+    /// Why the node stays out, once it does.
+    pub stays_out: Arc<RwLock<Option<String>>>,
 }
 
 impl PeerServer {
@@ -40,6 +60,7 @@ impl PeerServer {
         versions: Arc<MemberVersions>,
         members: Vec<NodeId>,
         heard: Arc<Heard>,
+        standing: Standing,
     ) -> Self {
         Self {
             data,
@@ -47,6 +68,7 @@ impl PeerServer {
             versions,
             members,
             heard,
+            standing,
         }
     }
 
@@ -68,9 +90,13 @@ impl PeerServer {
                 ours = me.cluster_id,
                 "refused a peer of another cluster"
             );
-            return Err(Status::failed_precondition(
-                "etcdserver: cluster ID mismatch",
-            ));
+            return Err(Status::failed_precondition(format!(
+                "etcdserver: cluster ID mismatch: node {} is of the cluster {:016x}, the sender of \
+                 {cluster:016x}. Whichever was given a wrong cluster.name, or a wrong id, zone or \
+                 peer address of a member: correct its list of members and start it again. A node \
+                 that has promised nothing yet founds its cluster anew with the corrected list",
+                me.node_id, me.cluster_id
+            )));
         }
         let to = field(metadata::TO_NODE)?;
         if to != me.node_id {
@@ -109,10 +135,34 @@ impl PeerServer {
         }
     }
 
+    /// The group, for a message that it may answer with a promise.
+    fn voting_group(&self, from: NodeId, id: GroupId) -> Result<Arc<Group>, Status> {
+        if !self.standing.gate.lets(from) {
+            return Err(Status::unavailable(UNSURE));
+        }
+        self.group(id)
+    }
+
     fn group(&self, id: GroupId) -> Result<Arc<Group>, Status> {
         self.keyspaces
             .by_id(id)
             .ok_or_else(|| Status::unavailable(format!("group {id} does not run on this node")))
+    }
+}
+
+/// What a leader says of its own log, kept by the follower.
+fn keep_flushed(promises: &Promises, from: NodeId, group: GroupId, request: &peer::AppendRequest) {
+    let leads = request
+        .vote
+        .filter(|vote| vote.committed && vote.voted_for == from);
+    if let Some(vote) = leads
+        && request.leader_flushed > 0
+    {
+        let reach = Reach {
+            term: vote.term,
+            index: request.leader_flushed,
+        };
+        promises.keep(from, group, reach);
     }
 }
 
@@ -136,26 +186,44 @@ impl Peer for PeerServer {
                 "the introduction names another node",
             ));
         }
-        let recorded = self
-            .data
-            .record_peer(from, request.incarnation)
-            .map_err(|e| Status::internal(e.to_string()))?;
-        if recorded != request.incarnation {
+        let sessions = Sessions::told(request.session, request.session_nonces)
+            .ok_or_else(|| Status::invalid_argument("the sessions do not fit together"))?;
+        let memory = Memory {
+            incarnation: request.incarnation,
+            sessions,
+            reaches: reaches_from_wire(&request.reaches),
+        };
+        let (data, takes_part) = (self.data.clone(), request.takes_part);
+        let (memory, met) = tokio::task::spawn_blocking(move || {
+            let met = data.meet_peer(from, &memory, takes_part);
+            (memory, met)
+        })
+        .await
+        .map_err(|e| Status::internal(e.to_string()))?;
+        let recorded = met.map_err(|e| Status::internal(e.to_string()))?;
+        if let Some(why) = memory.contradicts(&recorded)
+            && !planted::trusts_any_memory()
+        {
             tracing::warn!(
                 node = from,
-                "a node came back without its data; it is told to stay out"
+                "a node came back without its memory and is told to stay out: this node knows it \
+                 with {why}"
             );
         }
-        if recorded == request.incarnation {
+        if recorded.incarnation == request.incarnation {
             self.versions.heard(from, request.version);
         }
         let me = self.data.identity();
         Ok(Response::new(peer::HelloResponse {
             node_id: me.node_id,
             incarnation: me.incarnation,
-            recorded_incarnation: recorded,
+            recorded_incarnation: recorded.incarnation,
             fresh: !me.took_part,
             version: holdfast_mvcc::VERSION,
+            recorded_session: recorded.session.map_or(0, |session| session.number),
+            recorded_session_nonce: recorded.session.map_or(0, |session| session.nonce),
+            promised: reaches_to_wire(&recorded.promised),
+            stays_out: self.standing.stays_out.read().is_some(),
         }))
     }
 
@@ -163,9 +231,9 @@ impl Peer for PeerServer {
         &self,
         request: Request<peer::VoteRequest>,
     ) -> Result<Response<peer::VoteResponse>, Status> {
-        self.check_memory(&request)?;
+        let from = self.check_memory(&request)?;
         let request = request.into_inner();
-        let group = self.group(request.group_id)?;
+        let group = self.voting_group(from, request.group_id)?;
         let answer = group.raft().handle_vote(request).await.map_err(status)?;
         Ok(Response::new(answer))
     }
@@ -176,14 +244,18 @@ impl Peer for PeerServer {
         &self,
         request: Request<Streaming<peer::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        self.check_memory(&request)?;
+        let from = self.check_memory(&request)?;
         let mut requests = request.into_inner();
         let Some(first) = requests.message().await? else {
             return Err(Status::invalid_argument("an empty append stream"));
         };
-        let group = self.group(first.group_id)?;
+        let group_id = first.group_id;
+        let group = self.voting_group(from, group_id)?;
         let first = futures_util::stream::once(std::future::ready(first));
-        let requests = first.chain(until_error(requests));
+        let promises = self.data.promises().clone();
+        let requests = first
+            .chain(until_error(requests))
+            .inspect(move |request| keep_flushed(&promises, from, group_id, request));
         let answers = group.raft().handle_append(requests);
         Ok(Response::new(Box::pin(answers.map(|a| a.map_err(status)))))
     }
@@ -194,12 +266,19 @@ impl Peer for PeerServer {
         &self,
         request: Request<Streaming<peer::HeartbeatBatch>>,
     ) -> Result<Response<Self::HeartbeatStream>, Status> {
-        self.check_memory(&request)?;
+        let from = self.check_memory(&request)?;
         let keyspaces = self.keyspaces.clone();
+        let gate = self.standing.gate.clone();
+        let promises = self.data.promises().clone();
         let requests = until_error(request.into_inner()).map(|batch| batch.heartbeats);
         let replies = serve_batches(
             requests,
-            move |heartbeat| answer_heartbeat(keyspaces.clone(), heartbeat),
+            move |heartbeat| {
+                if let Some(request) = &heartbeat.request {
+                    keep_flushed(&promises, from, request.group_id, request);
+                }
+                answer_heartbeat(gate.lets(from), keyspaces.clone(), heartbeat)
+            },
             |responses| peer::HeartbeatBatchResponse { responses },
         );
         Ok(Response::new(replies))
@@ -218,7 +297,7 @@ impl Peer for PeerServer {
             .await?
             .and_then(|first| first.header)
             .ok_or_else(|| Status::invalid_argument("a snapshot begins with its header"))?;
-        let group = self.group(header.group_id)?;
+        let group = self.voting_group(from, header.group_id)?;
         let (acks, stream) = mpsc::channel(limits::SNAPSHOT_WINDOW_CHUNKS_MAX);
         tokio::spawn(async move {
             let (progress, mut told) = mpsc::channel(limits::SNAPSHOT_WINDOW_CHUNKS_MAX);
@@ -263,9 +342,9 @@ impl Peer for PeerServer {
         &self,
         request: Request<peer::TransferLeaderRequest>,
     ) -> Result<Response<peer::TransferLeaderResponse>, Status> {
-        self.check_memory(&request)?;
+        let from = self.check_memory(&request)?;
         let request = request.into_inner();
-        let group = self.group(request.group_id)?;
+        let group = self.voting_group(from, request.group_id)?;
         let refused = group.raft().handle_transfer_leader(request).await;
         Ok(Response::new(peer::TransferLeaderResponse {
             refused_because: refused.map_err(status)?.unwrap_or_default(),
@@ -291,11 +370,13 @@ impl Peer for PeerServer {
 }
 
 async fn answer_heartbeat(
+    lets: bool,
     keyspaces: Arc<Keyspaces>,
     heartbeat: peer::Heartbeat,
 ) -> peer::HeartbeatResponse {
     let id = heartbeat.id;
     let answer = match heartbeat.request {
+        Some(_) if !lets => Err(UNSURE.to_string()),
         Some(request) => match keyspaces.by_id(request.group_id) {
             Some(group) => group
                 .raft()

@@ -249,6 +249,11 @@ impl Log {
         Ok((Log { shared, threads }, recovered.report))
     }
 
+    /// Id of the log in `dir`, if there is one: random, drawn when it was created. Changes nothing.
+    pub fn stored_id(dir: &Path, files: &dyn files::Files) -> Result<Option<u64>, OpenError> {
+        recovery::stored_id(dir, files)
+    }
+
     /// The log of one group; a group comes into being when it is first named. Id 0 is not a group.
     pub fn group(&self, id: u64) -> GroupLog {
         assert_ne!(id, 0, "group 0 stands for the log itself");

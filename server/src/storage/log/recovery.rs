@@ -37,6 +37,8 @@ use super::writer::Tail;
 /// What opening a log found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
+    /// Random id of the log, in the head of every segment.
+    pub log_id: u64,
     /// There was no log before.
     pub created: bool,
     /// Segments read.
@@ -132,6 +134,24 @@ fn is_blank(bytes: &[u8], at: usize) -> bool {
         .all(|&byte| byte == 0)
 }
 
+/// Id of the log in `dir`, if there is one. Changes nothing.
+pub(super) fn stored_id(dir: &Path, files: &dyn Files) -> Result<Option<u64>, OpenError> {
+    let names = match files.list(dir) {
+        Ok(names) => names,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(OpenError::io(dir, "list the directory")(e)),
+    };
+    let first = names.iter().find_map(|name| match parse_name(name)? {
+        Name::Segment(sequence) => Some((name, sequence)),
+        Name::Free | Name::New => None,
+    });
+    let Some((name, sequence)) = first else {
+        return Ok(None);
+    };
+    let found = open_segment(files, dir.join(name), sequence)?;
+    Ok(Some(found.place.log_id))
+}
+
 /// Opens or creates the log in `dir`.
 pub(super) fn recover(
     dir: &Path,
@@ -175,6 +195,7 @@ pub(super) fn recover(
     };
 
     let mut report = Recovery {
+        log_id: directory.log_id,
         created: found.is_empty(),
         ..Recovery::default()
     };
