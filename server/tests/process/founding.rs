@@ -10,13 +10,16 @@ fn misspell(config: &mut Config, id: u64) {
     let members = &mut config.cluster.members;
     let member = members.iter_mut().find(|member| member.id == id).unwrap();
     member.peer_url = "http://127.0.0.1:1".to_owned();
+    if config.node.id == id {
+        config.node.advertise_peer_url = member.peer_url.clone();
+    }
 }
 
 async fn stop_and_correct(cluster: &mut Cluster, right: &[Config]) {
     for (node, right) in cluster.nodes.iter_mut().zip(right) {
         let status = node.term().await;
         assert!(status.success(), "{status}");
-        node.config.cluster = right.cluster.clone();
+        node.config = right.clone();
     }
     for node in &mut cluster.nodes {
         node.start();
@@ -81,7 +84,7 @@ fn a_node_that_went_ahead_alone_founds_again_with_the_corrected_list() {
         cluster.verify_on(&others, &history).await;
         let node = cluster.node_mut(3);
         node.kill9();
-        node.config.cluster = right[2].cluster.clone();
+        node.config = right[2].clone();
         node.start();
         cluster.until_leaders().await;
         cluster.verify(&history).await;

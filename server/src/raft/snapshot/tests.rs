@@ -223,6 +223,7 @@ async fn receiver(engine: Slow, breaks: bool) -> (Arc<ToGroup>, TempDir) {
         },
         room: Arc::new(Room::new(0)),
         incoming_dir: dir.path().to_path_buf(),
+        promises: Arc::default(),
     });
     assert!(to.group.set(group.await.unwrap()).is_ok());
     (to, dir)

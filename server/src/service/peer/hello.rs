@@ -61,6 +61,15 @@ impl Default for Gate {
 }
 
 impl Gate {
+    /// A gate that is open to these.
+    #[cfg(test)]
+    pub(super) fn open_to(peers: impl IntoIterator<Item = NodeId>) -> Self {
+        Self {
+            open: watch::Sender::new(true),
+            vouching: RwLock::new(peers.into_iter().collect()),
+        }
+    }
+
     /// The node takes part no longer.
     pub fn close(&self) {
         self.open.send_replace(false);

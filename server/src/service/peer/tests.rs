@@ -17,7 +17,10 @@ use holdfast_proto::peer::{
 };
 use tonic::{Request, Response, Status, Streaming, transport::server::TcpIncoming};
 
-use super::client::{GrpcTransport, PeerAddress, Sender};
+use super::{
+    Gate,
+    client::{GrpcTransport, PeerAddress, Sender},
+};
 use crate::{
     limits,
     raft::{NodeId, PeerTransport},
@@ -145,7 +148,14 @@ async fn transport() -> GrpcTransport {
         incarnation: 1,
     };
     let peers = [PeerAddress { id: TO, url }];
-    GrpcTransport::new(sender, &peers, Duration::from_secs(60), 16).unwrap()
+    GrpcTransport::new(
+        sender,
+        &peers,
+        Duration::from_secs(60),
+        16,
+        Arc::new(Gate::open_to([TO])),
+    )
+    .unwrap()
 }
 
 /// A request of half a mebibyte.
