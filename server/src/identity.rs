@@ -319,7 +319,7 @@ impl DataDir {
             cluster_id,
             took_part: false,
             log_id: None,
-            sessions: Sessions::default(),
+            // The chain goes on: peers may have met one of its sessions.
             ..identity.clone()
         };
         // The identity goes first: without it having taken part, what a crash leaves is nothing.

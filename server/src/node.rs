@@ -349,10 +349,11 @@ impl Inner {
     async fn try_join(self: Arc<Self>) -> Result<(), RunError> {
         let data = &self.context.data;
         if !data.identity().took_part {
-            let incarnation = data.identity().incarnation;
+            let identity = data.identity();
             let nothing = Memory {
-                incarnation,
-                ..Memory::default()
+                incarnation: identity.incarnation,
+                sessions: identity.sessions,
+                reaches: Vec::new(),
             };
             self.introduce(&nothing, None).await?;
         }
