@@ -167,7 +167,13 @@ pub struct Node {
 /// What the node found on its disk: the log, then each group with its keyspace and its state.
 struct Opened {
     log: Log,
-    stores: Vec<(u64, &'static str, Arc<StateStore>)>,
+    groups: Vec<OpenedGroup>,
+}
+
+struct OpenedGroup {
+    id: u64,
+    keyspace: &'static str,
+    store: Arc<StateStore>,
 }
 
 /// What the task that joins the cluster shares with the node.
@@ -411,7 +417,10 @@ impl Inner {
     fn memory(&self, opened: &Opened) -> Result<Memory, RunError> {
         let identity = self.context.data.identity();
         let mut reaches = Vec::new();
-        for (group, _, store) in &opened.stores {
+        for OpenedGroup {
+            id: group, store, ..
+        } in &opened.groups
+        {
             let reach =
                 reach_of(&opened.log.group(*group), store).map_err(|error| RunError::Vote {
                     group: *group,
@@ -479,22 +488,26 @@ impl Inner {
         tracing::info!(elapsed = ?began.elapsed(), session = session.number, ?recovery, "log opened");
         *self.log.lock() = Some(log.clone());
         space::watch(self);
-        let mut stores = Vec::new();
-        for (group, keyspace) in GROUPS {
-            let store = self.open_store(group)?;
+        let mut groups = Vec::new();
+        for (id, keyspace) in GROUPS {
+            let store = self.open_store(id)?;
             if store.applied_record().is_some() && !data.identity().took_part {
                 return Err(RunError::StaysOut(format!(
-                    "its directory state/ holds data of group {group}, but the node has never taken \
+                    "its directory state/ holds data of group {id}, but the node has never taken \
                      part in a cluster"
                 )));
             }
-            stores.push((group, keyspace, store));
+            groups.push(OpenedGroup {
+                id,
+                keyspace,
+                store,
+            });
         }
-        Ok(Opened { log, stores })
+        Ok(Opened { log, groups })
     }
 
     async fn run_groups(self: &Arc<Self>, opened: Opened) -> Result<(), RunError> {
-        let Opened { log, stores } = opened;
+        let Opened { log, groups } = opened;
         let config = &self.context.config;
         let data = &self.context.data;
         let incoming_dir = data.path().join("incoming");
@@ -521,18 +534,10 @@ impl Inner {
         keyspaces.expect(GROUPS.map(|(_, keyspace)| keyspace));
         self.watch_log(log.clone());
         // Each by itself: one that waits for a peer keeps no other from serving.
-        let groups = stores.into_iter().map(|(id, keyspace, store)| {
+        let groups = groups.into_iter().map(|opened| {
             let (log, voters, incoming_dir) = (log.clone(), voters.clone(), incoming_dir.clone());
             let snapshot_rate = snapshot_rate.clone();
-            self.run_group(
-                id,
-                keyspace,
-                store,
-                log,
-                voters,
-                incoming_dir,
-                snapshot_rate,
-            )
+            self.run_group(opened, log, voters, incoming_dir, snapshot_rate)
         });
         let groups = try_join_all(groups).await?;
         let storage = &config.storage;
@@ -547,14 +552,17 @@ impl Inner {
 
     async fn run_group(
         self: &Arc<Self>,
-        id: u64,
-        keyspace: &str,
-        store: Arc<StateStore>,
+        opened: OpenedGroup,
         log: Log,
         voters: BTreeMap<NodeId, Voter>,
         incoming_dir: PathBuf,
         snapshot_rate: Arc<SnapshotRate>,
     ) -> Result<Arc<Group>, RunError> {
+        let OpenedGroup {
+            id,
+            keyspace,
+            store,
+        } = opened;
         let config = &self.context.config;
         let group = {
             self.restore(id, &store, &log.group(id)).await?;
