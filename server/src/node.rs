@@ -38,7 +38,7 @@ use crate::{
     limits,
     planted::{self, Bug},
     raft::{
-        DecodeError, NodeId, Parts, PeerTransport, RaftGroup, SnapshotRate,
+        DecodeError, GroupId, NodeId, Parts, PeerTransport, RaftGroup, Reach, SnapshotRate,
         StartError as RaftStartError, Tuning, Voter, has_promised_nothing, reach_of, restore_state,
     },
     service::{
@@ -361,15 +361,17 @@ impl Inner {
                 sessions: identity.sessions,
                 reaches: Vec::new(),
             };
-            self.introduce(&nothing, None).await?;
+            self.introduce(&nothing, &Vec::new, None).await?;
         }
         let opened = self.open()?;
         let memory = self.memory(&opened)?;
+        let reaches_now = reaches_now(&opened, &memory);
         // Aborted with this task.
         let mut introductions = JoinSet::new();
         let inner = self.clone();
         introductions.spawn(async move {
-            match inner.introduce(&memory, Some(&inner.gate)).await {
+            let gate = Some(&*inner.gate);
+            match inner.introduce(&memory, &reaches_now, gate).await {
                 Ok(()) => {}
                 Err(RunError::StaysOut(why)) => inner.stay_out(&why).await,
                 Err(e) => inner.fail(&e),
@@ -389,7 +391,12 @@ impl Inner {
         }
     }
 
-    async fn introduce(&self, memory: &Memory, gate: Option<&Gate>) -> Result<(), RunError> {
+    async fn introduce(
+        &self,
+        memory: &Memory,
+        reaches_now: &(dyn Fn() -> Vec<(GroupId, Reach)> + Sync),
+        gate: Option<&Gate>,
+    ) -> Result<(), RunError> {
         let config = &self.context.config;
         let members: Vec<NodeId> = config.cluster.members.iter().map(|m| m.id).collect();
         let introduction = Introduction {
@@ -398,6 +405,7 @@ impl Inner {
             zone: &config.node.zone,
             members: &members,
             memory,
+            reaches_now,
             versions: &self.versions,
         };
         let lost = match gate {
@@ -747,6 +755,27 @@ impl Inner {
                 Cause::Other => {}
             }
         });
+    }
+}
+
+/// Tells how far the memory of a node that runs goes; where that cannot be read, how far it went.
+fn reaches_now(
+    opened: &Opened,
+    memory: &Memory,
+) -> impl Fn() -> Vec<(GroupId, Reach)> + Send + Sync + use<> {
+    let known = memory.reaches.clone();
+    let sources: Vec<_> = opened
+        .groups
+        .iter()
+        .map(|group| (group.id, opened.log.group(group.id), group.store.clone()))
+        .collect();
+    move || {
+        let then = |id| known.iter().find(|(group, _)| *group == id);
+        let reaches = sources.iter().map(|(id, log, store)| {
+            let then = then(*id).map_or_else(Reach::default, |(_, reach)| *reach);
+            (*id, reach_of(log, store).unwrap_or(then))
+        });
+        reaches.collect()
     }
 }
 

@@ -15,7 +15,9 @@
 //! ```
 //!
 //! Because a member hears of a session before anything is promised to it in that session, it can
-//! tell what was promised before, which the node must still know, from what came after.
+//! tell what was promised before, which the node must still know, from what came after. A member whose
+//! own directory was replaced meanwhile has not heard of the session though it vouched for it. So once
+//! the node takes part, what it knows by then counts: it includes all that was promised in the session.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,7 +35,7 @@ use crate::{
     group::MemberVersions,
     identity::{Contradiction, DataDir, IdentityError, Memory, Recorded, Session},
     limits, planted,
-    raft::{NodeId, Reach, TransportError},
+    raft::{GroupId, NodeId, Reach, TransportError},
 };
 
 /// Time between two attempts to reach a member.
@@ -105,8 +107,10 @@ pub struct Introduction<'a> {
     pub zone: &'a str,
     /// All members, this node among them.
     pub members: &'a [NodeId],
-    /// What it knows.
+    /// What it knew when it began.
     pub memory: &'a Memory,
+    /// How far its memory goes now, by group.
+    pub reaches_now: &'a (dyn Fn() -> Vec<(GroupId, Reach)> + Sync),
     /// Where the versions of the members are kept.
     pub versions: &'a MemberVersions,
 }
@@ -234,14 +238,23 @@ impl Asking<'_> {
             transport,
             data,
             memory,
+            reaches_now,
             versions,
             ..
         } = self.introduction;
+        let known = || match takes_part {
+            true => Memory {
+                reaches: reaches_now(),
+                ..(*memory).clone()
+            },
+            false => (*memory).clone(),
+        };
         loop {
             let hello = transport.hello(
                 member,
                 peer::HelloRequest {
                     takes_part,
+                    reaches: reaches_to_wire(&known().reaches),
                     ..self.request.clone()
                 },
             );
@@ -251,7 +264,8 @@ impl Asking<'_> {
             });
             let pause = match answer {
                 Ok(Ok(answer)) => {
-                    match memory.contradicts(&recorded(&answer)) {
+                    // Looked at after the answer, so nothing was promised since.
+                    match known().contradicts(&recorded(&answer)) {
                         Some(why) if !planted::trusts_any_memory() => {
                             return Ok(Err(LostMemory { by: member, why }));
                         }
