@@ -95,7 +95,7 @@ mod active {
 
     impl Bug {
         /// All of them, by name.
-        pub(super) const ALL: [Bug; 19] = [
+        pub(super) const ALL: [Bug; 20] = [
             Bug::AckBeforeFsync,
             Bug::ApplySkippedOnRestart,
             Bug::CompareOnStaleState,
