@@ -1,0 +1,162 @@
+//! Taking part in the cluster, or staying out of it: what a node tells its peers of its memory before
+//! it promises anything, and what becomes of it when one of them knows better.
+
+use std::sync::Arc;
+
+use tokio::{task::JoinSet, time::MissedTickBehavior};
+
+use super::{
+    Inner,
+    error::RunError,
+    groups::{Opened, OpenedGroup},
+};
+use crate::{
+    identity::Memory,
+    limits,
+    raft::{GroupId, NodeId, Reach, reach_of},
+    service::peer::{Gate, Introduction},
+};
+
+impl Inner {
+    /// Takes the node into its cluster.
+    pub(super) async fn join(self: Arc<Self>) {
+        match self.clone().try_join().await {
+            Ok(()) => {}
+            Err(RunError::StaysOut(why)) => self.stay_out(&why).await,
+            Err(e) => self.fail(&e),
+        }
+    }
+
+    /// A new node introduces itself before it makes anything. Any other one opens what it has, tells
+    /// it to its peers, and runs its groups meanwhile; they vote once the gate is open.
+    async fn try_join(self: Arc<Self>) -> Result<(), RunError> {
+        let data = &self.context.data;
+        if !data.identity().took_part {
+            let identity = data.identity();
+            let nothing = Memory {
+                incarnation: identity.incarnation,
+                sessions: identity.sessions,
+                reaches: Vec::new(),
+            };
+            self.introduce(&nothing, &Vec::new, None).await?;
+        }
+        let opened = self.open()?;
+        let memory = self.memory(&opened)?;
+        let reaches_now = reaches_now(&opened, &memory);
+        // Aborted with this task.
+        let mut introductions = JoinSet::new();
+        let inner = self.clone();
+        introductions.spawn(async move {
+            let gate = Some(&*inner.gate);
+            match inner.introduce(&memory, &reaches_now, gate).await {
+                Ok(()) => {}
+                Err(RunError::StaysOut(why)) => inner.stay_out(&why).await,
+                Err(e) => inner.fail(&e),
+            }
+        });
+        self.run_groups(opened).await?;
+        let mut save = tokio::time::interval(limits::PROMISES_SAVED_EVERY);
+        save.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            save.tick().await;
+            let data = self.context.data.clone();
+            let saved = tokio::task::spawn_blocking(move || data.save_promises()).await;
+            if let Ok(Err(e)) = saved {
+                // They are a second line of defence: a node that cannot keep them goes on.
+                tracing::warn!(error = %e, "what peers have promised was not written down");
+            }
+        }
+    }
+
+    async fn introduce(
+        &self,
+        memory: &Memory,
+        reaches_now: &(dyn Fn() -> Vec<(GroupId, Reach)> + Sync),
+        gate: Option<&Gate>,
+    ) -> Result<(), RunError> {
+        let config = &self.context.config;
+        let members: Vec<NodeId> = config.cluster.members.iter().map(|m| m.id).collect();
+        let introduction = Introduction {
+            transport: &self.transport,
+            data: &self.context.data,
+            zone: &config.node.zone,
+            members: &members,
+            memory,
+            reaches_now,
+            versions: &self.versions,
+        };
+        let lost = match gate {
+            None => introduction.before_anything().await?,
+            Some(gate) => introduction.with_memory(gate).await?,
+        };
+        match lost {
+            None => Ok(()),
+            Some(lost) => Err(RunError::StaysOut(format!(
+                "node {} knows node {} with {}",
+                lost.by, config.node.id, lost.why
+            ))),
+        }
+    }
+
+    /// How far the memory goes that was found.
+    fn memory(&self, opened: &Opened) -> Result<Memory, RunError> {
+        let identity = self.context.data.identity();
+        let mut reaches = Vec::new();
+        for OpenedGroup {
+            id: group, store, ..
+        } in &opened.groups
+        {
+            let reach =
+                reach_of(&opened.log.group(*group), store).map_err(|error| RunError::Vote {
+                    group: *group,
+                    error,
+                })?;
+            reaches.push((*group, reach));
+        }
+        Ok(Memory {
+            incarnation: identity.incarnation,
+            sessions: identity.sessions,
+            reaches,
+        })
+    }
+
+    /// The node has lost its memory: it must neither vote nor acknowledge anything.
+    async fn stay_out(&self, why: &str) {
+        self.gate.close();
+        let why = format!(
+            "{why}. A voter that lost its data must not vote again: what it acknowledged could be \
+             lost. Put the data directory back as it last was, with its log, or give the node a new \
+             id; until then the others go on without it"
+        );
+        tracing::error!("this node stays out of the cluster: {why}");
+        *self.context.stays_out.write() = Some(why);
+        self.stop_groups().await;
+    }
+
+    pub(super) async fn stop_groups(&self) {
+        for group in self.context.keyspaces.take_all() {
+            group.raft().shutdown().await;
+        }
+    }
+}
+
+/// Tells how far the memory of a node that runs goes; where that cannot be read, how far it went.
+fn reaches_now(
+    opened: &Opened,
+    memory: &Memory,
+) -> impl Fn() -> Vec<(GroupId, Reach)> + Send + Sync + use<> {
+    let known = memory.reaches.clone();
+    let sources: Vec<_> = opened
+        .groups
+        .iter()
+        .map(|group| (group.id, opened.log.group(group.id), group.store.clone()))
+        .collect();
+    move || {
+        let then = |id| known.iter().find(|(group, _)| *group == id);
+        let reaches = sources.iter().map(|(id, log, store)| {
+            let then = then(*id).map_or_else(Reach::default, |(_, reach)| *reach);
+            (*id, reach_of(log, store).unwrap_or(then))
+        });
+        reaches.collect()
+    }
+}
