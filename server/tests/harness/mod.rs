@@ -292,6 +292,19 @@ impl Cluster {
         .await;
     }
 
+    /// Waits until the output of a node, from byte `from` on, has all of this in it. A node writes its
+    /// lines a moment after what they tell of.
+    pub async fn until_logged(&self, id: u64, from: usize, whats: &[&str]) {
+        until("lines in the output of a node", PATIENCE, async || {
+            let log = self.node(id).log().split_off(from);
+            match whats.iter().find(|what| !log.contains(**what)) {
+                None => Ok(()),
+                Some(what) => Err(format!("{what:?} is not in that of node {id}: {log}")),
+            }
+        })
+        .await;
+    }
+
     /// Waits until a node says that it stays out, for a reason with `why` in it, and runs nothing.
     pub async fn until_stays_out(&self, id: u64, why: &str) {
         let what = format!("node {id} stays out: {why}");
