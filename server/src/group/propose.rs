@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use holdfast_mvcc as mvcc;
 use holdfast_proto::{
-    command::{Answer, Command, command::Op},
+    command::{Answer, Command, answer, command::Op, error},
     peer::{self, forward, forward_error::Kind, forward_reply},
 };
 use prost::Message;
@@ -24,6 +24,17 @@ pub(super) enum Attempt {
     /// It may have been appended.
     Unknown,
     Failed(GroupError),
+}
+
+/// Whether an answer tells nothing of earlier offers of the command.
+fn is_forgotten(answer: &Answer) -> bool {
+    let Some(answer::Result::Error(error)) = &answer.result else {
+        return false;
+    };
+    matches!(
+        error.kind(),
+        error::Kind::ClientUnknown | error::Kind::RetryForgotten
+    )
 }
 
 impl Group {
@@ -74,6 +85,11 @@ impl Group {
                 None => Attempt::NotAppended(None),
             };
             match attempt {
+                // This offer was refused and an earlier one may have taken effect: the caller, who has
+                // sent the request once, must not take it for refused.
+                Attempt::Done(proposed) if in_doubt && is_forgotten(&proposed.answer) => {
+                    return Err(GroupError::LeaderLost);
+                }
                 Attempt::Done(proposed) => return Ok(proposed),
                 // The earlier attempt may yet take effect, whatever became of this one.
                 Attempt::Failed(_) if in_doubt => return Err(GroupError::LeaderLost),

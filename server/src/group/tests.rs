@@ -8,7 +8,9 @@ use std::{
 
 use bytes::Bytes;
 use holdfast_proto::{
-    command::{Command, Settings, answer::Result as Outcome, command::Op},
+    command::{
+        Answer, Command, Settings, answer::Result as Outcome, command::Op, error::Kind as ErrorKind,
+    },
     etcdserverpb::PutRequest,
     peer::{self, forward_error::Kind, forward_reply::Reply},
 };
@@ -324,6 +326,42 @@ async fn a_proposal_whose_fate_is_unknown_is_never_refused_as_not_done() {
         let error = error.unwrap_err();
         assert!(error.effect_unknown(), "{error}");
         assert_eq!(node.network.forwarded.load(Ordering::Relaxed), 2);
+    }
+}
+
+/// A client that sent its request once registers again when it is told that it is not known, and sends
+/// the request under the new id: that must not be one which this node has offered before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_was_forgotten_between_two_offers_is_not_told_that_nothing_was_done() {
+    for kind in [ErrorKind::ClientUnknown, ErrorKind::RetryForgotten] {
+        let forgotten = || {
+            let answer = Answer {
+                result: Some(Outcome::Error(holdfast_proto::command::Error {
+                    kind: kind.into(),
+                    message: String::new(),
+                })),
+            };
+            Ok(Reply::Applied(peer::Applied {
+                term: 1,
+                index: 7,
+                answer: answer.encode_to_vec().into(),
+            }))
+        };
+        let node = node([lost(), forgotten()]).await;
+        node.follow().await;
+        let error = now(node.group.propose(put("client"), late())).await;
+        let error = error.unwrap_err();
+        assert!(error.effect_unknown(), "{error}");
+        assert_eq!(node.network.forwarded.load(Ordering::Relaxed), 2);
+
+        // The first offer is the only one: the answer is what it is.
+        node.network.answers.lock().push_back(forgotten());
+        let answered = now(node.group.propose(put("client"), late())).await;
+        let answered = answered.unwrap().answer.result;
+        assert!(
+            matches!(&answered, Some(Outcome::Error(error)) if error.kind() == kind),
+            "{answered:?}"
+        );
     }
 }
 
