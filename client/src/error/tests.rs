@@ -1,3 +1,6 @@
+use holdfast_proto::metadata::{OUTCOME, outcome};
+use tonic::Status;
+
 use super::*;
 
 fn verdict(code: Code, message: &str) -> Verdict {
