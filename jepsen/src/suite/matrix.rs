@@ -53,6 +53,12 @@ const BOUNDED_LOG: [&str; 3] = [
 /// What it may take: the entries that are kept, a checkpoint's delay, and segments kept for reuse.
 const BOUNDED_LOG_MIB_MAX: u64 = 33;
 
+/// A disk on which the load of two minutes fits several times over: it is full only where it was filled. It
+/// is memory, taken as it is filled: about this much for the one that is full, and what they hold for the others.
+const ROOMY_DISK_MIB: u64 = 1024;
+/// A disk that the load itself comes near to filling.
+const TIGHT_DISK_MIB: u64 = 160;
+
 struct Line {
     workload: Workload,
     nemesis: &'static str,
@@ -127,9 +133,9 @@ impl Line {
         self.holdfast_only()
     }
 
-    /// Nodes with disks of their own that are filled easily.
-    const fn small_disks(mut self) -> Self {
-        self.disk_mib = Some(160);
+    /// Nodes with disks of their own that can be filled.
+    const fn disks(mut self, mib: u64) -> Self {
+        self.disk_mib = Some(mib);
         self.value_bytes = 4_000;
         self.holdfast_only()
     }
@@ -247,8 +253,10 @@ const FULL_MORE: &[Line] = &[
     line(Register, "idle-connections")
         .held(120, 100)
         .few_descriptors(),
-    line(Set, "full-disk").held(120, 100).small_disks(),
-    line(Register, "full-disk-all").held(120, 100).small_disks(),
+    line(Set, "full-disk").held(120, 100).disks(ROOMY_DISK_MIB),
+    line(Register, "full-disk-all")
+        .held(120, 100)
+        .disks(TIGHT_DISK_MIB),
     line(Register, "hang-disk").held(90, 70).bounded_log(),
     line(Register, "slow-install").held(180, 150).short_log(),
 ];
