@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::{Command, Output},
 };
@@ -181,13 +182,24 @@ fn a_recorded_history_is_given_to_jepsens_checkers() {
     refused(dir.path(), &["check", &recorded, "--edn", &at], &[&at]);
 }
 
+/// Not by root either, which becomes nobody for this.
 #[test]
 fn namespaces_without_root_are_refused() {
+    const NOBODY: u32 = 65_534;
+    let dir = tempdir().unwrap();
+    let program = dir.path().join("holdfast-jepsen");
+    fs::copy(env!("CARGO_BIN_EXE_holdfast-jepsen"), &program).unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let mut run = Command::new(&program);
+    run.current_dir(dir.path())
+        .args(["run", "--cluster", "netns"]);
     // SAFETY: asks for an id and does nothing else.
     if unsafe { libc::geteuid() } == 0 {
-        println!("this is root, which may make namespaces; the refusal is not seen here");
-        return;
+        run.uid(NOBODY).gid(NOBODY);
     }
-    let dir = tempdir().unwrap();
-    refused(dir.path(), &["run", "--cluster", "netns"], &["root"]);
+    let output = run.output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("need root"), "{error}");
+    assert!(error.contains("choose the local cluster"), "{error}");
 }

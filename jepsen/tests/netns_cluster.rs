@@ -1,6 +1,6 @@
 //! Real nodes in network namespaces, and the harness that starts itself in one: what is broken is
-//! broken, what is healed is healed, and nothing is left behind. Where there can be no such network,
-//! the tests check that the error says why.
+//! broken, what is healed is healed, and nothing is left behind. What a machine says that can have no such
+//! network is tested in `command_line.rs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +21,7 @@ use std::{
 
 use holdfast_jepsen::{
     cluster::{
-        Cluster, End, FaultError, Link, LinkFault, Node,
+        Cluster, End, Link, LinkFault, Node,
         netns::{NetnsCluster, NetnsOptions, Network, Topology, VARIABLE, run_in, run_inside},
         target::Target,
     },
@@ -36,23 +36,8 @@ const SCRIPT: &str = "HOLDFAST_JEPSEN_TEST_SCRIPT";
 /// A process has one network at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-fn is_root() -> bool {
-    // SAFETY: the call has no arguments and cannot fail.
-    unsafe { libc::geteuid() == 0 }
-}
-
-/// A network, or nothing after it was checked that the refusal is a good one.
-fn network(nodes: usize) -> Option<Network> {
-    match Network::create(nodes) {
-        Ok(network) => Some(network),
-        Err(error) => {
-            let text = error.to_string();
-            println!("no network here: {text}");
-            assert!(text.contains("choose the local cluster"), "{text}");
-            assert_eq!(text.contains("need root"), !is_root(), "{text}");
-            None
-        }
-    }
+fn network(nodes: usize) -> Network {
+    Network::create(nodes).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn options(dir: &Path) -> NetnsOptions {
@@ -126,35 +111,6 @@ fn namespaces_of(owner: u32) -> Vec<String> {
         .collect()
 }
 
-#[test]
-fn three_nodes_are_broken_and_healed() {
-    let _turn = ONE_AT_A_TIME.lock();
-    let Some(network) = network(3) else { return };
-    let topology = network.topology().clone();
-    let dir = tempfile::tempdir().unwrap();
-    let options = options(dir.path());
-    run_in(&topology.hub(), || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let begun = Instant::now();
-            let cluster = NetnsCluster::attach(topology.clone(), options)
-                .await
-                .unwrap_or_else(|error| panic!("{error}"));
-            println!("three nodes serve after {:?}", begun.elapsed());
-            break_and_heal(&cluster).await;
-            cluster.shut_down().await;
-            assert_eq!(leavings(dir.path()), Vec::<String>::new());
-            assert!(fs::metadata(cluster.log_file(1).unwrap()).unwrap().len() > 0);
-        });
-    })
-    .unwrap();
-    drop(network);
-    assert_eq!(namespaces_of(std::process::id()), Vec::<String>::new());
-}
-
 async fn break_and_heal(cluster: &NetnsCluster) {
     let nodes = cluster.nodes();
     let begun = Instant::now();
@@ -198,10 +154,7 @@ async fn break_and_heal(cluster: &NetnsCluster) {
             ..HEALTHY
         },
     ));
-    match cluster.set_links(&links).await {
-        Err(FaultError::Skipped(reason)) => println!("skipped: {reason}"),
-        other => other.unwrap(),
-    }
+    cluster.set_links(&links).await.unwrap();
     for count in 0..20 {
         put(&nodes[count % 3], &format!("rough-{count}")).await;
     }
@@ -258,42 +211,6 @@ async fn break_and_heal(cluster: &NetnsCluster) {
     }
 }
 
-#[test]
-fn options_that_do_not_fit_are_refused() {
-    let _turn = ONE_AT_A_TIME.lock();
-    let Some(network) = network(2) else { return };
-    let topology = network.topology().clone();
-    let dir = tempfile::tempdir().unwrap();
-    let attach = |options: NetnsOptions| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        match runtime.block_on(NetnsCluster::attach(topology.clone(), options)) {
-            Ok(_) => panic!("it started"),
-            Err(error) => error.to_string(),
-        }
-    };
-    let mut options = NetnsOptions {
-        bin: Some("/bin/bash".into()),
-        ..options(dir.path())
-    };
-    let text = attach(options.clone());
-    assert!(text.contains("is not the network namespace"), "{text}");
-    run_in(&topology.hub(), || {
-        let text = attach(options.clone());
-        assert!(text.contains("do not fit a network of 2"), "{text}");
-        options.nodes = 2;
-        let text = attach(options.clone());
-        // What bash says about the first argument.
-        assert!(text.contains("start: No such file"), "{text}");
-        let text = attach(options.clone());
-        assert!(text.contains("another directory"), "{text}");
-    })
-    .unwrap();
-    assert_eq!(leavings(dir.path()), Vec::<String>::new());
-}
-
 /// Not a test of its own: the others start it as the outer of two processes.
 #[test]
 #[ignore = "started by other tests"]
@@ -348,77 +265,139 @@ fn signal(child: &Child, number: i32) {
     assert_eq!(sent, 0);
 }
 
-/// Whether this machine can have a network; checked by having one.
-fn able() -> bool {
-    network(1).is_some()
-}
+mod needs_netns {
+    use super::*;
 
-#[test]
-fn the_inner_process_has_the_network_and_gives_its_exit_code() {
-    let _turn = ONE_AT_A_TIME.lock();
-    if !able() {
-        return;
+    #[test]
+    #[ignore = "needs root, ip and nft"]
+    fn three_nodes_are_broken_and_healed() {
+        let _turn = ONE_AT_A_TIME.lock();
+        let network = network(3);
+        let topology = network.topology().clone();
+        let dir = tempfile::tempdir().unwrap();
+        let options = options(dir.path());
+        run_in(&topology.hub(), || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let begun = Instant::now();
+                let cluster = NetnsCluster::attach(topology.clone(), options)
+                    .await
+                    .unwrap_or_else(|error| panic!("{error}"));
+                println!("three nodes serve after {:?}", begun.elapsed());
+                break_and_heal(&cluster).await;
+                cluster.shut_down().await;
+                assert_eq!(leavings(dir.path()), Vec::<String>::new());
+                assert!(fs::metadata(cluster.log_file(1).unwrap()).unwrap().len() > 0);
+            });
+        })
+        .unwrap();
+        drop(network);
+        assert_eq!(namespaces_of(std::process::id()), Vec::<String>::new());
     }
-    let script = format!("echo \"told ${VARIABLE}\"; echo \"in $(ip netns identify $$)\"; exit 42");
-    let mut outer = start_outer(&script);
-    let told = line_after(&mut outer, "told ");
-    let hub = line_after(&mut outer, "in ");
-    let id = outer.id();
-    assert_eq!(told, format!("{{\"owner\":{id},\"nodes\":2}}"));
-    assert_eq!(hub, format!("hf-{id}-hub"));
-    assert_eq!(outer.wait().unwrap().code(), Some(42));
-    assert_eq!(namespaces_of(id), Vec::<String>::new());
-    // Without the variable there is none.
-    assert!(Topology::from_environment().unwrap().is_none());
-}
 
-#[test]
-fn signals_are_passed_on_and_nothing_is_left() {
-    let _turn = ONE_AT_A_TIME.lock();
-    if !able() {
-        return;
+    #[test]
+    #[ignore = "needs root, ip and nft"]
+    fn options_that_do_not_fit_are_refused() {
+        let _turn = ONE_AT_A_TIME.lock();
+        let network = network(2);
+        let topology = network.topology().clone();
+        let dir = tempfile::tempdir().unwrap();
+        let attach = |options: NetnsOptions| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            match runtime.block_on(NetnsCluster::attach(topology.clone(), options)) {
+                Ok(_) => panic!("it started"),
+                Err(error) => error.to_string(),
+            }
+        };
+        let mut options = NetnsOptions {
+            bin: Some("/bin/bash".into()),
+            ..options(dir.path())
+        };
+        let text = attach(options.clone());
+        assert!(text.contains("is not the network namespace"), "{text}");
+        run_in(&topology.hub(), || {
+            let text = attach(options.clone());
+            assert!(text.contains("do not fit a network of 2"), "{text}");
+            options.nodes = 2;
+            let text = attach(options.clone());
+            // What bash says about the first argument.
+            assert!(text.contains("start: No such file"), "{text}");
+            let text = attach(options.clone());
+            assert!(text.contains("another directory"), "{text}");
+        })
+        .unwrap();
+        assert_eq!(leavings(dir.path()), Vec::<String>::new());
     }
-    for (number, name) in [(libc::SIGINT, "INT"), (libc::SIGTERM, "TERM")] {
-        // The sleeper in the namespace outlives the shell, but not the network.
-        let script = format!(
-            "trap 'exit 7' {name}; sleep 600 & echo \"sleeper $!\"; while :; do sleep 0.02; done"
-        );
+
+    #[test]
+    #[ignore = "needs root, ip and nft"]
+    fn the_inner_process_has_the_network_and_gives_its_exit_code() {
+        let _turn = ONE_AT_A_TIME.lock();
+        let script =
+            format!("echo \"told ${VARIABLE}\"; echo \"in $(ip netns identify $$)\"; exit 42");
         let mut outer = start_outer(&script);
-        let sleeper = line_after(&mut outer, "sleeper ");
-        assert_eq!(namespaces_of(outer.id()).len(), 3);
-        signal(&outer, number);
-        assert_eq!(outer.wait().unwrap().code(), Some(7));
-        assert_eq!(namespaces_of(outer.id()), Vec::<String>::new());
-        assert!(!exists(&sleeper));
+        let told = line_after(&mut outer, "told ");
+        let hub = line_after(&mut outer, "in ");
+        let id = outer.id();
+        assert_eq!(told, format!("{{\"owner\":{id},\"nodes\":2}}"));
+        assert_eq!(hub, format!("hf-{id}-hub"));
+        assert_eq!(outer.wait().unwrap().code(), Some(42));
+        assert_eq!(namespaces_of(id), Vec::<String>::new());
+        // Without the variable there is none.
+        assert!(Topology::from_environment().unwrap().is_none());
     }
-    // One that does not want to go is killed by the second signal.
-    let script = "trap 'echo \"asked $$\"' TERM; echo \"ready $$\"; while :; do sleep 0.02; done";
-    let mut outer = start_outer(script);
-    let inner = line_after(&mut outer, "ready ");
-    signal(&outer, libc::SIGTERM);
-    assert_eq!(line_after(&mut outer, "asked "), inner);
-    signal(&outer, libc::SIGTERM);
-    assert_eq!(outer.wait().unwrap().code(), Some(128 + libc::SIGKILL));
-    assert_eq!(namespaces_of(outer.id()), Vec::<String>::new());
-    assert!(!exists(&inner));
-}
 
-#[test]
-fn what_a_killed_harness_leaves_is_swept_by_the_next() {
-    let _turn = ONE_AT_A_TIME.lock();
-    if !able() {
-        return;
+    #[test]
+    #[ignore = "needs root, ip and nft"]
+    fn signals_are_passed_on_and_nothing_is_left() {
+        let _turn = ONE_AT_A_TIME.lock();
+        for (number, name) in [(libc::SIGINT, "INT"), (libc::SIGTERM, "TERM")] {
+            // The sleeper in the namespace outlives the shell, but not the network.
+            let script = format!(
+                "trap 'exit 7' {name}; sleep 600 & echo \"sleeper $!\"; while :; do sleep 0.02; done"
+            );
+            let mut outer = start_outer(&script);
+            let sleeper = line_after(&mut outer, "sleeper ");
+            assert_eq!(namespaces_of(outer.id()).len(), 3);
+            signal(&outer, number);
+            assert_eq!(outer.wait().unwrap().code(), Some(7));
+            assert_eq!(namespaces_of(outer.id()), Vec::<String>::new());
+            assert!(!exists(&sleeper));
+        }
+        // One that does not want to go is killed by the second signal.
+        let script =
+            "trap 'echo \"asked $$\"' TERM; echo \"ready $$\"; while :; do sleep 0.02; done";
+        let mut outer = start_outer(script);
+        let inner = line_after(&mut outer, "ready ");
+        signal(&outer, libc::SIGTERM);
+        assert_eq!(line_after(&mut outer, "asked "), inner);
+        signal(&outer, libc::SIGTERM);
+        assert_eq!(outer.wait().unwrap().code(), Some(128 + libc::SIGKILL));
+        assert_eq!(namespaces_of(outer.id()), Vec::<String>::new());
+        assert!(!exists(&inner));
     }
-    let script = "sleep 600 & echo \"ids $$ $!\"; wait";
-    let mut outer = start_outer(script);
-    let ids = line_after(&mut outer, "ids ");
-    let (inner, sleeper) = ids.split_once(' ').unwrap();
-    outer.kill().unwrap();
-    outer.wait().unwrap();
-    // The kernel sees to the inner process, and the next network to what that has started.
-    wait_until_gone(inner);
-    assert_eq!(namespaces_of(outer.id()).len(), 3);
-    drop(network(1).expect("there can be a network here"));
-    assert_eq!(namespaces_of(outer.id()), Vec::<String>::new());
-    assert!(!exists(sleeper));
+
+    #[test]
+    #[ignore = "needs root, ip and nft"]
+    fn what_a_killed_harness_leaves_is_swept_by_the_next() {
+        let _turn = ONE_AT_A_TIME.lock();
+        let script = "sleep 600 & echo \"ids $$ $!\"; wait";
+        let mut outer = start_outer(script);
+        let ids = line_after(&mut outer, "ids ");
+        let (inner, sleeper) = ids.split_once(' ').unwrap();
+        outer.kill().unwrap();
+        outer.wait().unwrap();
+        // The kernel sees to the inner process, and the next network to what that has started.
+        wait_until_gone(inner);
+        assert_eq!(namespaces_of(outer.id()).len(), 3);
+        drop(network(1));
+        assert_eq!(namespaces_of(outer.id()), Vec::<String>::new());
+        assert!(!exists(sleeper));
+    }
 }

@@ -1,8 +1,8 @@
 //! Small disks that become full: what grows the data is refused in time, a node that cannot go on ends
 //! and says why, and what was acknowledged is there afterwards.
 //!
-//! The disks are tmpfs mounts of a few MiB, which only root may make: elsewhere these tests say so and
-//! pass. `storage::room`, `group::space` and the log's own tests need no mount.
+//! The disks are tmpfs mounts of a few MiB, which only root may make: these tests are run where they are asked
+//! for. `storage::room`, `group::space` and the log's own tests need no mount.
 
 use std::{
     cell::RefCell,
@@ -31,10 +31,10 @@ const PUTS_MAX: usize = 1000;
 struct Disk(PathBuf);
 
 impl Disk {
-    /// `None` where this process may not mount.
-    fn mount(at: &Path, bytes: u64) -> Option<Self> {
+    fn mount(at: &Path, bytes: u64) -> Self {
         fs::create_dir_all(at).unwrap();
-        set_size(at, bytes, 0).then(|| Self(at.to_owned()))
+        assert!(set_size(at, bytes, 0), "this process may mount a tmpfs");
+        Self(at.to_owned())
     }
 
     fn grow(&self, bytes: u64) {
@@ -85,21 +85,12 @@ fn set_size(at: &Path, bytes: u64, flags: libc::c_ulong) -> bool {
     result == 0
 }
 
-fn can_mount() -> bool {
-    let dir = tempfile::tempdir().unwrap();
-    let can = Disk::mount(dir.path(), MIB).is_some();
-    if !can {
-        println!("this process may not mount a tmpfs: not tested here");
-    }
-    can
-}
-
 /// Settings of a node whose data directory is a disk of its own.
 fn on_a_small_disk(disks: &RefCell<Vec<Disk>>, config: &mut Config) {
     config.storage.log_segment_bytes = 4 * MIB;
     config.storage.table_bytes_max = 4 * MIB;
     config.storage.flush_interval_ms = 500;
-    let disk = Disk::mount(&config.node.data_dir, DISK_BYTES).expect("it could a moment ago");
+    let disk = Disk::mount(&config.node.data_dir, DISK_BYTES);
     disks.borrow_mut().push(disk);
 }
 
@@ -139,132 +130,134 @@ async fn fill_up(node: &Node, history: &mut History, prefix: &str) {
     panic!("{PUTS_MAX} puts of {VALUE_BYTES} bytes found room on {DISK_BYTES} bytes");
 }
 
-#[test]
-fn small_disks_refuse_growth_in_time_and_go_on_when_there_is_room() {
-    if !can_mount() {
-        return;
-    }
-    run(async |rng| {
-        let disks = RefCell::default();
-        let mut cluster = Cluster::start_with(rng, |config| on_a_small_disk(&disks, config)).await;
-        let mut history = History::default();
-        let leader = cluster.leader().await;
-        let follower = cluster.others(leader)[0];
-        fill_up(cluster.node(follower), &mut history, "first").await;
-        assert!(history.acknowledged.len() > 20, "most of the room is used");
-        for id in 1..=3 {
-            cluster.node_mut(id).check_alive().unwrap();
-        }
+mod needs_mount {
+    use super::*;
 
-        // It is seen, and what makes room passes, as do reads.
-        until("an alarm", PATIENCE, async || {
+    #[test]
+    #[ignore = "needs root, to mount a tmpfs"]
+    fn small_disks_refuse_growth_in_time_and_go_on_when_there_is_room() {
+        run(async |rng| {
+            let disks = RefCell::default();
+            let mut cluster =
+                Cluster::start_with(rng, |config| on_a_small_disk(&disks, config)).await;
+            let mut history = History::default();
+            let leader = cluster.leader().await;
+            let follower = cluster.others(leader)[0];
+            fill_up(cluster.node(follower), &mut history, "first").await;
+            assert!(history.acknowledged.len() > 20, "most of the room is used");
+            for id in 1..=3 {
+                cluster.node_mut(id).check_alive().unwrap();
+            }
+
+            // It is seen, and what makes room passes, as do reads.
+            until("an alarm", PATIENCE, async || {
+                let leader = cluster.leader().await;
+                let mut maintenance = cluster.node(leader).maintenance();
+                let told = within(PATIENCE, maintenance.alarm(AlarmRequest::default()));
+                let told = told.await.map_err(|status| status.to_string())?;
+                let alarms = told.alarms;
+                if alarms.iter().any(|a| a.alarm() == AlarmType::Nospace) {
+                    return Ok(());
+                }
+                Err(format!("alarms: {alarms:?}"))
+            })
+            .await;
             let leader = cluster.leader().await;
             let mut maintenance = cluster.node(leader).maintenance();
-            let told = within(PATIENCE, maintenance.alarm(AlarmRequest::default()));
-            let told = told.await.map_err(|status| status.to_string())?;
-            let alarms = told.alarms;
-            if alarms.iter().any(|a| a.alarm() == AlarmType::Nospace) {
-                return Ok(());
-            }
-            Err(format!("alarms: {alarms:?}"))
-        })
-        .await;
-        let leader = cluster.leader().await;
-        let mut maintenance = cluster.node(leader).maintenance();
-        let status = within(PATIENCE, maintenance.status(StatusRequest {})).await;
-        let errors = status.unwrap().errors;
-        assert!(errors.iter().any(|e| e.contains("NOSPACE")), "{errors:?}");
-        let delete = DeleteRangeRequest {
-            key: "never-written".into(),
-            ..Default::default()
-        };
-        let deleted = within(PATIENCE, cluster.node(follower).kv().delete_range(delete))
-            .await
-            .unwrap();
-        assert_eq!(deleted.deleted, 0);
-        let revision = deleted.header.unwrap().revision;
-        let compact = CompactionRequest {
-            revision,
-            physical: false,
-        };
-        within(PATIENCE, cluster.node(follower).kv().compact(compact))
-            .await
-            .unwrap();
-        cluster.verify(&history).await;
-
-        for disk in disks.borrow().iter() {
-            disk.grow(2 * DISK_BYTES);
-        }
-        let mut attempts = 0;
-        until("writes go on", PATIENCE, async || {
-            attempts += 1;
-            let again = format!("again-{attempts:04}");
-            let put = PutRequest {
-                key: again.clone().into(),
-                value: again.clone().into(),
+            let status = within(PATIENCE, maintenance.status(StatusRequest {})).await;
+            let errors = status.unwrap().errors;
+            assert!(errors.iter().any(|e| e.contains("NOSPACE")), "{errors:?}");
+            let delete = DeleteRangeRequest {
+                key: "never-written".into(),
                 ..Default::default()
             };
-            match within(PATIENCE, cluster.node(follower).kv().put(put)).await {
-                Ok(done) => {
-                    history.acknowledge(&again, &again, done.header.unwrap().revision);
-                    Ok(())
-                }
-                Err(status) => {
-                    history.unknown(&again, &again, &status.to_string());
-                    Err(status.to_string())
-                }
-            }
-        })
-        .await;
-        cluster.verify(&history).await;
-        for id in 1..=3 {
-            let status = cluster.node_mut(id).term().await;
-            assert_eq!(status.code(), Some(0), "node {id}: {status}");
-        }
-        drop(cluster);
-    });
-}
+            let deleted = within(PATIENCE, cluster.node(follower).kv().delete_range(delete))
+                .await
+                .unwrap();
+            assert_eq!(deleted.deleted, 0);
+            let revision = deleted.header.unwrap().revision;
+            let compact = CompactionRequest {
+                revision,
+                physical: false,
+            };
+            within(PATIENCE, cluster.node(follower).kv().compact(compact))
+                .await
+                .unwrap();
+            cluster.verify(&history).await;
 
-#[test]
-fn a_full_disk_ends_its_node_and_stops_nobody_else() {
-    if !can_mount() {
-        return;
+            for disk in disks.borrow().iter() {
+                disk.grow(2 * DISK_BYTES);
+            }
+            let mut attempts = 0;
+            until("writes go on", PATIENCE, async || {
+                attempts += 1;
+                let again = format!("again-{attempts:04}");
+                let put = PutRequest {
+                    key: again.clone().into(),
+                    value: again.clone().into(),
+                    ..Default::default()
+                };
+                match within(PATIENCE, cluster.node(follower).kv().put(put)).await {
+                    Ok(done) => {
+                        history.acknowledge(&again, &again, done.header.unwrap().revision);
+                        Ok(())
+                    }
+                    Err(status) => {
+                        history.unknown(&again, &again, &status.to_string());
+                        Err(status.to_string())
+                    }
+                }
+            })
+            .await;
+            cluster.verify(&history).await;
+            for id in 1..=3 {
+                let status = cluster.node_mut(id).term().await;
+                assert_eq!(status.code(), Some(0), "node {id}: {status}");
+            }
+            drop(cluster);
+        });
     }
-    run(async |rng| {
-        let disks = RefCell::default();
-        let mut cluster = Cluster::start_with(rng, |config| on_a_small_disk(&disks, config)).await;
-        let full = cluster.leader().await;
-        disk_of(&disks.borrow(), cluster.node(full)).fill();
-        // Its leaderships go to those that have room, before it ends.
-        until("another leader", PATIENCE, async || {
-            let rest = cluster.others(full);
-            match cluster.leader_among(&rest).await {
-                leader if leader == full => Err(format!("node {full} still leads")),
-                _ => Ok(()),
-            }
-        })
-        .await;
 
-        let load = cluster.load(16).await;
-        let status = cluster.node_mut(full).exit(PATIENCE * 2).await;
-        assert_eq!(status.code(), Some(i32::from(EXIT_NO_SPACE)), "{status}");
-        load.until_more(200).await;
-        let history = load.stop().await;
-        history.assert_no_failures();
-        let log = cluster.node(full).log();
-        assert!(log.contains("make room on the disk"), "it says what to do");
+    #[test]
+    #[ignore = "needs root, to mount a tmpfs"]
+    fn a_full_disk_ends_its_node_and_stops_nobody_else() {
+        run(async |rng| {
+            let disks = RefCell::default();
+            let mut cluster =
+                Cluster::start_with(rng, |config| on_a_small_disk(&disks, config)).await;
+            let full = cluster.leader().await;
+            disk_of(&disks.borrow(), cluster.node(full)).fill();
+            // Its leaderships go to those that have room, before it ends.
+            until("another leader", PATIENCE, async || {
+                let rest = cluster.others(full);
+                match cluster.leader_among(&rest).await {
+                    leader if leader == full => Err(format!("node {full} still leads")),
+                    _ => Ok(()),
+                }
+            })
+            .await;
 
-        // Still full: it ends again, and is no zombie.
-        cluster.node_mut(full).start();
-        let begun = std::time::Instant::now();
-        let again = cluster.node_mut(full).exit(PATIENCE).await;
-        assert_eq!(again.code(), Some(i32::from(EXIT_NO_SPACE)), "{again}");
-        assert!(begun.elapsed() < Duration::from_secs(60));
+            let load = cluster.load(16).await;
+            let status = cluster.node_mut(full).exit(PATIENCE * 2).await;
+            assert_eq!(status.code(), Some(i32::from(EXIT_NO_SPACE)), "{status}");
+            load.until_more(200).await;
+            let history = load.stop().await;
+            history.assert_no_failures();
+            let log = cluster.node(full).log();
+            assert!(log.contains("make room on the disk"), "it says what to do");
 
-        disk_of(&disks.borrow(), cluster.node(full)).relieve();
-        cluster.node_mut(full).start();
-        cluster.until_leaders().await;
-        cluster.verify(&history).await;
-        drop(cluster);
-    });
+            // Still full: it ends again, and is no zombie.
+            cluster.node_mut(full).start();
+            let begun = std::time::Instant::now();
+            let again = cluster.node_mut(full).exit(PATIENCE).await;
+            assert_eq!(again.code(), Some(i32::from(EXIT_NO_SPACE)), "{again}");
+            assert!(begun.elapsed() < Duration::from_secs(60));
+
+            disk_of(&disks.borrow(), cluster.node(full)).relieve();
+            cluster.node_mut(full).start();
+            cluster.until_leaders().await;
+            cluster.verify(&history).await;
+            drop(cluster);
+        });
+    }
 }
