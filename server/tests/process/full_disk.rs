@@ -127,7 +127,7 @@ async fn fill_up(node: &Node, history: &mut History, prefix: &str) {
             }
         }
     }
-    panic!("{PUTS_MAX} puts of {VALUE_BYTES} bytes found room on {DISK_BYTES} bytes");
+    panic!("none of {PUTS_MAX} puts is refused for want of space on {DISK_BYTES} bytes");
 }
 
 mod needs_mount {
