@@ -10,11 +10,7 @@
 //! Only what is applied here can be purged, so a group that applies nothing can hold the log above its
 //! budget; that is told.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Weak},
-    time::Instant,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use super::Group;
 use crate::{
@@ -56,55 +52,58 @@ fn plan(mut uses: Vec<SegmentUse>, segment_bytes: u64, over_bytes: u64) -> Plan 
     plan
 }
 
-/// Starts the task that keeps the log of `groups` within `budget_bytes`. It ends with them.
-pub fn keep_log_within(budget_bytes: u64, segment_bytes: u64, log: Log, groups: &[Arc<Group>]) {
-    let groups: BTreeMap<u64, Weak<Group>> = groups
-        .iter()
-        .map(|group| (group.id(), Arc::downgrade(group)))
-        .collect();
-    tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(limits::LOG_BUDGET_INTERVAL);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut over_since = None;
-        while log.failure().is_none() {
-            ticks.tick().await;
-            if groups.values().all(|group| group.strong_count() == 0) {
-                return;
-            }
-            let over_bytes = log.stats().disk_bytes.saturating_sub(budget_bytes);
-            if over_bytes == 0 {
-                over_since = None;
-                continue;
-            }
-            let since = *over_since.get_or_insert_with(Instant::now);
-            if since.elapsed() > limits::LOG_OVER_BUDGET_MAX {
-                tracing::warn!(
-                    over_bytes,
-                    budget_bytes,
-                    "the log of this node stays over its budget: a keyspace applies nothing, or its \
-                     entries are still being sent; see which with `holdfastctl status`"
-                );
-                over_since = None;
-            }
-            let plan = plan(log.segment_uses(), segment_bytes, over_bytes);
-            tracing::debug!(over_bytes, ?plan, "the log is over its budget");
-            for segment in plan.vacate {
-                if let Err(error) = log.vacate(segment).await {
-                    tracing::debug!(segment, %error, "segment not vacated");
-                    break;
-                }
-            }
-            for (id, upto) in plan.purge {
-                let group = groups.get(&id).and_then(Weak::upgrade);
-                let applied = group.as_ref().and_then(|group| group.read().0.index);
-                if let (Some(group), Some(applied)) = (group, applied)
-                    && let Err(error) = group.raft.checkpoint_and_purge(upto.min(applied)).await
-                {
-                    tracing::debug!(group = id, upto, %error, "log not purged");
-                }
+/// Keeps the log within `budget_bytes` until the log fails. `running` tells which groups run now: those
+/// that wait for their state come later, and what they hold of the log is moved meanwhile, not purged.
+pub async fn keep_log_within(
+    budget_bytes: u64,
+    segment_bytes: u64,
+    log: Log,
+    running: impl Fn() -> Vec<Arc<Group>>,
+) {
+    let mut ticks = tokio::time::interval(limits::LOG_BUDGET_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut over_since = None;
+    while log.failure().is_none() {
+        ticks.tick().await;
+        let groups = running();
+        if groups.is_empty() {
+            // Nothing is written: the log stays as it was found, or was left.
+            over_since = None;
+            continue;
+        }
+        let over_bytes = log.stats().disk_bytes.saturating_sub(budget_bytes);
+        if over_bytes == 0 {
+            over_since = None;
+            continue;
+        }
+        let since = *over_since.get_or_insert_with(Instant::now);
+        if since.elapsed() > limits::LOG_OVER_BUDGET_MAX {
+            tracing::warn!(
+                over_bytes,
+                budget_bytes,
+                "the log of this node stays over its budget: a keyspace applies nothing, or its \
+                 entries are still being sent; see which with `holdfastctl status`"
+            );
+            over_since = None;
+        }
+        let plan = plan(log.segment_uses(), segment_bytes, over_bytes);
+        tracing::debug!(over_bytes, ?plan, "the log is over its budget");
+        for segment in plan.vacate {
+            if let Err(error) = log.vacate(segment).await {
+                tracing::debug!(segment, %error, "segment not vacated");
+                break;
             }
         }
-    });
+        for (id, upto) in plan.purge {
+            let group = groups.iter().find(|group| group.id() == id);
+            let applied = group.and_then(|group| group.read().0.index);
+            if let (Some(group), Some(applied)) = (group, applied)
+                && let Err(error) = group.raft.checkpoint_and_purge(upto.min(applied)).await
+            {
+                tracing::debug!(group = id, upto, %error, "log not purged");
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -199,7 +198,15 @@ mod tests {
         assert!(log.stats().disk_bytes > 2 * budget_bytes);
 
         let groups = [busy.clone(), quiet.clone()];
-        keep_log_within(budget_bytes, u64::from(SEGMENT_BYTES), log.clone(), &groups);
+        let running = {
+            let groups = groups.clone();
+            move || groups.to_vec()
+        };
+        let segment_bytes = u64::from(SEGMENT_BYTES);
+        let kept_within = keep_log_within(budget_bytes, segment_bytes, log.clone(), running);
+        // Aborted with the test.
+        let mut beside = tokio::task::JoinSet::new();
+        beside.spawn(kept_within);
         let within = async {
             while log.stats().disk_bytes > budget_bytes {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;

@@ -118,15 +118,16 @@ impl Inner {
             let snapshot_rate = snapshot_rate.clone();
             self.run_group(opened, log, voters, incoming_dir, snapshot_rate)
         });
-        let groups = try_join_all(groups).await?;
-        let storage = &config.storage;
-        keep_log_within(
-            storage.log_bytes_max,
-            storage.log_segment_bytes,
-            log,
-            &groups,
-        );
+        try_join_all(groups).await?;
         Ok(())
+    }
+
+    /// Keeps the log within its budget, with those groups that run.
+    pub(super) fn keep_log_within(&self, log: Log) -> impl Future<Output = ()> + use<> {
+        let storage = &self.context.config.storage;
+        let (budget_bytes, segment_bytes) = (storage.log_bytes_max, storage.log_segment_bytes);
+        let keyspaces = self.context.keyspaces.clone();
+        keep_log_within(budget_bytes, segment_bytes, log, move || keyspaces.all())
     }
 
     async fn run_group(
@@ -136,7 +137,7 @@ impl Inner {
         voters: BTreeMap<NodeId, Voter>,
         incoming_dir: PathBuf,
         snapshot_rate: Arc<SnapshotRate>,
-    ) -> Result<Arc<Group>, RunError> {
+    ) -> Result<(), RunError> {
         let OpenedGroup {
             id,
             keyspace,
@@ -205,7 +206,7 @@ impl Inner {
         if self.context.stays_out.read().is_some() {
             self.stop_groups().await;
         }
-        Ok(group)
+        Ok(())
     }
 
     fn open_store(self: &Arc<Self>, group: u64) -> Result<Arc<StateStore>, RunError> {

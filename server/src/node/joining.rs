@@ -43,10 +43,11 @@ impl Inner {
         let opened = self.open()?;
         let memory = self.memory(&opened)?;
         let reaches_now = reaches_now(&opened, &memory);
-        // Aborted with this task.
-        let mut introductions = JoinSet::new();
+        // Aborted with this task. None waits for the groups: one of those may wait for its state as long
+        // as no peer has it.
+        let mut beside = JoinSet::new();
         let inner = self.clone();
-        introductions.spawn(async move {
+        beside.spawn(async move {
             let gate = Some(&*inner.gate);
             match inner.introduce(&memory, &reaches_now, gate).await {
                 Ok(()) => {}
@@ -54,7 +55,14 @@ impl Inner {
                 Err(e) => inner.fail(&e),
             }
         });
+        beside.spawn(self.keep_log_within(opened.log.clone()));
+        beside.spawn(self.clone().keep_promises());
         self.run_groups(opened).await?;
+        std::future::pending().await
+    }
+
+    /// Writes down what peers have promised, again and again.
+    async fn keep_promises(self: Arc<Self>) {
         let mut save = tokio::time::interval(limits::PROMISES_SAVED_EVERY);
         save.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

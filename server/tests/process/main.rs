@@ -26,3 +26,4 @@ mod protocol;
 mod refusals;
 mod retry_table;
 mod stopping;
+mod waiting_groups;
