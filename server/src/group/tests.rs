@@ -18,87 +18,24 @@ use prost::Message;
 use tempfile::TempDir;
 
 use super::*;
-use crate::{
-    raft::{
-        Parts, SnapshotRate, TransportError, Tuning, Voter,
-        transport::{BoxFuture, BoxStream},
-    },
-    storage::{
-        log::{LogOptions, files::DiskFiles},
-        memory_engine::MemoryDisk,
-        room::Room,
-        state::{StateOptions, StateStore},
-    },
+use crate::raft::{
+    TransportError, Voter,
+    scripted::{self, Fate, NEVER, Script},
 };
 
-/// Longer than any test runs.
-const NEVER: Duration = Duration::from_secs(3600);
 const OTHER: NodeId = 2;
 /// Time after which reads in vain are the lack of a leader.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// A network that answers forwarded requests as written down, then no more; that grants every
-/// vote; and that brings nothing else to an end.
+/// A network that answers forwarded requests as written down, then no more.
 #[derive(Default)]
-struct Scripted {
+struct Network {
     answers: Mutex<VecDeque<Result<Reply, TransportError>>>,
     forwarded: AtomicUsize,
 }
 
-impl PeerTransport for Scripted {
-    fn vote(
-        &self,
-        _: NodeId,
-        request: peer::VoteRequest,
-        _: Duration,
-    ) -> BoxFuture<Result<peer::VoteResponse, TransportError>> {
-        Box::pin(std::future::ready(Ok(peer::VoteResponse {
-            vote: request.vote,
-            granted: true,
-            last_log_id: None,
-        })))
-    }
-
-    fn transfer_leader(
-        &self,
-        _: NodeId,
-        _: peer::TransferLeaderRequest,
-        _: Duration,
-    ) -> BoxFuture<Result<peer::TransferLeaderResponse, TransportError>> {
-        Box::pin(std::future::pending())
-    }
-
-    fn append(
-        &self,
-        _: NodeId,
-        _: BoxStream<peer::AppendRequest>,
-    ) -> BoxFuture<Result<BoxStream<Result<peer::AppendResponse, TransportError>>, TransportError>>
-    {
-        Box::pin(std::future::pending())
-    }
-
-    fn heartbeat(
-        &self,
-        _: NodeId,
-        _: peer::AppendRequest,
-    ) -> BoxFuture<Result<peer::AppendResponse, TransportError>> {
-        Box::pin(std::future::pending())
-    }
-
-    fn snapshot(
-        &self,
-        _: NodeId,
-        _: BoxStream<peer::SnapshotChunk>,
-    ) -> BoxFuture<Result<BoxStream<Result<peer::SnapshotAck, TransportError>>, TransportError>>
-    {
-        Box::pin(std::future::pending())
-    }
-
-    fn forward(
-        &self,
-        _: NodeId,
-        _: peer::Forward,
-    ) -> BoxFuture<Result<peer::ForwardReply, TransportError>> {
+impl Script for Network {
+    fn forward(&self, _: NodeId, _: peer::Forward) -> Fate<peer::ForwardReply> {
         self.forwarded.fetch_add(1, Ordering::Relaxed);
         match self.answers.lock().pop_front() {
             Some(answer) => Box::pin(std::future::ready(answer.map(|reply| peer::ForwardReply {
@@ -112,7 +49,7 @@ impl PeerTransport for Scripted {
 
 struct Node {
     group: Arc<Group>,
-    network: Arc<Scripted>,
+    network: Arc<Network>,
     _dir: TempDir,
 }
 
@@ -137,37 +74,11 @@ async fn group(
     id: GroupId,
     log: &Log,
     state: &Path,
-    network: Arc<Scripted>,
+    network: Arc<Network>,
     retention: Retention,
 ) -> Arc<Group> {
-    let options = StateOptions {
-        engine: Arc::new(MemoryDisk::default()),
-        ..StateOptions::default()
-    };
-    let store = StateStore::open(state, options).unwrap().store;
-    let room = Arc::new(Room::new(0));
-    let raft = RaftGroup::start(Parts {
-        group_id: id,
-        node_id: 1,
-        log: log.group(id),
-        store: Arc::new(store),
-        transport: network.clone(),
-        tuning: Tuning {
-            heartbeat_interval: NEVER,
-            election_timeout_min: 2 * NEVER,
-            election_timeout_max: 3 * NEVER,
-            quorum_loss_probe_interval: 10 * NEVER,
-            max_payload_entries: 100,
-            append_silence_max: NEVER,
-            snapshot_stall_max: Duration::from_secs(60),
-            snapshot_rate: Arc::new(SnapshotRate::new(1 << 20)),
-        },
-        room: room.clone(),
-        incoming_dir: state.to_path_buf(),
-        promises: Arc::default(),
-    })
-    .await
-    .unwrap();
+    let (store, quiet) = (scripted::open_state(state), scripted::quiet());
+    let raft = scripted::start(id, log, store, network.clone(), quiet, state).await;
     let limits = GroupLimits {
         proposals_in_flight_max: 16,
         proposals_in_flight_bytes_max: 1 << 20,
@@ -192,12 +103,8 @@ async fn group(
 /// Node 1 of a group in which nothing happens by itself.
 async fn node(answers: impl IntoIterator<Item = Result<Reply, TransportError>>) -> Node {
     let dir = tempfile::tempdir().unwrap();
-    let options = LogOptions {
-        segment_bytes: 64 * 1024,
-        ..LogOptions::default()
-    };
-    let (log, _) = Log::open(&dir.path().join("log"), options, Arc::new(DiskFiles)).unwrap();
-    let network = Arc::new(Scripted {
+    let log = scripted::open_log(&dir.path().join("log"));
+    let network = Arc::new(Network {
         answers: Mutex::new(answers.into_iter().collect()),
         forwarded: AtomicUsize::new(0),
     });

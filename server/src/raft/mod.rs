@@ -29,6 +29,8 @@ pub mod transport;
 pub mod types;
 
 #[cfg(test)]
+pub(crate) mod scripted;
+#[cfg(test)]
 mod tests;
 
 use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};

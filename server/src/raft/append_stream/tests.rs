@@ -1,31 +1,20 @@
 //! A peer that takes everything and confirms nothing, beside peers that answer.
 
-use std::{collections::BTreeMap, sync::atomic::AtomicUsize};
+use std::sync::atomic::AtomicUsize;
 
-use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use holdfast_proto::{
-    command::{Command, command::Op},
-    etcdserverpb::PutRequest,
-};
-use prost::Message;
-use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::{
-    raft::{Parts, RaftGroup, SnapshotRate, Tuning, Voter, transport::BoxFuture},
-    storage::{
-        log::{GroupLog, Log, LogOptions, files::DiskFiles},
-        memory_engine::MemoryDisk,
-        room::Room,
-        state::{StateOptions, StateStore},
+use crate::raft::{
+    Tuning,
+    scripted::{
+        self, AppendAnswers, Fate, Script, SnapshotAcks, answered, confirm, put, until,
+        within_a_minute,
     },
 };
 
 const SILENT: NodeId = 3;
-
-type AppendAnswers = BoxStream<Result<peer::AppendResponse, TransportError>>;
 
 /// Peers that grant every vote and confirm every entry; the silent one takes all that it is sent and
 /// confirms as many requests as there are permits.
@@ -48,50 +37,14 @@ impl Default for Peers {
     }
 }
 
-fn confirm(request: &peer::AppendRequest) -> peer::AppendResponse {
-    let last = request.entries.last().map(|entry| peer::LogId {
-        term: entry.term,
-        index: entry.index,
-    });
-    peer::AppendResponse {
-        result: Some(peer::append_response::Result::Matched(peer::Matched {
-            log_id: last.or(request.prev_log_id),
-        })),
-        ..Default::default()
-    }
-}
-
-impl PeerTransport for Peers {
-    fn vote(
-        &self,
-        _: NodeId,
-        request: peer::VoteRequest,
-        _: Duration,
-    ) -> BoxFuture<Result<peer::VoteResponse, TransportError>> {
-        Box::pin(std::future::ready(Ok(peer::VoteResponse {
-            vote: request.vote,
-            granted: true,
-            last_log_id: None,
-        })))
-    }
-
-    fn transfer_leader(
-        &self,
-        _: NodeId,
-        _: peer::TransferLeaderRequest,
-        _: Duration,
-    ) -> BoxFuture<Result<peer::TransferLeaderResponse, TransportError>> {
-        Box::pin(std::future::pending())
-    }
-
+impl Script for Peers {
     fn append(
         &self,
         to: NodeId,
         mut requests: BoxStream<peer::AppendRequest>,
-    ) -> BoxFuture<Result<AppendAnswers, TransportError>> {
+    ) -> Fate<AppendAnswers> {
         if to != SILENT {
-            let answers: AppendAnswers = Box::pin(requests.map(|request| Ok(confirm(&request))));
-            return Box::pin(std::future::ready(Ok(answers)));
+            return answered(requests, confirm);
         }
         self.streams.fetch_add(1, Ordering::Relaxed);
         let (tx, rx) = tokio::sync::mpsc::unbounded_channel();
@@ -113,29 +66,12 @@ impl PeerTransport for Peers {
         Box::pin(std::future::ready(Ok(answers)))
     }
 
-    fn heartbeat(
-        &self,
-        _: NodeId,
-        request: peer::AppendRequest,
-    ) -> BoxFuture<Result<peer::AppendResponse, TransportError>> {
+    fn heartbeat(&self, _: NodeId, request: peer::AppendRequest) -> Fate<peer::AppendResponse> {
         Box::pin(std::future::ready(Ok(confirm(&request))))
     }
 
-    fn snapshot(
-        &self,
-        _: NodeId,
-        _: BoxStream<peer::SnapshotChunk>,
-    ) -> BoxFuture<Result<BoxStream<Result<peer::SnapshotAck, TransportError>>, TransportError>>
-    {
+    fn snapshot(&self, _: NodeId, _: BoxStream<peer::SnapshotChunk>) -> Fate<SnapshotAcks> {
         self.snapshots.fetch_add(1, Ordering::Relaxed);
-        Box::pin(std::future::pending())
-    }
-
-    fn forward(
-        &self,
-        _: NodeId,
-        _: peer::Forward,
-    ) -> BoxFuture<Result<peer::ForwardReply, TransportError>> {
         Box::pin(std::future::pending())
     }
 }
@@ -201,134 +137,32 @@ async fn a_slow_peer_is_not_a_silent_one_and_an_idle_stream_stays_open() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_never_opens_the_stream_is_given_up() {
-    struct Shut(Peers);
-    impl PeerTransport for Shut {
-        fn vote(
-            &self,
-            to: NodeId,
-            request: peer::VoteRequest,
-            timeout: Duration,
-        ) -> BoxFuture<Result<peer::VoteResponse, TransportError>> {
-            self.0.vote(to, request, timeout)
-        }
-        fn transfer_leader(
-            &self,
-            to: NodeId,
-            request: peer::TransferLeaderRequest,
-            timeout: Duration,
-        ) -> BoxFuture<Result<peer::TransferLeaderResponse, TransportError>> {
-            self.0.transfer_leader(to, request, timeout)
-        }
+    struct Shut;
+    impl Script for Shut {
         fn append(
             &self,
             _: NodeId,
             requests: BoxStream<peer::AppendRequest>,
-        ) -> BoxFuture<Result<AppendAnswers, TransportError>> {
+        ) -> Fate<AppendAnswers> {
             Box::pin(async move {
                 let _kept = requests;
                 std::future::pending().await
             })
         }
-        fn heartbeat(
-            &self,
-            to: NodeId,
-            request: peer::AppendRequest,
-        ) -> BoxFuture<Result<peer::AppendResponse, TransportError>> {
-            self.0.heartbeat(to, request)
-        }
-        fn snapshot(
-            &self,
-            to: NodeId,
-            chunks: BoxStream<peer::SnapshotChunk>,
-        ) -> BoxFuture<Result<BoxStream<Result<peer::SnapshotAck, TransportError>>, TransportError>>
-        {
-            self.0.snapshot(to, chunks)
-        }
-        fn forward(
-            &self,
-            to: NodeId,
-            request: peer::Forward,
-        ) -> BoxFuture<Result<peer::ForwardReply, TransportError>> {
-            self.0.forward(to, request)
-        }
     }
     let silences = Silences::new(1, SILENT, Duration::from_millis(50));
-    let opened = open(&Shut(Peers::default()), silences, endless().0).await;
+    let opened = open(&Shut, silences, endless().0).await;
     assert!(matches!(opened, Err(TransportError::Lost { .. })));
-}
-
-/// Node 1 of three, which leads.
-async fn leader(peers: Arc<Peers>) -> (RaftGroup, GroupLog, TempDir) {
-    let dir = tempfile::tempdir().unwrap();
-    let log_options = LogOptions {
-        segment_bytes: 64 * 1024,
-        ..LogOptions::default()
-    };
-    let (log, _) = Log::open(&dir.path().join("log"), log_options, Arc::new(DiskFiles)).unwrap();
-    let state_options = StateOptions {
-        engine: Arc::new(MemoryDisk::default()),
-        ..StateOptions::default()
-    };
-    let store = StateStore::open(&dir.path().join("state"), state_options);
-    let raft = RaftGroup::start(Parts {
-        group_id: 1,
-        node_id: 1,
-        log: log.group(1),
-        store: Arc::new(store.unwrap().store),
-        transport: peers,
-        tuning: Tuning {
-            // Nothing is elected after the first one, however slow the machine is.
-            heartbeat_interval: Duration::from_millis(500),
-            election_timeout_min: Duration::from_secs(600),
-            election_timeout_max: Duration::from_secs(1_200),
-            quorum_loss_probe_interval: Duration::from_secs(6_000),
-            max_payload_entries: 100,
-            append_silence_max: Duration::from_millis(300),
-            snapshot_stall_max: Duration::from_secs(60),
-            snapshot_rate: Arc::new(SnapshotRate::new(1 << 20)),
-        },
-        room: Arc::new(Room::new(0)),
-        incoming_dir: dir.path().to_path_buf(),
-        promises: Arc::default(),
-    });
-    let raft = raft.await.unwrap();
-    let voters: BTreeMap<_, _> = (1..=3).map(|id| (id, Voter::default())).collect();
-    raft.initialize(voters).await.unwrap();
-    let mut leadership = raft.leadership();
-    let known = leadership.wait_for(|now| now.leader == Some(1));
-    within_a_minute("a leader", known).await.unwrap();
-    // A leader takes nothing before a quorum has followed it for the first time.
-    let accepted = async {
-        while raft.propose(put()).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    within_a_minute("a leader that a quorum follows", accepted).await;
-    (raft, log.group(1), dir)
-}
-
-async fn within_a_minute<T>(what: &str, done: impl Future<Output = T>) -> T {
-    let done = tokio::time::timeout(Duration::from_secs(60), done).await;
-    done.unwrap_or_else(|_| panic!("no {what} within a minute"))
-}
-
-fn put() -> Bytes {
-    let request = PutRequest {
-        key: Bytes::from_static(b"k"),
-        value: Bytes::from_static(&[0; 1_000]),
-        ..Default::default()
-    };
-    let command = Command {
-        op: Some(Op::Put(request)),
-        ..Default::default()
-    };
-    command.encode_to_vec().into()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_of_a_leader_is_purged_beside_a_peer_that_confirms_nothing() {
     let peers = Arc::new(Peers::default());
-    let (raft, log, _dir) = leader(peers.clone()).await;
+    let tuning = Tuning {
+        append_silence_max: Duration::from_millis(300),
+        ..scripted::of_a_lasting_leader()
+    };
+    let (raft, log, _dir) = scripted::leader(peers.clone(), tuning).await;
     for round in 0..5_u64 {
         for _ in 0..50 {
             let committed = raft.propose(put());
@@ -336,22 +170,16 @@ async fn the_log_of_a_leader_is_purged_beside_a_peer_that_confirms_nothing() {
         }
         let upto = 50 * round + 20;
         raft.checkpoint_and_purge(upto).await.unwrap();
-        let purged = async {
-            while log.state().purged.is_none_or(|purged| purged.index < upto) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        within_a_minute("purge", purged).await;
+        let purged = || log.state().purged;
+        until("purge", || purged().is_some_and(|at| at.index >= upto)).await;
     }
     assert!(
         peers.taken.load(Ordering::Relaxed) > 0,
         "it was sent entries"
     );
-    let snapshot = async {
-        while peers.snapshots.load(Ordering::Relaxed) == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    within_a_minute("snapshot for the one that was silent", snapshot).await;
+    until("snapshot for the one that was silent", || {
+        peers.snapshots.load(Ordering::Relaxed) > 0
+    })
+    .await;
     raft.shutdown().await;
 }

@@ -21,18 +21,16 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     raft::{
-        Parts, RaftGroup, Tuning,
+        RaftGroup, Tuning,
         codec::log_id,
+        scripted::{self, Fate, Script, SnapshotAcks},
         state_machine::GroupStateMachine,
-        transport::{BoxFuture, BoxStream},
+        transport::BoxStream,
         types::{Entry, LeaderId, Proposal},
     },
     storage::{
         engine::{Batch, Engine, EngineError, OpenEngine, Scan},
-        log::{Log, LogOptions, files::DiskFiles},
         memory_engine::MemoryDisk,
-        room::Room,
-        state::StateOptions,
     },
 };
 
@@ -104,8 +102,6 @@ impl ToGroup {
     }
 }
 
-type Acks = BoxStream<Result<peer::SnapshotAck, TransportError>>;
-
 fn receive(
     group: &RaftGroup,
     mut chunks: BoxStream<peer::SnapshotChunk>,
@@ -120,47 +116,8 @@ fn receive(
     acks
 }
 
-impl PeerTransport for ToGroup {
-    fn vote(
-        &self,
-        _: NodeId,
-        _: peer::VoteRequest,
-        _: Duration,
-    ) -> BoxFuture<Result<peer::VoteResponse, TransportError>> {
-        Box::pin(std::future::pending())
-    }
-
-    fn transfer_leader(
-        &self,
-        _: NodeId,
-        _: peer::TransferLeaderRequest,
-        _: Duration,
-    ) -> BoxFuture<Result<peer::TransferLeaderResponse, TransportError>> {
-        Box::pin(std::future::pending())
-    }
-
-    fn append(
-        &self,
-        _: NodeId,
-        _: BoxStream<peer::AppendRequest>,
-    ) -> BoxFuture<Result<BoxStream<Result<peer::AppendResponse, TransportError>>, TransportError>>
-    {
-        Box::pin(std::future::pending())
-    }
-
-    fn heartbeat(
-        &self,
-        _: NodeId,
-        _: peer::AppendRequest,
-    ) -> BoxFuture<Result<peer::AppendResponse, TransportError>> {
-        Box::pin(std::future::pending())
-    }
-
-    fn snapshot(
-        &self,
-        to: NodeId,
-        chunks: BoxStream<peer::SnapshotChunk>,
-    ) -> BoxFuture<Result<Acks, TransportError>> {
+impl Script for ToGroup {
+    fn snapshot(&self, to: NodeId, chunks: BoxStream<peer::SnapshotChunk>) -> Fate<SnapshotAcks> {
         let breaks = self.streams.fetch_add(1, Ordering::Relaxed) == 0 && self.breaks;
         let acks = ReceiverStream::new(receive(self.group(), chunks));
         let last = Mutex::new(None);
@@ -174,70 +131,35 @@ impl PeerTransport for ToGroup {
                 false => Ok(ack),
             }
         });
-        Box::pin(std::future::ready(Ok(Box::pin(acks) as Acks)))
-    }
-
-    fn forward(
-        &self,
-        _: NodeId,
-        _: peer::Forward,
-    ) -> BoxFuture<Result<peer::ForwardReply, TransportError>> {
-        Box::pin(std::future::pending())
+        Box::pin(std::future::ready(Ok(Box::pin(acks) as SnapshotAcks)))
     }
 }
 
 /// A group with nothing in it, on a node that others lead.
 async fn receiver(engine: Slow, breaks: bool) -> (Arc<ToGroup>, TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    let log_options = LogOptions {
-        segment_bytes: 64 * 1024,
-        ..LogOptions::default()
-    };
-    let (log, _) = Log::open(&dir.path().join("log"), log_options, Arc::new(DiskFiles)).unwrap();
-    let state_options = StateOptions {
-        engine: Arc::new(engine),
-        ..StateOptions::default()
-    };
-    let store = StateStore::open(&dir.path().join("state"), state_options);
-    let long = Duration::from_secs(3_600);
     let to = Arc::new(ToGroup {
         group: OnceLock::new(),
         streams: AtomicUsize::new(0),
         breaks,
     });
-    let group = RaftGroup::start(Parts {
-        group_id: 1,
-        node_id: 1,
-        log: log.group(1),
-        store: Arc::new(store.unwrap().store),
-        transport: to.clone(),
-        tuning: Tuning {
-            heartbeat_interval: long,
-            election_timeout_min: 2 * long,
-            election_timeout_max: 3 * long,
-            quorum_loss_probe_interval: 10 * long,
-            max_payload_entries: 100,
-            append_silence_max: long,
-            snapshot_stall_max: STALL,
-            snapshot_rate: Arc::new(SnapshotRate::new(u64::MAX)),
-        },
-        room: Arc::new(Room::new(0)),
-        incoming_dir: dir.path().to_path_buf(),
-        promises: Arc::default(),
-    });
-    assert!(to.group.set(group.await.unwrap()).is_ok());
+    let log = scripted::open_log(&dir.path().join("log"));
+    let store = scripted::open_state_on(&dir.path().join("state"), engine);
+    let tuning = Tuning {
+        snapshot_stall_max: STALL,
+        snapshot_rate: Arc::new(SnapshotRate::new(u64::MAX)),
+        ..scripted::quiet()
+    };
+    let group = scripted::start(1, &log, store, to.clone(), tuning, dir.path()).await;
+    assert!(to.group.set(group).is_ok());
     (to, dir)
 }
 
 /// A state machine that has applied so many bytes.
 async fn sender(bytes: u64) -> (GroupStateMachine, TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    let options = StateOptions {
-        engine: Arc::new(MemoryDisk::default()),
-        ..StateOptions::default()
-    };
-    let store = StateStore::open(dir.path(), options).unwrap().store;
-    let mut machine = GroupStateMachine::open(1, Arc::new(store)).unwrap();
+    let store = scripted::open_state(dir.path());
+    let mut machine = GroupStateMachine::open(1, store).unwrap();
     let entries = (0..bytes / VALUE_BYTES).map(|index| {
         let put = PutRequest {
             key: index.to_be_bytes().to_vec().into(),
