@@ -3,36 +3,30 @@
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use holdfast_proto::snapshot as wire;
 use prost::Message;
 use tempfile::TempDir;
 
 use super::*;
-use crate::storage::{
-    log::{Entry, GroupState, Log, LogOptions, files::DiskFiles},
-    memory_engine::MemoryDisk,
-    state::StateOptions,
+use crate::{
+    raft::{
+        RaftGroup, Voter,
+        codec::KIND_COMMAND,
+        restore_state,
+        scripted::{self, Nobody, open_log, put, within_a_minute},
+        types::{LeaderId, Vote},
+    },
+    storage::log::{Entry, GroupState, Log},
 };
 
 fn pos(term: u64, index: u64) -> LogPos {
     LogPos { term, index }
 }
 
-fn open_log(dir: &Path) -> Log {
-    let options = LogOptions {
-        segment_bytes: 64 * 1024,
-        ..LogOptions::default()
-    };
-    Log::open(dir, options, Arc::new(DiskFiles)).unwrap().0
-}
-
 /// A state that has applied this position.
-fn state(dir: &Path, applied: LogPos) -> StateStore {
-    let options = StateOptions {
-        engine: Arc::new(MemoryDisk::default()),
-        ..StateOptions::default()
-    };
-    let store = StateStore::open(dir, options).unwrap().store;
+fn state(dir: &Path, applied: LogPos) -> Arc<StateStore> {
+    let store = scripted::open_state(dir);
     let record = wire::AppliedRecord {
         term: applied.term,
         index: applied.index,
@@ -127,4 +121,94 @@ async fn a_log_whose_last_entry_is_the_states_stays_as_it_is() {
 async fn a_state_of_another_history_than_the_purged_log_is_refused() {
     let refused = reconciled(pos(1, 10), &[2, 2], pos(2, 10)).await;
     assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::InvalidData);
+}
+
+/// Node 1 of a group of its own, in a new term.
+async fn leads(log: &Log, store: &Arc<StateStore>, dir: &Path, term: u64) -> RaftGroup {
+    let (store, nobody) = (store.clone(), Arc::new(Nobody));
+    let raft = scripted::start(1, log, store, nobody, scripted::quiet(), dir).await;
+    match term {
+        1 => raft.initialize([(1, Voter::default())].into()).await,
+        _ => raft.elect().await.map_err(|_| unreachable!("it runs")),
+    }
+    .unwrap();
+    scripted::until_led(&raft, term).await;
+    raft
+}
+
+/// Entries up to `last` in a log that is purged up to 2, which a leader of `term` sent, in the log of a
+/// node that has voted for a leader of term `voted`.
+async fn written(log: &Log, term: u64, last: u64, voted: u64) -> GroupLog {
+    let group = log.group(1);
+    let mut written = LogStore::new(group.clone());
+    let vote = Vote {
+        leader_id: LeaderId {
+            term: voted,
+            voted_for: 2,
+        },
+        committed: true,
+    };
+    written.save_vote(&vote).await.unwrap();
+    written.purge(log_id(1, 2)).await.unwrap();
+    let entries = (3..=last).map(|index| Entry {
+        term,
+        index,
+        kind: KIND_COMMAND,
+        payload: put(),
+    });
+    let appended = group.append(entries.collect(), Box::new(|_| {})).await;
+    appended.unwrap();
+    group
+}
+
+/// The state is lost and fetched from a peer, and the log reaches past it with what nobody committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn consensus_starts_on_a_fetched_state_below_the_end_of_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    // The peer has seen three leaders.
+    let (log, store) = (open_log(&path("log")), scripted::open_state(&path("state")));
+    for term in 1..3 {
+        let raft = leads(&log, &store, dir.path(), term).await;
+        raft.propose(put()).await.unwrap();
+        raft.shutdown().await;
+    }
+    let peer = leads(&log, &store, dir.path(), 3).await;
+    let committed = peer.propose(put()).await.unwrap();
+    let theirs = peer.shared().read().0;
+    // A tail of an earlier term than the state's last entry, of the same, and of a later one.
+    // The one of the same term is the leader's own, and stays.
+    for (tail, kept) in [(2, 0), (3, 4), (5, 0)] {
+        let (log_dir, state_dir) = (path(&format!("log-{tail}")), path(&format!("state-{tail}")));
+        let (log, store) = (open_log(&log_dir), scripted::open_state(&state_dir));
+        let written = written(&log, tail, committed.index + 4, tail.max(3)).await;
+        let chunks = peer.stream_snapshot().await.unwrap();
+        let chunks = chunks.map(|chunk| chunk.unwrap());
+        let spool = path(&format!("spool-{tail}"));
+        let restored = restore_state(store.clone(), spool, Box::pin(chunks), 2).await;
+        assert_eq!(restored.unwrap(), committed.index);
+
+        let raft = scripted::start(
+            1,
+            &log,
+            store,
+            Arc::new(Nobody),
+            scripted::quiet(),
+            dir.path(),
+        )
+        .await;
+        assert_eq!(raft.shared().read().0, theirs, "nothing of the tail {tail}");
+        raft.elect().await.unwrap();
+        scripted::until_led(&raft, 4).await;
+        let next = within_a_minute("answer", raft.propose(put()))
+            .await
+            .unwrap();
+        assert!(next.term > tail.max(3), "{next:?} after the tail {tail}");
+        let now = raft.shared().read().0;
+        assert_eq!(now.index, Some(next.index));
+        assert_eq!(now.revisions.current, theirs.revisions.current + kept + 1);
+        assert_eq!(written.state().last, Some(pos(next.term, next.index)));
+        raft.shutdown().await;
+    }
+    peer.shutdown().await;
 }
