@@ -396,3 +396,6 @@ impl RaftNetworkV2<TypeConfig> for Network {
         })))
     }
 }
+
+#[cfg(test)]
+mod tests;

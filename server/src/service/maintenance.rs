@@ -1,6 +1,7 @@
 //! etcd's Maintenance service: state, hash, leadership.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,7 +19,10 @@ use super::{
     reads::{self, LargeReads},
     status,
 };
-use crate::group::{Group, HandOverError};
+use crate::{
+    group::{Group, HandOverError},
+    raft::{Broken, NodeId},
+};
 
 /// Longest time that handing a leadership over may take.
 const HAND_OVER_MAX: Duration = Duration::from_secs(5);
@@ -34,8 +38,7 @@ impl MaintenanceService {
         Self { context, reads }
     }
 
-    /// The nodes whose disk is nearly full, as far as this node knows: itself, and where it leads its
-    /// followers.
+    /// What is wrong with nodes of the group, as far as this one knows.
     fn alarms(&self, group: &Group) -> Vec<AlarmMember> {
         let this = self.context.config.node.id;
         let room = group.raft().room();
@@ -46,12 +49,23 @@ impl MaintenanceService {
         if room.is_short() {
             short.insert(this);
         }
-        let alarm = |member_id| AlarmMember {
-            member_id,
-            alarm: AlarmType::Nospace.into(),
-        };
-        short.into_iter().map(alarm).collect()
+        alarms(short, &group.raft().broken_promises())
     }
+}
+
+/// - NOSPACE: the disk of the node is nearly full. A node knows it of itself, and where it leads of its
+///   followers.
+/// - CORRUPT: the log of the node lacks what it had confirmed to this one as its leader.
+fn alarms(short: BTreeSet<NodeId>, broken: &[Broken]) -> Vec<AlarmMember> {
+    let of = |alarm: AlarmType| {
+        move |member_id| AlarmMember {
+            member_id,
+            alarm: alarm.into(),
+        }
+    };
+    let short = short.into_iter().map(of(AlarmType::Nospace));
+    let broken = broken.iter().map(|broken| broken.node);
+    short.chain(broken.map(of(AlarmType::Corrupt))).collect()
 }
 
 /// Hands a leadership over on behalf of a client, and tells the new leader.
@@ -185,5 +199,32 @@ impl Maintenance for MaintenanceService {
         Ok(Response::new(MoveLeaderResponse {
             header: Some(self.context.header(group.read().0.revisions.current, term)),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::Reach;
+
+    #[test]
+    fn a_node_without_room_and_one_that_lost_entries_are_told_apart() {
+        let lost = Broken {
+            node: 3,
+            group: 1,
+            promised: Reach { term: 2, index: 9 },
+            conflict: 5,
+        };
+        let alarm = |member_id, alarm: AlarmType| AlarmMember {
+            member_id,
+            alarm: alarm.into(),
+        };
+        let nospace = |node| alarm(node, AlarmType::Nospace);
+        let corrupt = |node| alarm(node, AlarmType::Corrupt);
+        assert_eq!(alarms([].into(), &[]), []);
+        assert_eq!(
+            alarms([1, 3].into(), &[lost]),
+            [nospace(1), nospace(3), corrupt(3)]
+        );
     }
 }
