@@ -22,6 +22,7 @@ mod effect;
 mod ending;
 pub mod fault;
 pub mod ground;
+mod installs;
 mod memory;
 pub mod names;
 mod network;

@@ -6,6 +6,7 @@
 //! | killed, stopped, without power | the connection that was held to the node has ended, or nothing answers there | it answers, and the connection is the same |
 //! | paused | it takes connections and answers nothing, while others answer | it answers |
 //! | cut off from the others | it answers no linearizable read, while others do | it does, in a cluster that is cut by commands |
+//! | installs slowly | its log tells of an install that took longer than a sender waits for a sign of life, and it does not deny it when asked | |
 //! | cut off from clients | nothing answers where clients reach it, while others answer | it answers |
 //!
 //! - What a request that was sent after the fault was made says counts, and nothing that was sent before.
@@ -15,17 +16,21 @@
 //! - Of what has no effect that shows outside, nothing is claimed; the reason is told.
 //! - Looking changes nothing: a fault is held as long as it would have been.
 
+mod install;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
+    sync::watch,
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{Fault, Ground, Observer, fault::Injected};
+use self::install::{installed, look_for_install};
+use super::{Fault, Ground, Observer, fault::Injected, installs::Installs};
 use crate::{
     cluster::{Node, existing::KIND},
     history::{NodeId, Phase},
@@ -101,6 +106,8 @@ enum Kind {
     LosesClients,
     /// The cluster itself says that it is done.
     Answered,
+    /// A node installs a snapshot for a long time.
+    Installs,
     /// Nothing that shows.
     Hidden(&'static str),
 }
@@ -127,11 +134,10 @@ impl Kind {
             }
             Fault::LoseAnswers => Kind::Hidden("which answers are lost is not seen"),
             Fault::ClockJump | Fault::ClockSkew => Kind::Hidden("no node tells its clock"),
-            Fault::FullDisk(_)
-            | Fault::SlowFsync(_)
-            | Fault::FailFsync
-            | Fault::HangDisk
-            | Fault::SlowInstall => Kind::Hidden("what a disk does is seen by its node alone"),
+            Fault::FullDisk(_) | Fault::SlowFsync(_) | Fault::FailFsync | Fault::HangDisk => {
+                Kind::Hidden("what a disk does is seen by its node alone")
+            }
+            Fault::SlowInstall => Kind::Installs,
             Fault::FullLog => Kind::Hidden("where a node logs is its own affair"),
             Fault::IdleConnections => Kind::Hidden("connections are counted by their node alone"),
             Fault::TearLog
@@ -151,6 +157,8 @@ impl Kind {
 pub(super) struct Held {
     kind: Kind,
     connections: BTreeMap<NodeId, Connection>,
+    /// Logs that are followed from before the fault on.
+    logs: BTreeMap<NodeId, Installs>,
 }
 
 /// Held open by a task, which ends with the connection.
@@ -210,17 +218,30 @@ impl Held {
             let opened = nodes.into_iter().map(Connection::open);
             connections.extend(join_all(opened).await.into_iter().flatten());
         }
-        Self { kind, connections }
+        let mut logs = BTreeMap::new();
+        if kind == Kind::Installs {
+            let nodes = ground.cluster().nodes().iter();
+            let files =
+                nodes.filter_map(|node| Some((node.id, ground.cluster().log_file(node.id)?)));
+            logs.extend(files.map(|(node, file)| (node, Installs::follow(file))));
+        }
+        Self {
+            kind,
+            connections,
+            logs,
+        }
     }
 
     /// Looks at what a fault does that has just been made, for `patience` at most where it takes silence
-    /// to see it.
+    /// to see it. What takes long to show is looked at for as long, unless `stop` says so.
     pub(super) async fn look(
         &self,
         ground: &Ground,
         injected: &Injected,
         patience: Duration,
+        stop: &watch::Receiver<bool>,
     ) -> Effect {
+        let whole = patience;
         let patience = patience.min(SHOWS_WITHIN);
         let observer = ground.observer();
         let nodes = ground.cluster().nodes().to_vec();
@@ -245,6 +266,16 @@ impl Held {
                     let says = says(observer, |node| &node.direct);
                     Box::pin(look_for_silence(says, node, others, patience))
                 }
+                Kind::Installs => match self.logs.get(&id) {
+                    None => Box::pin(async {
+                        Effect::Unseen("has a log that cannot be read".to_owned())
+                    }),
+                    Some(installs) => {
+                        let counted = installed(observer, id);
+                        let (installs, stop) = (installs.clone(), stop.clone());
+                        Box::pin(look_for_install(installs, counted, whole, stop))
+                    }
+                },
                 Kind::LosesClients => {
                     let says = says(observer, |node| &node.endpoint);
                     Box::pin(look_for_loss(says, node, others, patience))

@@ -199,7 +199,7 @@ pub const FAULTS: &[(&str, Fault, &str)] = &[
     (
         "slow-install",
         Fault::SlowInstall,
-        "a node that needs a snapshot installs it on a disk whose every fsync takes 25 s",
+        "a node that needs a snapshot gets a disk whose every fsync takes 8 s when it begins to install it",
     ),
     (
         "tear-log",

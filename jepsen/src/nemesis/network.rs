@@ -31,18 +31,6 @@ const CUT: LinkFault = LinkFault {
 /// that requests go on being sent to it.
 const ANSWERS_HELD_BACK: Duration = Duration::from_millis(150);
 
-/// Cuts a node off from all others on behalf of a fault.
-pub(super) async fn cut_from_peers(
-    ground: &Ground,
-    id: u64,
-    node: NodeId,
-) -> Result<(), FaultError> {
-    let others = ground.ids().into_iter().filter(|other| *other != node);
-    let peers: Vec<End> = others.map(End::Node).collect();
-    let links = links(node, &peers, Direction::Both, CUT);
-    ground.break_links(id, links).await
-}
-
 /// Which directions between a node and an end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Direction {

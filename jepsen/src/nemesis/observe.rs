@@ -132,6 +132,14 @@ impl Observer {
         reasons.into_iter().find(|why| !why.is_empty())
     }
 
+    /// How many snapshots a node has installed since it started, in all keyspaces. Only Holdfast can say
+    /// it.
+    pub(super) async fn snapshots_installed(&self, node: NodeId) -> Option<u64> {
+        let node = self.nodes.iter().find(|n| n.id == node)?;
+        let groups = self.client.groups(&node.direct).await.ok()?.groups;
+        Some(groups.iter().map(|group| group.snapshots_installed).sum())
+    }
+
     /// Compacts at the present revision. Returns it, or `None` if there was nothing to compact.
     ///
     /// # Errors

@@ -10,13 +10,13 @@ use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
     Fault, Ground,
     fault::{Healing, Injected, Target},
-    network,
+    installs::Installs,
     process::named,
 };
 use crate::{
@@ -39,11 +39,15 @@ const OPENED_AGAIN_AFTER: Duration = Duration::from_millis(500);
 const HANGS_FOR: Duration = Duration::from_secs(7 * 86_400);
 /// How long a node is away so that it needs a snapshot, if the others keep little of their logs.
 const AWAY_FOR: Duration = Duration::from_secs(4);
-/// How long a node may take to read its own files before the others reach it.
-const READS_ITS_FILES: Duration = Duration::from_secs(2);
-/// How much longer each sync takes while a snapshot is installed. A few of them are longer than any
-/// patience of a sender.
-const INSTALL_SYNC_DELAY: Duration = Duration::from_secs(25);
+/// How much longer each sync takes until the node installs: enough to be seen beginning.
+const FIRST_SYNC_DELAY: Duration = Duration::from_millis(500);
+/// How much longer each takes from then on. An install syncs often enough to take longer than a sender waits for
+/// a sign of life, and is over before a run of three minutes is.
+const INSTALL_SYNC_DELAY: Duration = Duration::from_secs(8);
+/// How long a node that is back may take until it installs.
+const INSTALLS_WITHIN: Duration = Duration::from_secs(60);
+/// Time between two looks at its log: short beside a sync.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// All nodes come back, one after the other, with their log lines going to a device that is full; then
 /// the leader is killed, which gives the others something to say.
@@ -191,29 +195,32 @@ pub(super) async fn hang_disk(ground: &Ground, rng: &mut StdRng) -> Result<Injec
 }
 
 /// A node that was away for long enough to need a snapshot installs it on a disk so slow that the
-/// sender could take it for dead.
+/// sender could take it for dead. Only then: before it installs, the node has promises to write down, and
+/// syncs that take long would keep it from ever getting there.
 pub(super) async fn slow_install(
     ground: &Ground,
-    id: u64,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
     let node = ground.choose(Target::One, rng).await?[0];
-    let slow = SyncFault {
-        delay: INSTALL_SYNC_DELAY,
-        fail: false,
+    let Some(log) = ground.cluster().log_file(node) else {
+        return Err(FaultError::unsupported("read the log of a node"));
     };
     ground.kill(&[node]).await?;
     sleep(AWAY_FOR).await;
-    // Nobody sends it anything before its disk is slow, and its own files are read before that.
-    let cut = network::cut_from_peers(ground, id, node).await;
+    let mut installs = Installs::follow(log);
+    let slowed = set_syncs(ground, node, FIRST_SYNC_DELAY).await;
     ground.start(&[node]).await?;
-    cut?;
-    sleep(READS_ITS_FILES).await;
-    let slowed = ground.cluster().set_syncs(node, slow).await;
-    ground.heal_links(id).await?;
     slowed?;
+    let slowed = match until_installing(&mut installs).await {
+        Ok(()) => set_syncs(ground, node, INSTALL_SYNC_DELAY).await,
+        missing => missing,
+    };
+    if let Err(error) = slowed {
+        set_syncs(ground, node, Duration::ZERO).await?;
+        return Err(error);
+    }
     let detail = format!(
-        "node {node} was away for {} s and comes back to fsyncs of {} s",
+        "node {node} was away for {} s and installs a snapshot with fsyncs of {} s",
         AWAY_FOR.as_secs(),
         INSTALL_SYNC_DELAY.as_secs()
     );
@@ -222,6 +229,26 @@ pub(super) async fn slow_install(
         detail,
         Healing::Syncs(vec![node]),
     ))
+}
+
+async fn set_syncs(ground: &Ground, node: NodeId, delay: Duration) -> Result<(), FaultError> {
+    let fault = SyncFault { delay, fail: false };
+    ground.cluster().set_syncs(node, fault).await
+}
+
+async fn until_installing(installs: &mut Installs) -> Result<(), FaultError> {
+    let deadline = Instant::now() + INSTALLS_WITHIN;
+    while Instant::now() < deadline {
+        let looked = installs.look();
+        looked.map_err(|error| FaultError::Failed(format!("cannot read its log: {error}")))?;
+        if installs.under_way().is_some() {
+            return Ok(());
+        }
+        sleep(LOOK_EVERY).await;
+    }
+    Err(FaultError::Skipped(format!(
+        "the node was not seen to install a snapshot within {INSTALLS_WITHIN:?} of coming back"
+    )))
 }
 
 pub(super) async fn inject(
@@ -234,6 +261,6 @@ pub(super) async fn inject(
         Fault::FullLog => full_log(ground, rng).await,
         Fault::IdleConnections => idle_connections(ground, id, rng).await,
         Fault::HangDisk => hang_disk(ground, rng).await,
-        _ => slow_install(ground, id, rng).await,
+        _ => slow_install(ground, rng).await,
     }
 }

@@ -168,8 +168,9 @@ async fn strike(
         }
     };
     let broken = Instant::now();
-    // To its end, even if the run is over: what nobody has looked at would count as made.
-    let effect = held.look(&ground, &injected, hold).await;
+    // To its end, even if the run is over: what nobody has looked at would count as made. Only what takes
+    // minutes to show ends with the run.
+    let effect = held.look(&ground, &injected, hold, stop).await;
     tell(effect.phase(), &injected.nodes, effect.words());
     wait(hold.saturating_sub(broken.elapsed()), stop).await;
     let started = held.started_by_others(&ground, &injected).await;

@@ -258,7 +258,7 @@ const FULL_MORE: &[Line] = &[
         .held(120, 100)
         .disks(TIGHT_DISK_MIB),
     line(Register, "hang-disk").held(90, 70).bounded_log(),
-    line(Register, "slow-install").held(180, 150).short_log(),
+    line(Register, "slow-install").held(180, 320).short_log(),
 ];
 
 /// The scenarios of a suite against a target. The planted bugs have a list of their own.

@@ -113,6 +113,10 @@ impl Cluster for Patient {
         Some(self.dir.path().to_owned())
     }
 
+    fn log_file(&self, node: NodeId) -> Option<PathBuf> {
+        Some(self.dir.path().join(format!("{node}.log")))
+    }
+
     async fn shut_down(&self) {}
 }
 
@@ -236,6 +240,39 @@ async fn a_pause_that_fails_half_way_leaves_no_node_paused() {
     assert_eq!(paused, resumed);
     let phases: Vec<Phase> = events(&shared).iter().map(|event| event.phase).collect();
     assert_eq!(phases, [Phase::Begin, Phase::Error]);
+}
+
+#[tokio::test]
+async fn a_disk_becomes_slower_when_its_node_installs_and_not_before() {
+    let (shared, treatments, _dir) = ward();
+    for node in 1..=3 {
+        let log = shared.ground.cluster().log_file(node).unwrap();
+        std::fs::write(log, "INFO installing a snapshot group=1 index=1\n").unwrap();
+    }
+    let steps = || -> Vec<&str> { treatments.lock().iter().map(|(what, _)| *what).collect() };
+    let strike = struck(&shared, Fault::SlowInstall, 1);
+    let install = async {
+        while steps() != ["kill", "stall", "start"] {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // What another process of the node installed before is not it.
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        assert_eq!(steps(), ["kill", "stall", "start"]);
+        let node = treatments.lock()[0].1;
+        let log = shared.ground.cluster().log_file(node).unwrap();
+        let mut log = std::fs::File::options().append(true).open(log).unwrap();
+        std::io::Write::write_all(&mut log, b"t  INFO installing a snapshot group=2 index=7\n")
+            .unwrap();
+    };
+    tokio::join!(strike, install);
+    assert_eq!(steps(), ["kill", "stall", "start", "stall", "sync"]);
+    let events = events(&shared);
+    let unseen = events.iter().find(|event| event.phase == Phase::Unseen);
+    let why = &unseen.unwrap().detail;
+    assert!(
+        why.contains("has been installing a snapshot for 0 s"),
+        "{why}"
+    );
 }
 
 #[tokio::test]
