@@ -4,7 +4,8 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use holdfast_proto::{
@@ -16,7 +17,7 @@ use holdfast_proto::{
 use holdfast_server::config::Config;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{until, within};
+use super::{PATIENCE, until, within};
 
 /// Longest answer that a test reads: all keys at once.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
@@ -97,9 +98,24 @@ impl Node {
         self.exit(Duration::from_secs(20)).await
     }
 
-    /// SIGSTOP: the process hangs, its connections stay.
+    /// SIGSTOP: the process hangs, its connections stay. On a busy machine its threads run on for a
+    /// while after the signal was sent, so this returns when all have stopped.
     pub fn pause(&self) {
         self.send(libc::SIGSTOP);
+        let begun = Instant::now();
+        while !self.is_stopped() {
+            assert!(begun.elapsed() < PATIENCE, "node {} runs on", self.id);
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let threads = fs::read_dir(self.proc("task")).expect("the node runs");
+        let stats = threads.flatten().map(|thread| thread.path().join("stat"));
+        // A thread that ends meanwhile has no file any more.
+        let mut stats = stats.flat_map(fs::read_to_string);
+        // The state follows the name, which may hold brackets itself.
+        stats.all(|stat| matches!(stat.rsplit_once(") "), Some((_, rest)) if rest.starts_with('T')))
     }
 
     /// SIGCONT.

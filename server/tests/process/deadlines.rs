@@ -114,12 +114,14 @@ async fn health(node: &Node, service: &str) -> Result<ServingStatus, String> {
     Ok(answer.map_err(|status| status.to_string())?.status())
 }
 
-async fn until_healthy(node: &Node, healthy: bool) {
+/// Services that etcd tells the health of too, and one of a keyspace.
+const SERVICES: [&str; 3] = ["", "etcdserverpb.KV", "holdfast.keyspace.default"];
+
+async fn until_healthy(node: &Node, services: &[&str], healthy: bool) {
     let wanted = match healthy {
         true => ServingStatus::Serving,
         false => ServingStatus::NotServing,
     };
-    let services = ["", "etcdserverpb.KV", "holdfast.keyspace.default"];
     until("the health tells it", PATIENCE, async || {
         for service in services {
             let told = health(node, service).await?;
@@ -156,7 +158,7 @@ fn readers_that_gave_up_do_not_make_a_node_lie_about_its_quorum() {
                 true => leader,
                 false => cluster.others(leader)[0],
             };
-            until_healthy(cluster.node(left), true).await;
+            until_healthy(cluster.node(left), &SERVICES[..2], true).await;
             for id in cluster.others(left) {
                 cluster.node_mut(id).kill9();
             }
@@ -216,13 +218,13 @@ fn readers_that_gave_up_do_not_make_a_node_lie_about_its_quorum() {
             assert_eq!(named_leader(node).await, Ok(0));
             let told = node.groups().await.unwrap();
             assert!(told.groups.iter().all(|g| g.leader == 0), "{told:?}");
-            until_healthy(node, false).await;
+            until_healthy(node, &SERVICES, false).await;
 
             for id in cluster.others(left) {
                 cluster.node_mut(id).start();
             }
             cluster.until_leaders().await;
-            until_healthy(cluster.node(left), true).await;
+            until_healthy(cluster.node(left), &SERVICES, true).await;
             let wire = Wire::connect(cluster.node(left)).await;
             let answer = wire.ask(RANGE, &read(false), &[HAS_LEADER, late]).await;
             answer.unwrap();
