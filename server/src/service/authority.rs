@@ -32,17 +32,14 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
+use super::http2::{FRAME_HEADER, HEADERS, PREFACE};
+
 mod hpack;
 
-/// What a client sends before its first frame (RFC 9113, 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Length of the header of a frame (RFC 9113, 4.1).
-const FRAME_HEADER: usize = 9;
 /// Longest payload of a frame that a client may send, for the server announces no other (RFC 9113, 4.2).
 const FRAME_BYTES_MAX: usize = 16_384;
 /// Bytes read at once while frames are looked at.
 const READ_BYTES: usize = 16_384;
-const HEADERS: u8 = 1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;

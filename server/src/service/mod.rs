@@ -11,6 +11,7 @@ mod cluster;
 mod context;
 mod deadline;
 mod health;
+mod http2;
 mod kv;
 mod leaders;
 mod listener;

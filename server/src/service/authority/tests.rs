@@ -1,17 +1,11 @@
 use super::*;
+use crate::service::http2::{SETTINGS, frame};
 
 /// RFC 7541, C.3.1 and C.4.1: the same request, plain and Huffman-coded.
 const PLAIN: &[u8] = b"\x82\x86\x84\x41\x0fwww.example.com";
 const CODED: &[u8] = b"\x82\x86\x84\x41\x8c\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff";
 /// `http://`, as etcdctl codes the beginning of the authority: 41 bits.
 const CODED_HTTP_BITS: [u8; 5] = [0x9d, 0x29, 0xae, 0xe3, 0x0c];
-
-fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend_from_slice(&[kind, flags, 0, 0, 0, 1]);
-    frame.extend_from_slice(payload);
-    frame
-}
 
 fn headers(authority: &[u8]) -> Vec<u8> {
     let mut block = b"\x83\x86\x41".to_vec();
@@ -23,7 +17,7 @@ fn headers(authority: &[u8]) -> Vec<u8> {
 fn connection(frames: &[Vec<u8>]) -> Vec<u8> {
     [
         PREFACE.to_vec(),
-        frame(4, 0, b"\x00\x03\x00\x00\x00\x64"),
+        frame(SETTINGS, 0, b"\x00\x03\x00\x00\x00\x64"),
         frames.concat(),
     ]
     .concat()

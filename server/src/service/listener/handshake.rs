@@ -1,13 +1,7 @@
 //! Whether a client has finished the handshake of HTTP/2: the preface, and the acknowledgement of the
 //! server's settings, which shows that it reads (RFC 9113, 3.4 and 6.5.3). A request shows it too.
 
-/// What a client sends before its first frame (RFC 9113, 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Length of the header of a frame (RFC 9113, 4.1).
-const FRAME_HEADER: usize = 9;
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
-const ACK: u8 = 1;
+use crate::service::http2::{ACK, FRAME_HEADER, HEADERS, PREFACE, SETTINGS};
 
 /// Follows the frames of one connection.
 ///
@@ -58,13 +52,7 @@ impl Handshake {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
-        let length = u32::try_from(payload).unwrap().to_be_bytes();
-        let mut frame = vec![length[1], length[2], length[3], kind, flags, 0, 0, 0, 0];
-        frame.resize(FRAME_HEADER + payload, 0xff);
-        frame
-    }
+    use crate::service::http2::frame;
 
     /// The number of bytes after which the handshake is done, fed in pieces of any size.
     fn done_after(bytes: &[u8]) -> Option<usize> {
@@ -86,18 +74,23 @@ mod tests {
 
     #[test]
     fn a_handshake_ends_with_the_acknowledgement_of_the_settings() {
-        let begun = [PREFACE, &frame(SETTINGS, 0, 18), &frame(8, 0, 4)].concat();
+        let begun = [
+            PREFACE,
+            &frame(SETTINGS, 0, &[0xff; 18]),
+            &frame(8, 0, &[0xff; 4]),
+        ]
+        .concat();
         assert_eq!(done_after(&begun), None);
-        let done = [begun.clone(), frame(SETTINGS, ACK, 0)].concat();
+        let done = [begun.clone(), frame(SETTINGS, ACK, &[])].concat();
         assert_eq!(done_after(&done), Some(done.len()));
-        let asked = [begun.clone(), frame(HEADERS, 4, 30)].concat();
+        let asked = [begun.clone(), frame(HEADERS, 4, &[0xff; 30])].concat();
         assert_eq!(done_after(&asked), Some(begun.len() + FRAME_HEADER));
     }
 
     #[test]
     fn what_is_no_http2_never_ends_a_handshake() {
         assert_eq!(done_after(b"GET / HTTP/1.1\r\n\r\n"), None);
-        let late = [&PREFACE[..10], &frame(SETTINGS, ACK, 0)].concat();
+        let late = [&PREFACE[..10], &frame(SETTINGS, ACK, &[])].concat();
         assert_eq!(done_after(&late), None);
         assert_eq!(done_after(b""), None);
     }

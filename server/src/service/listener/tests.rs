@@ -3,9 +3,13 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
+use crate::service::http2::{ACK, PREFACE, SETTINGS, frame};
 
-/// A client that has finished its handshake: the preface, and the settings of the server acknowledged.
-const HANDSHAKE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\x01\0\0\0\0";
+/// What a client has sent that has finished its handshake: the preface, and the settings of the server
+/// acknowledged.
+fn handshake() -> Vec<u8> {
+    [PREFACE, &frame(SETTINGS, ACK, &[])].concat()
+}
 
 fn enter(door: &Arc<Door>) -> Option<(Connection<DuplexStream>, DuplexStream)> {
     let (near, far) = duplex(1024);
@@ -15,8 +19,9 @@ fn enter(door: &Arc<Door>) -> Option<(Connection<DuplexStream>, DuplexStream)> {
 
 async fn settled(door: &Arc<Door>) -> (Connection<DuplexStream>, DuplexStream) {
     let (mut connection, mut far) = enter(door).unwrap();
-    far.write_all(HANDSHAKE).await.unwrap();
-    let mut read = vec![0; HANDSHAKE.len()];
+    let handshake = handshake();
+    far.write_all(&handshake).await.unwrap();
+    let mut read = vec![0; handshake.len()];
     connection.read_exact(&mut read).await.unwrap();
     (connection, far)
 }
@@ -75,7 +80,7 @@ async fn a_stranger_goes_in_time_and_a_settled_connection_stays() {
     let (mut guest, mut far) = settled(&door).await;
     let (mut silent, _silent) = enter(&door).unwrap();
     let (mut half, mut half_far) = enter(&door).unwrap();
-    half_far.write_all(&HANDSHAKE[..24]).await.unwrap();
+    half_far.write_all(&handshake()[..24]).await.unwrap();
     half.read_exact(&mut [0; 24]).await.unwrap();
     for stranger in [&mut silent, &mut half] {
         let told = stranger.read_u8().await.unwrap_err();
