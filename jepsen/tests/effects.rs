@@ -15,12 +15,7 @@ use std::{
     time::Duration,
 };
 
-use holdfast_jepsen::cluster::{
-    Cluster,
-    local::{LocalCluster, LocalOptions},
-    ports,
-    target::Target,
-};
+use holdfast_jepsen::cluster::{Cluster, local::LocalCluster, ports, target::Target};
 use nodes::{holdfast, until};
 
 fn run(file: &Path, out: &Path, nemesis: &str, time: &str, hold: &str) -> Output {
@@ -44,32 +39,13 @@ fn results(out: &Path) -> serde_json::Value {
 /// Three nodes of this target whose commands all succeed and do nothing: no fault is made.
 async fn commands_that_do_nothing_make_no_fault(target: Target, bin: std::path::PathBuf) {
     let dir = tempfile::tempdir().unwrap();
-    let cluster = LocalCluster::start(LocalOptions {
-        target,
-        bin: Some(bin),
-        nodes: 3,
-        zones: None,
-        dir: dir.path().join("cluster"),
-        extra_args: Vec::new(),
-        env: Vec::new(),
-        preload: false,
-        power_cuts: false,
-        nofile: None,
-        seed: 1,
-    })
-    .await
-    .unwrap();
+    let options = nodes::plain(target, bin, &dir.path().join("cluster"));
+    let cluster = LocalCluster::start(options).await.unwrap();
     let commands = [
         "kill", "stop", "start", "pause", "resume", "isolate", "rejoin",
     ];
     let commands: String = commands.map(|name| format!("{name} = 'true'\n")).concat();
-    let node = |node: &holdfast_jepsen::cluster::Node| {
-        format!(
-            "[[nodes]]\nid = {}\nzone = {:?}\nendpoint = {:?}\ndirect = {:?}\n{commands}",
-            node.id, node.zone, node.endpoint, node.direct
-        )
-    };
-    let text: String = cluster.nodes().iter().map(node).collect();
+    let text = nodes::existing(&cluster, |_| commands.clone());
     let file = dir.path().join("existing.toml");
     fs::write(&file, text).unwrap();
     let out = dir.path().join("run");

@@ -15,11 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use holdfast_jepsen::cluster::{
-    Cluster,
-    local::{LocalCluster, LocalOptions},
-    target::Target,
-};
+use holdfast_jepsen::cluster::{Cluster, local::LocalCluster, target::Target};
 use nodes::{PATIENCE, holdfast};
 
 /// A cluster that exists, and what the harness may do to it.
@@ -32,40 +28,19 @@ struct Existing {
 impl Existing {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let cluster = LocalCluster::start(LocalOptions {
-            target: Target::Holdfast,
-            bin: Some(holdfast()),
-            nodes: 3,
-            zones: None,
-            dir: dir.path().join("cluster"),
-            extra_args: Vec::new(),
-            env: Vec::new(),
-            preload: false,
-            power_cuts: false,
-            nofile: None,
-            seed: 1,
-        })
-        .await
-        .unwrap();
-        let log = fs::read_to_string(dir.path().join("cluster/cluster.log")).unwrap();
-        let pid = |node: u64| {
-            let (_, rest) = log.split_once(&format!("node {node} is process ")).unwrap();
-            rest.lines().next().unwrap().parse().unwrap()
-        };
-        let pids = (1..=3).map(pid).collect();
+        let at = dir.path().join("cluster");
+        let options = nodes::plain(Target::Holdfast, holdfast(), &at);
+        let cluster = LocalCluster::start(options).await.unwrap();
+        let pids = nodes::processes(&at);
         Self { cluster, pids, dir }
     }
 
     /// The file that describes it; before a node is resumed, `delay` is run.
     fn file(&self, name: &str, delay: &str) -> PathBuf {
-        let mut text = String::new();
-        for (node, pid) in self.cluster.nodes().iter().zip(&self.pids) {
-            text += &format!(
-                "[[nodes]]\nid = {}\nzone = {:?}\nendpoint = {:?}\ndirect = {:?}\n\
-                 pause = 'kill -STOP {pid}'\nresume = '{delay}kill -CONT {pid}'\n",
-                node.id, node.zone, node.endpoint, node.direct
-            );
-        }
+        let text = nodes::existing(&self.cluster, |node| {
+            let pid = self.pids[usize::try_from(node.id).unwrap() - 1];
+            format!("pause = 'kill -STOP {pid}'\nresume = '{delay}kill -CONT {pid}'")
+        });
         let file = self.dir.path().join(name);
         fs::write(&file, text).unwrap();
         file

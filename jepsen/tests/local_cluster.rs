@@ -23,26 +23,10 @@ use holdfast_jepsen::{
     history::NodeId,
     journal::Journal,
 };
-use nodes::{PATIENCE, client, expect_value, holdfast, put, put_soon, until};
+use nodes::{PATIENCE, client, expect_value, holdfast, plain, put, put_soon, until};
 
 /// How long a request may take that is expected to fail.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(4);
-
-fn options(target: Target, bin: PathBuf, dir: &Path) -> LocalOptions {
-    LocalOptions {
-        target,
-        bin: Some(bin),
-        nodes: 3,
-        zones: None,
-        dir: dir.to_owned(),
-        extra_args: Vec::new(),
-        env: Vec::new(),
-        nofile: None,
-        preload: false,
-        power_cuts: false,
-        seed: 1,
-    }
-}
 
 /// Who leads, as soon as all these nodes say the same and it is one of them.
 async fn leader(nodes: &[&Node]) -> NodeId {
@@ -247,7 +231,7 @@ fn expect_nothing_left(logs: &[PathBuf], nodes: &[Node]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn holdfast_is_broken_and_healed() {
     let dir = tempfile::tempdir().unwrap();
-    smoke(options(Target::Holdfast, holdfast(), dir.path())).await;
+    smoke(plain(Target::Holdfast, holdfast(), dir.path())).await;
 }
 
 mod needs_etcd {
@@ -258,14 +242,14 @@ mod needs_etcd {
     async fn etcd_is_broken_and_healed() {
         let bin = Target::Etcd.find(None).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        smoke(options(Target::Etcd, bin, dir.path())).await;
+        smoke(plain(Target::Etcd, bin, dir.path())).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_nodes_in_three_zones_die_with_their_cluster() {
     let dir = tempfile::tempdir().unwrap();
-    let mut options = options(Target::Holdfast, holdfast(), dir.path());
+    let mut options = plain(Target::Holdfast, holdfast(), dir.path());
     (options.nodes, options.zones) = (5, Some(3));
     let cluster = LocalCluster::start(options).await.unwrap();
     let nodes = cluster.nodes().to_vec();
@@ -293,24 +277,18 @@ async fn five_nodes_in_three_zones_die_with_their_cluster() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_with_commands_drives_nodes_that_run_already() {
     let dir = tempfile::tempdir().unwrap();
-    let owner = LocalCluster::start(options(Target::Holdfast, holdfast(), dir.path()));
+    let owner = LocalCluster::start(plain(Target::Holdfast, holdfast(), dir.path()));
     let owner = owner.await.unwrap();
-    let log = std::fs::read_to_string(dir.path().join("cluster.log")).unwrap();
-    let mut text = String::new();
-    for node in owner.nodes() {
-        let (_, rest) = log
-            .split_once(&format!("node {} is process ", node.id))
-            .unwrap();
-        let pid = rest.lines().next().unwrap();
-        text += &format!(
-            "[[nodes]]\nid = {}\nzone = {:?}\nendpoint = {:?}\ndirect = {:?}\n\
-             pause = 'kill -STOP {pid}; while grep -qvh \") T \" /proc/{pid}/task/*/stat; do sleep \
+    let pids = nodes::processes(dir.path());
+    let text = nodes::existing(&owner, |node| {
+        let pid = pids[usize::try_from(node.id).unwrap() - 1];
+        format!(
+            "pause = 'kill -STOP {pid}; while grep -qvh \") T \" /proc/{pid}/task/*/stat; do sleep \
              0.05; done'\nresume = 'kill -CONT {pid}'\n\
              stop = 'kill {pid}; while kill -0 {pid} && ! grep -q \") Z\" /proc/{pid}/stat; do \
-             sleep 0.05; done'\nstart = 'false'\n",
-            node.id, node.zone, node.endpoint, node.direct
-        );
-    }
+             sleep 0.05; done'\nstart = 'false'"
+        )
+    });
     let file = dir.path().join("existing.toml");
     std::fs::write(&file, text).unwrap();
     let notes = tempfile::tempdir().unwrap();

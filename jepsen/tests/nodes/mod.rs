@@ -1,15 +1,24 @@
 //! What the tests of real nodes have in common.
 
 #![allow(dead_code, reason = "not every one of them needs all of it")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy knows test functions, not the functions that they share"
+)]
 
 use std::{
-    path::PathBuf,
+    fs,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
 
 use holdfast_client::Client;
-use holdfast_jepsen::cluster::{Node, target::Target};
+use holdfast_jepsen::cluster::{
+    Cluster, Node,
+    local::{LocalCluster, LocalOptions},
+    target::Target,
+};
 use tokio::time::sleep;
 
 /// How long a condition may take that has no bound of its own.
@@ -47,6 +56,49 @@ pub fn holdfast() -> PathBuf {
         "the build of the server ends with {status}"
     );
     Target::Holdfast.find(None).expect("it has just been built")
+}
+
+/// Three nodes on this machine, plain ones.
+pub fn plain(target: Target, bin: PathBuf, dir: &Path) -> LocalOptions {
+    LocalOptions {
+        target,
+        bin: Some(bin),
+        nodes: 3,
+        zones: None,
+        dir: dir.to_owned(),
+        extra_args: Vec::new(),
+        env: Vec::new(),
+        preload: false,
+        power_cuts: false,
+        nofile: None,
+        seed: 1,
+    }
+}
+
+/// The processes of the nodes of a cluster that was just started in this directory, by the number of the
+/// node.
+pub fn processes(dir: &Path) -> Vec<u32> {
+    let log = fs::read_to_string(dir.join("cluster.log")).unwrap();
+    let pid = |node: u64| {
+        let (_, rest) = log.split_once(&format!("node {node} is process "))?;
+        Some(rest.lines().next()?.parse().unwrap())
+    };
+    (1..).map_while(pid).collect()
+}
+
+/// The file that describes a cluster as one that exists, with the commands that each node has.
+pub fn existing(cluster: &LocalCluster, commands: impl Fn(&Node) -> String) -> String {
+    let node = |node: &Node| {
+        format!(
+            "[[nodes]]\nid = {}\nzone = {:?}\nendpoint = {:?}\ndirect = {:?}\n{}\n",
+            node.id,
+            node.zone,
+            node.endpoint,
+            node.direct,
+            commands(node)
+        )
+    };
+    cluster.nodes().iter().map(node).collect()
 }
 
 /// A client of this endpoint alone.
