@@ -1,5 +1,6 @@
 //! A run that is ended from outside leaves no cluster broken: signals heal and write what there is, and
-//! what a harness could not heal that was killed itself is mended from its journal.
+//! what a harness could not heal that was killed itself is mended from its journal. Of clusters that the
+//! harness has started itself, nothing is left.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,6 +13,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -78,7 +80,7 @@ impl Existing {
     }
 }
 
-fn wait(what: &str, condition: impl Fn() -> bool) {
+fn wait(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
         assert!(
@@ -95,7 +97,15 @@ fn send(child: &Child, signal: i32) {
     assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
 }
 
+/// Networks are taken away whosever they were: what one test has left must not be taken away by another's.
+static HEALING: Mutex<()> = Mutex::new(());
+
 fn heal(dir: &Path) -> Output {
+    let _alone = HEALING.lock();
+    heal_alone(dir)
+}
+
+fn heal_alone(dir: &Path) -> Output {
     let heal = Command::new(env!("CARGO_BIN_EXE_holdfast-jepsen"))
         .arg("heal")
         .arg(dir)
@@ -173,4 +183,116 @@ async fn a_second_signal_ends_at_once_and_says_what_is_left_broken() {
     let mends = format!("holdfast-jepsen heal {}", out.display());
     assert!(told.contains(&mends), "{told}");
     existing.cluster.shut_down().await;
+}
+
+/// Starts a run on a cluster of the harness itself, with a fault that lasts, and kills the harness as soon
+/// as a node is paused. Returns what it was killed as, and the processes of the nodes.
+fn killed_amid_a_fault(out: &Path, cluster: &[&str]) -> (u32, Vec<u32>) {
+    let mut run = Command::new(env!("CARGO_BIN_EXE_holdfast-jepsen"))
+        .args(["run", "--nemesis", "pause-one", "--cluster"])
+        .args(cluster)
+        .args(["--time", "300s", "--interval", "300ms", "--hold", "250s"])
+        .args(["--rate", "30", "--concurrency", "3", "--seed", "7"])
+        .arg("--bin")
+        .arg(holdfast())
+        .arg("--out")
+        .arg(out)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let broken = || {
+        let history = fs::read_to_string(out.join("history.jsonl")).unwrap_or_default();
+        assert_eq!(run.try_wait().unwrap(), None, "it goes on");
+        history.contains("\"broken\"")
+    };
+    wait("a node is paused", broken);
+    let pids = nodes::processes(out);
+    assert_eq!(pids.len(), 3);
+    let hang = pids.iter().filter(|pid| state(**pid) == Some('T')).count();
+    assert_eq!(hang, 1);
+    run.kill().unwrap();
+    run.wait().unwrap();
+    (run.id(), pids)
+}
+
+/// What the system says of a process; a zombie is none.
+fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.chars().next().filter(|state| !"ZX".contains(*state))
+}
+
+fn expect_nothing_broken(dir: &Path) {
+    let healed = heal(dir);
+    assert!(healed.status.success(), "{healed:?}");
+    let told = text(&healed.stdout);
+    assert!(told.contains("nothing is broken"), "{told}");
+}
+
+#[test]
+fn a_local_cluster_ends_with_a_harness_that_is_killed_and_heal_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let (_, pids) = killed_amid_a_fault(&out, &["local"]);
+    // The kernel sees to that, and the one that hangs is no exception.
+    wait("the nodes have ended", || {
+        pids.iter().all(|pid| state(*pid).is_none())
+    });
+    let healed = heal(dir.path());
+    assert!(healed.status.success(), "{healed:?}");
+    let told = text(&healed.stdout);
+    for (node, pid) in (1..).zip(&pids) {
+        let ended = format!("node {node} runs as process {pid}: it has ended");
+        assert!(told.contains(&ended), "{told}");
+    }
+    expect_nothing_broken(dir.path());
+}
+
+mod needs_netns {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs root, ip and nft"]
+    fn networks_of_a_harness_that_is_killed_are_taken_away_by_heal() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("run");
+        let alone = HEALING.lock();
+        let (harness, pids) = killed_amid_a_fault(&out, &["netns", "--disk-mib", "256"]);
+        wait("the nodes have ended", || {
+            pids.iter().all(|pid| state(*pid).is_none())
+        });
+        let networks = || {
+            let names = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+            let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+            let mut ours: Vec<String> = names
+                .filter(|name| name.starts_with(&format!("hf-{harness}-")))
+                .collect();
+            ours.sort();
+            ours
+        };
+        let mounts = || {
+            let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+            let out = out.display().to_string();
+            mounts.lines().filter(|line| line.contains(&out)).count()
+        };
+        let left = networks();
+        assert_eq!(left.len(), 4, "{left:?}");
+        // The disks were mounted where the harness was alone, and went with it.
+        assert_eq!(mounts(), 0);
+        let healed = heal_alone(dir.path());
+        drop(alone);
+        assert!(healed.status.success(), "{healed:?}");
+        let told = text(&healed.stdout);
+        for name in left {
+            let taken = format!("network {name}: taken away");
+            assert!(told.contains(&taken), "{told}");
+        }
+        for (node, pid) in (1..).zip(&pids) {
+            let ended = format!("node {node} runs as process {pid}: it has ended");
+            assert!(told.contains(&ended), "{told}");
+        }
+        assert_eq!(networks(), Vec::<String>::new());
+        expect_nothing_broken(dir.path());
+    }
 }
