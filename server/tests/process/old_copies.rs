@@ -182,6 +182,7 @@ fn segments(data_dir: &Path) -> Vec<PathBuf> {
 fn a_node_whose_log_was_cut_takes_no_part() {
     run(async |rng| {
         let mut cluster = Cluster::start_with(rng, |config| {
+            patient(config);
             config.storage.log_segment_bytes = limits::LOG_SEGMENT_BYTES_MIN;
             config.limits.request_bytes_max = 256 << 10;
         })

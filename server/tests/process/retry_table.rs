@@ -26,9 +26,15 @@ pub struct Sender {
 impl Sender {
     /// The first request of a client that this node makes known.
     pub async fn register(node: &Node) -> Self {
-        let registered = within(PATIENCE, node.sessions().register(RegisterRequest {}))
-            .await
-            .unwrap();
+        let registered = until("a client is registered", PATIENCE, async || {
+            let mut sessions = node.sessions();
+            match within(PATIENCE, sessions.register(RegisterRequest {})).await {
+                // The leader may change meanwhile. What was registered in vain is of no use to anybody.
+                Err(status) if status.code() == Code::Unavailable => Err(status.to_string()),
+                answer => Ok(answer.unwrap()),
+            }
+        })
+        .await;
         Self::new(&registered.client_id, 1)
     }
 
