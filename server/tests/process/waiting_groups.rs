@@ -15,7 +15,7 @@ use holdfast_server::{
 };
 use rand::rngs::StdRng;
 
-use crate::harness::{Cluster, History, PATIENCE, run, until, within};
+use crate::harness::{Cluster, History, PATIENCE, default_group, run, until, within};
 
 const SEGMENT_BYTES: u64 = limits::LOG_SEGMENT_BYTES_MIN;
 const BUDGET_BYTES: u64 = limits::LOG_BUDGET_SLACK_SEGMENTS * SEGMENT_BYTES;
@@ -151,8 +151,33 @@ fn log_bytes(data_dir: &Path) -> u64 {
     lengths.sum()
 }
 
+/// Waits until a node has on its disk what the leader of `default`, or as leader each follower, has
+/// promised it: all that the log holds. Nothing is written meanwhile.
+async fn until_promises_are_written_down(cluster: &Cluster, id: u64) {
+    until("promises are on the disk", PATIENCE, async || {
+        let told = cluster.node(id).groups().await?;
+        let group = default_group(&told)?;
+        let text = fs::read(cluster.node(id).data_dir().join("peers.json")).unwrap();
+        let peers: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let promisers = match group.leader == id {
+            true => cluster.others(id),
+            false => vec![group.leader],
+        };
+        for peer in promisers {
+            let promised = peers[peer.to_string()]["promised"].as_array().cloned();
+            let mut promised = promised.unwrap_or_default().into_iter();
+            let reach = promised.find(|reach| reach["group"] == group.id);
+            if reach.is_none_or(|reach| reach["index"].as_u64() < Some(group.last_log_index)) {
+                return Err(format!("node {id} of node {peer}: {peers}; {group:?}"));
+            }
+        }
+        Ok(())
+    })
+    .await;
+}
+
 #[test]
-fn the_log_keeps_within_its_budget_while_a_group_waits_for_its_state() {
+fn a_node_keeps_house_while_a_group_waits_for_its_state() {
     run(async |rng| {
         let (mut cluster, _) = without_the_state_of_system(rng).await;
         for node in &mut cluster.nodes {
@@ -183,5 +208,8 @@ fn the_log_keeps_within_its_budget_while_a_group_waits_for_its_state() {
             .await;
         }
         default_alone(&cluster).await;
+        for id in 1..=3 {
+            until_promises_are_written_down(&cluster, id).await;
+        }
     });
 }
