@@ -174,6 +174,9 @@ impl Identity {
 ///   disk; what peers promised gets there by [`Self::save_promises`].
 pub struct DataDir {
     path: PathBuf,
+    /// Held while a file is changed, from reading what is known until it is known anew. Taken before the
+    /// other two, which nobody holds while the disk works: every message of a peer looks at them.
+    changing: Mutex<()>,
     identity: Mutex<Identity>,
     peers: Mutex<BTreeMap<NodeId, peers::Record>>,
     promises: Arc<Promises>,
@@ -252,6 +255,7 @@ impl DataDir {
         let (peers, promises) = peers::read(&path.join(PEERS))?;
         Ok(Self {
             path: path.to_path_buf(),
+            changing: Mutex::new(()),
             identity: Mutex::new(identity),
             peers: Mutex::new(peers),
             promises: Arc::new(promises),
@@ -271,9 +275,18 @@ impl DataDir {
 
     /// Notes that the node takes part from now on: on disk before this returns.
     pub fn set_took_part(&self) -> Result<(), IdentityError> {
-        let mut identity = self.identity.lock();
-        identity.took_part = true;
-        write_json(&self.path, IDENTITY, &*identity)
+        let _changing = self.changing.lock();
+        self.set_identity(Identity {
+            took_part: true,
+            ..self.identity()
+        })
+    }
+
+    /// Under `changing`.
+    fn set_identity(&self, identity: Identity) -> Result<(), IdentityError> {
+        write_json(&self.path, IDENTITY, &identity)?;
+        *self.identity.lock() = identity;
+        Ok(())
     }
 
     /// Where the log is.
@@ -286,14 +299,14 @@ impl DataDir {
     pub fn log_mismatch(&self, stored: Option<u64>) -> Result<Option<String>, IdentityError> {
         let dir = self.log_dir();
         let owner = LogOwner::read(&dir)?;
-        let identity = self.identity.lock();
-        Ok(log_owner::mismatch(&identity, &dir, stored, owner))
+        Ok(log_owner::mismatch(&self.identity(), &dir, stored, owner))
     }
 
     /// Begins a session with the log of the id `log_id`, which was found to be this node's: on
     /// disk, in the log and in the identity, before this returns.
     pub fn begin_session(&self, log_id: u64) -> Result<Session, IdentityError> {
-        let mut identity = self.identity.lock();
+        let _changing = self.changing.lock();
+        let identity = self.identity();
         let nonce = rand::random();
         let sessions = identity.sessions.next(nonce);
         let session = Session {
@@ -301,30 +314,26 @@ impl DataDir {
             nonce,
         };
         LogOwner::write(&self.log_dir(), &identity, log_id, session)?;
-        let begun = Identity {
+        self.set_identity(Identity {
             log_id: Some(log_id),
             sessions,
-            ..identity.clone()
-        };
-        write_json(&self.path, IDENTITY, &begun)?;
-        *identity = begun;
+            ..identity
+        })?;
         Ok(session)
     }
 
     /// Forgets a founding in which this node promised nothing to anybody, so that it can found, or
     /// be taken into, the cluster `cluster_id`. The caller has looked into the log.
     pub fn found_again(&self, cluster_id: u64) -> Result<(), IdentityError> {
-        let mut identity = self.identity.lock();
-        let anew = Identity {
+        let _changing = self.changing.lock();
+        // The identity goes first: without it having taken part, what a crash leaves is nothing.
+        self.set_identity(Identity {
             cluster_id,
             took_part: false,
             log_id: None,
             // The chain goes on: peers may have met one of its sessions.
-            ..identity.clone()
-        };
-        // The identity goes first: without it having taken part, what a crash leaves is nothing.
-        write_json(&self.path, IDENTITY, &anew)?;
-        *identity = anew;
+            ..self.identity()
+        })?;
         for left in [LOG, "state"] {
             let left = self.path.join(left);
             match fs::remove_dir_all(&left) {

@@ -180,18 +180,33 @@ impl DataDir {
     /// The first one stays on record. Only while this node has not taken part itself may a newer
     /// one replace it: then no cluster exists yet in which the peer could have voted.
     pub fn record_peer(&self, peer: NodeId, incarnation: u64) -> Result<u64, IdentityError> {
-        let took_part = self.identity.lock().took_part;
-        let mut peers = self.peers.lock();
-        match peers.get(&peer) {
-            Some(known) if took_part || known.incarnation == incarnation => Ok(known.incarnation),
-            _ => {
-                let mut updated = peers.clone();
-                updated.insert(peer, Record::new(incarnation));
-                write_json(&self.path, PEERS, &updated)?;
-                *peers = updated;
-                Ok(incarnation)
-            }
+        if self.known_peer(peer) == Some(incarnation) {
+            return Ok(incarnation);
         }
+        let took_part = self.identity().took_part;
+        self.change_peers(|peers| match peers.get(&peer) {
+            Some(known) if took_part || known.incarnation == incarnation => known.incarnation,
+            _ => {
+                peers.insert(peer, Record::new(incarnation));
+                incarnation
+            }
+        })
+    }
+
+    /// Changes what is on record, on disk first. Nobody who looks at it waits for the disk.
+    fn change_peers<T>(
+        &self,
+        change: impl FnOnce(&mut BTreeMap<NodeId, Record>) -> T,
+    ) -> Result<T, IdentityError> {
+        let _changing = self.changing.lock();
+        let known = self.peers.lock().clone();
+        let mut updated = known.clone();
+        let answer = change(&mut updated);
+        if updated != known {
+            write_json(&self.path, PEERS, &updated)?;
+            *self.peers.lock() = updated;
+        }
+        Ok(answer)
     }
 
     /// What is on record for a peer that introduces itself. If it takes part, with the memory that
@@ -206,32 +221,26 @@ impl DataDir {
         takes_part: bool,
     ) -> Result<Recorded, IdentityError> {
         let incarnation = self.record_peer(peer, memory.incarnation)?;
-        let mut peers = self.peers.lock();
-        let mut record = peers
-            .get(&peer)
-            .cloned()
-            .unwrap_or_else(|| Record::new(incarnation));
-        let current = memory.sessions.current();
-        if current.is_some() && current != record.asked {
-            record.asked = current;
-            record.promised_before = promised(&self.promises, peer);
-        }
-        let before = record.promised_before.iter();
-        let recorded = Recorded {
-            incarnation,
-            session: record.session,
-            promised: before.map(|p| (p.group, p.reach)).collect(),
-        };
-        if takes_part && memory.contradicts(&recorded).is_none() {
-            record.session = current;
-        }
-        if peers.get(&peer) != Some(&record) {
-            let mut updated = peers.clone();
-            updated.insert(peer, record);
-            write_json(&self.path, PEERS, &updated)?;
-            *peers = updated;
-        }
-        Ok(recorded)
+        self.change_peers(|peers| {
+            let record = peers
+                .entry(peer)
+                .or_insert_with(|| Record::new(incarnation));
+            let current = memory.sessions.current();
+            if current.is_some() && current != record.asked {
+                record.asked = current;
+                record.promised_before = promised(&self.promises, peer);
+            }
+            let before = record.promised_before.iter();
+            let recorded = Recorded {
+                incarnation,
+                session: record.session,
+                promised: before.map(|p| (p.group, p.reach)).collect(),
+            };
+            if takes_part && memory.contradicts(&recorded).is_none() {
+                record.session = current;
+            }
+            recorded
+        })
     }
 
     /// The incarnation on record for a peer.
@@ -244,16 +253,11 @@ impl DataDir {
 
     /// Writes down what peers have promised since the last time. Blocks.
     pub fn save_promises(&self) -> Result<(), IdentityError> {
-        let mut peers = self.peers.lock();
-        let mut updated = peers.clone();
-        for (node, record) in &mut updated {
-            record.promised = promised(&self.promises, *node);
-        }
-        if updated != *peers {
-            write_json(&self.path, PEERS, &updated)?;
-            *peers = updated;
-        }
-        Ok(())
+        self.change_peers(|peers| {
+            for (node, record) in peers {
+                record.promised = promised(&self.promises, *node);
+            }
+        })
     }
 }
 
@@ -278,6 +282,51 @@ mod tests {
             sessions,
             reaches: vec![(2, reach)],
         }
+    }
+
+    /// Every message of a peer looks at what is on record, on a thread that serves others too.
+    #[test]
+    fn nobody_waits_for_the_disk_to_look_at_what_is_known() {
+        use std::{ffi::CString, io::Read as _, sync::mpsc, time::Duration};
+
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path(), "c", 7, 1).unwrap();
+        let sessions = Sessions::default().next(1);
+        data.meet_peer(2, &memory(sessions, at(0, 0)), true)
+            .unwrap();
+        data.promises().keep(2, 2, at(3, 10));
+        // What opens a pipe to write to it waits until somebody reads.
+        let pipe = dir.path().join(format!("{PEERS}.new"));
+        let name = CString::new(pipe.to_str().unwrap()).unwrap();
+        // SAFETY: `name` is a string of C that outlives the call.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        std::thread::scope(|scope| {
+            let saving = scope.spawn(|| data.save_promises());
+            let deadline = std::time::Instant::now() + Duration::from_secs(10);
+            while data.changing.try_lock().is_some() {
+                assert!(std::time::Instant::now() < deadline, "nothing is saved");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let (looked, seen) = mpsc::channel();
+            let data = &data;
+            scope.spawn(move || {
+                let known = (data.known_peer(2), data.identity().node_id);
+                looked
+                    .send((known, data.record_peer(2, 9).unwrap()))
+                    .unwrap();
+            });
+            let seen = seen.recv_timeout(Duration::from_secs(10));
+            // Before anything is asserted: the pipe holds up the end of the test too.
+            let mut rest = String::new();
+            std::fs::File::open(&pipe)
+                .unwrap()
+                .read_to_string(&mut rest)
+                .unwrap();
+            // A pipe cannot be synced.
+            assert!(saving.join().unwrap().is_err());
+            assert_eq!(seen.unwrap(), ((Some(9), 1), 9));
+            assert!(rest.contains("promised"), "{rest}");
+        });
     }
 
     #[test]
