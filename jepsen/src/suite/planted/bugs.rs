@@ -120,7 +120,7 @@ pub(super) const BUGS: &[Bug] = &[
     bug(
         "unknown-operation-skipped",
         "one node of three does not know the operations of version 2 and skips them",
-        "counter-evictions",
+        "counter-evictions-moving",
     ),
     bug(
         "vote-not-persisted",
@@ -163,6 +163,8 @@ pub(super) fn scenario(name: &str) -> Result<Scenario> {
         "register-kill-one" => (Register, "kill-one", &[][..], usual),
         "register-kill-one-short-log" => (Register, "kill-one", short_log, usual),
         "counter-evictions" => (CounterRetry, "pause-one", evictions, usual),
+        // A leader that refuses all it is asked shows nothing: it must not lead for the whole run.
+        "counter-evictions-moving" => (CounterRetry, "pause-one,move-leader", evictions, usual),
         "counter-snapshot" => (CounterRetry, "kill-one", short_log, usual),
         "bank-compact" => (Bank, "compact", &[][..], quick),
         "stale-pause" => (Stale, "pause-one", &[][..], usual),
