@@ -237,6 +237,8 @@ impl Default for LimitsConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StorageConfig {
+    /// What keeps the state on disk.
+    pub engine: EngineName,
     /// Size of a segment of the log, in bytes.
     #[serde(with = "quantity::bytes")]
     pub log_segment_bytes: u64,
@@ -244,10 +246,10 @@ pub struct StorageConfig {
     /// `raft.log_bytes_max` and eight segments.
     #[serde(with = "quantity::bytes")]
     pub log_bytes_max: u64,
-    /// Size of one memory table of a group, in bytes; there are at most two.
+    /// Bytes of the memory tables of all groups; as much again is on its way to the disk.
     #[serde(with = "quantity::bytes")]
     pub table_bytes_max: u64,
-    /// Memory for pages of the engine of one group, in bytes.
+    /// Memory for pages of the database of the node, in bytes.
     #[serde(with = "quantity::bytes")]
     pub cache_bytes: u64,
     /// Bytes that stay free on the disk, at most a quarter of it: below, what grows the data is refused.
@@ -261,6 +263,7 @@ pub struct StorageConfig {
 impl Default for StorageConfig {
     fn default() -> Self {
         StorageConfig {
+            engine: EngineName::LsmTree,
             log_segment_bytes: limits::LOG_SEGMENT_BYTES_DEFAULT,
             log_bytes_max: 0,
             table_bytes_max: limits::TABLE_BYTES_DEFAULT,
@@ -269,6 +272,16 @@ impl Default for StorageConfig {
             flush_interval_ms: 5_000,
         }
     }
+}
+
+/// A checkpoint engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineName {
+    /// sled 0.34.
+    Sled,
+    /// lsm-tree 3, the tree under fjall.
+    LsmTree,
 }
 
 impl StorageConfig {
@@ -292,7 +305,7 @@ impl Default for LogConfig {
     fn default() -> Self {
         LogConfig {
             // openraft tells every failed message to a peer that is away, hundreds in a second.
-            level: "info,openraft=error".to_owned(),
+            level: "info,openraft=error,lsm_tree=warn".to_owned(),
             format: LogFormat::Plain,
         }
     }

@@ -68,6 +68,7 @@ fn shares(config: &Config, groups: usize, open_max: u64) -> Shares {
     let outgoing = others * limits::CONNECTIONS_PER_PEER_MAX;
     // The log may grow past its bound while a checkpoint is late.
     let taken = limits::DESCRIPTORS_RESERVED
+        + limits::DESCRIPTORS_OF_STATE
         + groups * limits::DESCRIPTORS_PER_GROUP
         + 2 * segments
         + outgoing

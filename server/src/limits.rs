@@ -77,9 +77,11 @@ pub const CONNECTION_SETTLES_MAX: Duration = Duration::from_secs(10);
 /// Files that a node keeps open for itself: standard streams, sockets it listens on, events of the
 /// runtime, the lock of its directory, and connections that were told to go.
 pub const DESCRIPTORS_RESERVED: u64 = 32;
-/// Files of one group beside its log: two generations of its state, and a snapshot that comes and one
-/// that goes to each of some followers.
-pub const DESCRIPTORS_PER_GROUP: u64 = 16;
+/// Files of the database of a node: those that it keeps open, and those that a compaction reads and writes.
+pub const DESCRIPTORS_OF_STATE: u64 = LSM_OPEN_TABLES_MAX as u64 + 16;
+/// Files of one group beside its log and its state: a snapshot that comes and one that goes to each of
+/// some followers.
+pub const DESCRIPTORS_PER_GROUP: u64 = 8;
 
 // ---- proposals and reads ---------------------------------------------------------------------
 
@@ -273,6 +275,18 @@ pub const TABLE_BYTES_MIN: u64 = 4 * MIB;
 /// Bytes of a received snapshot that are collected before they go to the engine, unless one chunk is
 /// larger. At the bound: cut.
 pub const LOAD_BYTES_MAX: u64 = 4 * MIB;
+/// Tables of groups that hold something and were not cut yet. At the bound: all are cut.
+pub const FILLING_TABLES_MAX: usize = 4096;
+/// How often the copy of a state into another database tells how far it is.
+pub const IMPORT_TOLD_EVERY: Duration = Duration::from_secs(5);
+/// Runs of unmerged tables in an LSM tree; every read looks at each of them. At the bound: a batch waits
+/// for a compaction.
+pub const LSM_RUNS_MAX: usize = 12;
+/// Files of tables that an LSM tree keeps open. At the bound: the least used is closed.
+pub const LSM_OPEN_TABLES_MAX: usize = 48;
+/// Size of a table that a compaction writes: what a restart reads the index of, and what is merged at
+/// least. At the bound: the next table is begun.
+pub const LSM_TABLE_BYTES: u64 = 32 * MIB;
 /// Bytes of pages that the engine of one group keeps in memory. At the bound: the least used go.
 pub const CACHE_BYTES_DEFAULT: u64 = 64 * MIB;
 /// Smallest value that `storage.cache_bytes` accepts.

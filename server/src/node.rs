@@ -40,7 +40,7 @@ use crate::{
         cause::Cause,
         log::{Log, files::DiskFiles},
         room::Room,
-        state::StateStore,
+        state::{Database, StateStore},
     },
 };
 
@@ -76,6 +76,7 @@ struct Inner {
     gate: Arc<Gate>,
     /// Kept to be closed last: everything above writes to it.
     log: Mutex<Option<Log>>,
+    database: Mutex<Option<Database>>,
     stores: Mutex<Vec<Arc<StateStore>>>,
     room: Arc<Room>,
     failed: watch::Sender<Option<NodeFailure>>,
@@ -156,6 +157,7 @@ impl Node {
             versions,
             gate,
             log: Mutex::new(None),
+            database: Mutex::default(),
             stores: Mutex::default(),
             room: Arc::new(Room::new(context.config.storage.reserve_bytes)),
             failed: watch::channel(None).0,
@@ -207,8 +209,10 @@ impl Node {
             tracing::warn!(error = %e, "what peers have promised was not written down");
         }
         let stores = std::mem::take(&mut *self.inner.stores.lock());
-        for store in stores {
-            if let Err(e) = store.flush_at_rest().await {
+        // Together, so that they share the batch.
+        let flushed = stores.iter().map(|store| store.flush_at_rest());
+        for flushed in futures_util::future::join_all(flushed).await {
+            if let Err(e) = flushed {
                 tracing::warn!(error = %e, "the last checkpoint was not made; the log has what it lacks");
             }
         }

@@ -347,6 +347,14 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "storage",
+        "engine",
+        "storage-engine",
+        Kind::Choice(&["sled", "lsm-tree"]),
+        None,
+        "What keeps the state on disk: sled or lsm-tree. A state made by the other is copied at the next start",
+    ),
+    setting(
+        "storage",
         "log_segment_bytes",
         "log-segment-bytes",
         Kind::Bytes,
@@ -367,7 +375,7 @@ pub const SETTINGS: &[Setting] = &[
         "table-bytes-max",
         Kind::Bytes,
         None,
-        "Size of a memory table of a keyspace; there are at most two. When both are full, writes wait for the disk",
+        "Memory for the newest writes of all keyspaces together; as much again is on its way to the disk. When both are full, writes wait",
     ),
     setting(
         "storage",
@@ -375,7 +383,7 @@ pub const SETTINGS: &[Setting] = &[
         "cache-bytes",
         Kind::Bytes,
         None,
-        "Memory for the pages of the database of one keyspace",
+        "Memory for pages of the database of the node",
     ),
     setting(
         "storage",

@@ -57,8 +57,8 @@ pub(super) enum RunError {
     Identity(#[from] IdentityError),
     #[error("the log: {0}")]
     Log(#[from] crate::storage::log::OpenError),
-    #[error("the state of group {group}: {error}")]
-    State { group: u64, error: StateError },
+    #[error("the state: {0}")]
+    State(StateError),
     #[error(transparent)]
     Raft(#[from] RaftStartError),
     #[error(
@@ -83,7 +83,7 @@ impl RunError {
         match self {
             Self::Identity(error) => error.cause(),
             Self::Log(error) => error.into(),
-            Self::State { error, .. } => error.into(),
+            Self::State(error) => error.into(),
             Self::Raft(RaftStartError::State(error)) => Cause::of(error),
             Self::Raft(_)
             | Self::NothingToRestoreFrom { .. }

@@ -13,7 +13,7 @@ use holdfast_proto::command::Settings;
 
 use super::{Inner, error::RunError, space};
 use crate::{
-    config::Config,
+    config::{Config, EngineName},
     group::{Group, GroupLimits, Raising, Retention, keep_log_within},
     keyspace::{DEFAULT, DEFAULT_GROUP, SYSTEM, SYSTEM_GROUP},
     limits,
@@ -21,9 +21,11 @@ use crate::{
     raft::{NodeId, Parts, PeerTransport, RaftGroup, SnapshotRate, Tuning, Voter, restore_state},
     storage::{
         cause::Cause,
+        engine::OpenEngine,
         log::{GroupLog, Log, LogOptions, files::DiskFiles},
+        lsm_engine::Lsm,
         sled_engine::Sled,
-        state::{StateOptions, StateStore},
+        state::{Database, StateOptions, StateStore},
     },
 };
 
@@ -67,9 +69,10 @@ impl Inner {
         tracing::info!(elapsed = ?began.elapsed(), session = session.number, ?recovery, "log opened");
         *self.log.lock() = Some(log.clone());
         space::watch(self);
+        let database = self.open_database()?;
         let mut groups = Vec::new();
         for (id, keyspace) in GROUPS {
-            let store = self.open_store(id)?;
+            let store = self.open_store(&database, id)?;
             if store.applied_record().is_some() && !data.identity().took_part {
                 return Err(RunError::StaysOut(format!(
                     "its directory state/ holds data of group {id}, but the node has never taken \
@@ -209,33 +212,43 @@ impl Inner {
         Ok(())
     }
 
-    fn open_store(self: &Arc<Self>, group: u64) -> Result<Arc<StateStore>, RunError> {
-        let config = &self.context.config;
-        let dir = self
-            .context
-            .data
-            .path()
-            .join("state")
-            .join(format!("group-{group}"));
-        let options = StateOptions {
-            table_bytes_max: config.storage.table_bytes_max,
-            flush_interval: config.storage.flush_interval(),
-            engine: Arc::new(Sled {
-                cache_bytes: config.storage.cache_bytes,
+    fn open_database(&self) -> Result<Database, RunError> {
+        let storage = &self.context.config.storage;
+        let dir = self.context.data.path().join("state");
+        let engine: Arc<dyn OpenEngine> = match storage.engine {
+            EngineName::Sled => Arc::new(Sled {
+                cache_bytes: storage.cache_bytes,
             }),
+            EngineName::LsmTree => {
+                Arc::new(Lsm::new(storage.cache_bytes, limits::LSM_OPEN_TABLES_MAX))
+            }
+        };
+        let options = StateOptions {
+            table_bytes_max: storage.table_bytes_max,
+            flush_interval: storage.flush_interval(),
+            engine,
             ..StateOptions::default()
         };
-        let opened = tokio::task::block_in_place(|| StateStore::open(&dir, options))
-            .map_err(|error| RunError::State { group, error })?;
-        if let Some(aside) = &opened.moved_aside {
+        let (database, moved_aside) = tokio::task::block_in_place(|| Database::open(&dir, options))
+            .map_err(RunError::State)?;
+        if let Some(aside) = moved_aside {
             tracing::error!(
-                group,
                 path = %aside.path.display(),
                 reason = %aside.reason,
                 "the state did not open and was moved aside; it is rebuilt from the log or a peer"
             );
         }
-        let store = Arc::new(opened.store);
+        *self.database.lock() = Some(database.clone());
+        Ok(database)
+    }
+
+    fn open_store(
+        self: &Arc<Self>,
+        database: &Database,
+        group: u64,
+    ) -> Result<Arc<StateStore>, RunError> {
+        let store = tokio::task::block_in_place(|| database.group(group));
+        let store = Arc::new(store.map_err(RunError::State)?);
         self.stores.lock().push(store.clone());
         self.watch_store(group, store.clone());
         Ok(store)
@@ -322,11 +335,35 @@ impl Inner {
         tokio::spawn(async move {
             let failure = store.failed().await;
             let why = format!("the state of group {group}: {}", failure.reason);
+            if failure.damaged {
+                inner.start_over_next_time(&why);
+            }
             match failure.cause {
                 Cause::NoSpace | Cause::Disk => inner.end(failure.cause, why),
                 Cause::Other => {}
             }
         });
+    }
+}
+
+impl Inner {
+    /// Damage is there at the next start too. The state is rebuilt then, if there is anybody to rebuild
+    /// it from.
+    fn start_over_next_time(&self, why: &str) {
+        if self.context.config.cluster.members.len() < 2 {
+            return;
+        }
+        let Some(database) = self.database.lock().clone() else {
+            return;
+        };
+        match tokio::task::block_in_place(|| database.start_over_next_time(why)) {
+            Ok(()) => tracing::error!(
+                why,
+                "the database of this node is damaged: at the next start it is moved aside, and the state \
+                 rebuilt from the log or a peer"
+            ),
+            Err(error) => tracing::error!(why, %error, "the damage could not be written down"),
+        }
     }
 }
 

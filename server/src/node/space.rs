@@ -14,7 +14,10 @@ use super::Inner;
 use crate::{
     config::quantity::format_bytes,
     limits,
-    storage::room::{Space, Turn},
+    storage::{
+        room::{Space, Turn},
+        state::Database,
+    },
 };
 
 /// Watches for as long as the node lives.
@@ -41,11 +44,11 @@ fn run(inner: &Weak<Inner>, dirs: &[PathBuf; 2]) {
 fn look(inner: &Inner, dirs: &[PathBuf; 2]) {
     // A directory that is not there yet, or whose file system does not say, is left out.
     let spaces: Vec<Space> = dirs.iter().filter_map(|dir| Space::of(dir).ok()).collect();
-    let stores = inner.stores.lock().clone();
-    let table_bytes = stores.iter().map(|store| store.table_bytes()).sum();
+    let database = inner.database.lock().clone();
+    let table_bytes = database.as_ref().map_or(0, Database::table_bytes);
     let turn = inner.room.look(&spaces, table_bytes);
     if inner.room.is_tight(table_bytes) {
-        stores.iter().for_each(|store| store.flush_soon());
+        database.iter().for_each(Database::flush_soon);
     }
     let free = spaces.iter().map(|s| s.free).min().unwrap_or(0);
     let reserve = spaces.iter().map(|s| inner.room.reserve(s.total)).max();

@@ -87,7 +87,9 @@ impl From<&StateError> for Cause {
             StateError::Engine(error) => error.into(),
             StateError::Poisoned { cause, .. } => *cause,
             StateError::Io { source, .. } => Self::of(source),
-            StateError::Unmarked | StateError::Unfinished => Self::Other,
+            StateError::UnknownEngine { .. } | StateError::Unmarked | StateError::Unfinished => {
+                Self::Other
+            }
         }
     }
 }

@@ -19,11 +19,14 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-/// A sorted batch: key, and the new value or `None` to delete. Keys are unique and ascending.
+/// A sorted batch: key, and the new value or `None` to delete. Keys are unique, ascending, not empty.
 pub type Batch = Vec<(Bytes, Option<Bytes>)>;
 
 /// A scan over an engine: ascending, ends after the first error.
 pub type Scan<'a> = Box<dyn Iterator<Item = Result<(Bytes, Bytes), EngineError>> + Send + 'a>;
+
+/// Records that [`Engine::remove_range`] deletes in one batch.
+const REMOVED_AT_ONCE: usize = 4096;
 
 /// Ordered records on disk.
 pub trait Engine: Send + Sync {
@@ -36,10 +39,21 @@ pub trait Engine: Send + Sync {
     /// Applies the whole batch, atomically across a crash. Called by one thread at a time.
     fn apply_batch(&self, batch: Batch) -> Result<(), EngineError>;
 
-    /// Adds records without the promise of atomicity: for filling a database that nobody can open
-    /// before it is complete, and that is thrown away after a crash.
+    /// Adds records without the promise of atomicity: what nobody reads before it is complete, and what
+    /// is thrown away after a crash. May be called beside [`Engine::apply_batch`].
     fn load(&self, batch: Batch) -> Result<(), EngineError> {
         self.apply_batch(batch)
+    }
+
+    /// Deletes the records of `[start, end)`, which nobody reads or writes any more; not atomic, and durable
+    /// with the next sync. Stops early, with `false`, when `stop` says so.
+    fn remove_range(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<bool, EngineError> {
+        remove_each(self, start, end, stop)
     }
 
     /// Makes everything applied so far durable.
@@ -49,8 +63,33 @@ pub trait Engine: Send + Sync {
     fn disk_bytes(&self) -> Result<u64, EngineError>;
 }
 
+/// Deletes the records of `[start, end)` in slices.
+pub(super) fn remove_each(
+    engine: &(impl Engine + ?Sized),
+    start: &[u8],
+    end: &[u8],
+    stop: &dyn Fn() -> bool,
+) -> Result<bool, EngineError> {
+    let mut batch = Batch::new();
+    for record in engine.scan(start, end) {
+        let (key, _) = record?;
+        batch.push((key, None));
+        if batch.len() >= REMOVED_AT_ONCE {
+            if stop() {
+                return Ok(false);
+            }
+            engine.load(std::mem::take(&mut batch))?;
+        }
+    }
+    engine.load(batch)?;
+    Ok(true)
+}
+
 /// Opens or creates the database of one directory.
 pub trait OpenEngine: Send + Sync {
+    /// What the engine is called in the configuration, and in the directory of what it made.
+    fn name(&self) -> &'static str;
+
     /// Opens the database in `dir`, which exists, creating it when the directory holds none.
     ///
     /// [`EngineError::Corrupt`] and [`EngineError::Panicked`] mean that the contents are of no use

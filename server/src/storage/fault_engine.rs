@@ -146,6 +146,10 @@ impl FaultDisk {
 }
 
 impl OpenEngine for FaultDisk {
+    fn name(&self) -> &'static str {
+        "fault"
+    }
+
     fn open(&self, dir: &Path) -> Result<Box<dyn Engine>, EngineError> {
         let mut medium = self.medium.lock();
         if medium.crashed {

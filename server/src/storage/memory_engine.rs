@@ -28,6 +28,10 @@ pub struct MemoryDisk {
 }
 
 impl OpenEngine for MemoryDisk {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
     fn open(&self, dir: &Path) -> Result<Box<dyn Engine>, EngineError> {
         let mut databases = self.databases.lock();
         if is_new(dir)? {

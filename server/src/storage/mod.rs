@@ -3,7 +3,9 @@
 pub mod cause;
 pub mod engine;
 pub mod fault_engine;
+mod guard;
 pub mod log;
+pub mod lsm_engine;
 pub mod memory_engine;
 pub mod room;
 pub mod sled_engine;

@@ -28,12 +28,10 @@
 
 mod redo;
 
-use std::any::Any;
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -42,6 +40,7 @@ use parking_lot::Mutex;
 
 use self::redo::RedoFile;
 use super::engine::{Batch, Engine, EngineError, OpenEngine, Scan, allocated_bytes};
+use super::guard::guarded;
 
 /// Pages are written inline up to a quarter of a segment, larger ones as a file each. A page holds up
 /// to 16 records, so at 2 MiB values of about 30 KiB still stay inline. sled cannot change the size of
@@ -77,6 +76,10 @@ impl Default for Sled {
 }
 
 impl OpenEngine for Sled {
+    fn name(&self) -> &'static str {
+        "sled"
+    }
+
     fn open(&self, dir: &Path) -> Result<Box<dyn Engine>, EngineError> {
         Ok(Box::new(SledEngine::open(dir, self)?))
     }
@@ -354,25 +357,6 @@ fn read_counter(dir: &Path, tree: &sled::Tree, key: &[u8]) -> Result<u64, Engine
             reason: format!("a batch counter of {} bytes", value.len()),
         })?;
     Ok(u64::from_be_bytes(value))
-}
-
-/// Runs `call`; a panic within it becomes an error. What sled's structures are like after a panic is
-/// unknown, which is sound because no error of an engine is followed by another try.
-fn guarded<T>(dir: &Path, call: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
-        Err(EngineError::Panicked {
-            path: dir.to_path_buf(),
-            reason: panic_message(&*panic),
-        })
-    })
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(message), _) => (*message).to_owned(),
-        (_, Some(message)) => message.clone(),
-        _ => "no message".to_owned(),
-    }
 }
 
 /// sled's errors in ours: what tells of the contents, and what only of the surroundings.

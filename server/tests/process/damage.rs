@@ -1,4 +1,4 @@
-//! The state of a group is damaged on disk. It is moved aside, never deleted, and rebuilt from the
+//! The state of a node is damaged on disk. It is moved aside, never deleted, and rebuilt from the
 //! log, or from a peer when the log no longer reaches back; nobody has to help.
 
 use std::{
@@ -6,16 +6,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use holdfast_server::config::Config;
+use holdfast_proto::etcdserverpb::HashKvRequest;
+use holdfast_server::{
+    cli::EXIT_DISK,
+    config::{Config, EngineName},
+};
 use rand::{Rng, rngs::StdRng};
 
-use crate::harness::{Cluster, History, PATIENCE, default_group, run, until};
+use crate::harness::{Cluster, History, PATIENCE, default_group, run, until, within};
 
-/// Databases of the keyspace `default` on a node.
+/// The file with the records of a node's database, which sled made.
 fn databases(data_dir: &Path) -> Vec<PathBuf> {
-    let group = data_dir.join("state").join("group-2");
-    let generations = fs::read_dir(group).unwrap();
-    let paths = generations.map(|entry| entry.unwrap().path().join("db"));
+    let databases = fs::read_dir(data_dir.join("state")).unwrap();
+    let paths = databases.map(|entry| entry.unwrap().path().join("db"));
     paths.filter(|path| path.is_file()).collect()
 }
 
@@ -49,6 +52,7 @@ async fn two_checkpoints(cluster: &mut Cluster, writes: u64) -> History {
 
 /// Checkpoints follow quickly, so that there have been several.
 fn settings(config: &mut Config) {
+    config.storage.engine = EngineName::Sled;
     config.storage.flush_interval_ms = 300;
 }
 
@@ -77,8 +81,7 @@ fn assert_moved_aside(cluster: &Cluster, id: u64) {
         log.contains("was moved aside"),
         "the log of node {id} does not tell"
     );
-    let group = node.data_dir().join("state").join("group-2");
-    let aside = fs::read_dir(group)
+    let aside = fs::read_dir(node.data_dir().join("state"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .find(|name| name.starts_with("broken-"));
@@ -167,8 +170,49 @@ fn the_states_of_all_nodes_are_rebuilt_from_their_logs() {
     });
 }
 
-/// The files of a keyspace vanish under a node. It stops the keyspace and says so; what its peers go on
-/// asking it does not fill its log.
+/// Damage that shows only when a record is read: the node ends, and is whole again when it is started.
+#[test]
+fn damage_that_a_read_meets_is_mended_at_the_next_start() {
+    run(async |rng| {
+        let mut cluster = Cluster::start_with(rng, |config| {
+            settings(config);
+            config.storage.engine = EngineName::LsmTree;
+        })
+        .await;
+        let mut history = two_checkpoints(&mut cluster, 3_000).await;
+        let leader = cluster.leader().await;
+        let id = cluster.others(leader)[0];
+        let status = cluster.node_mut(id).term().await;
+        assert!(status.success(), "{status}");
+        let state = cluster.node(id).data_dir().join("state");
+        let tables = fs::read_dir(state.join("db-1").join("tables")).unwrap();
+        let largest = tables
+            .map(|table| table.unwrap().path())
+            .max_by_key(|path| fs::metadata(path).unwrap().len())
+            .expect("there is a table");
+        let mut bytes = fs::read(&largest).unwrap();
+        // What is read at once is at the beginning, the marks, and at the end.
+        let records = bytes.len() / 4..bytes.len() / 2;
+        rng.fill_bytes(&mut bytes[records]);
+        fs::write(&largest, bytes).unwrap();
+        cluster.node_mut(id).start();
+        cluster.until_caught_up(&[id]).await;
+        // Reads all there is.
+        let mut maintenance = cluster.node(id).maintenance();
+        let _ = within(PATIENCE, maintenance.hash_kv(HashKvRequest { revision: 0 })).await;
+        let status = cluster.node_mut(id).exit(PATIENCE).await;
+        assert_eq!(status.code(), Some(i32::from(EXIT_DISK)), "{status}");
+        cluster.node_mut(id).start();
+        cluster.until_leaders().await;
+        cluster.until_caught_up(&[1, 2, 3]).await;
+        assert_moved_aside(&cluster, id);
+        history.extend(cluster.load_of(64, 500).await.finish().await);
+        cluster.verify(&history).await;
+    });
+}
+
+/// The files of the state vanish under a node. Its groups stop and say so; what peers go on asking it
+/// does not fill its log.
 #[test]
 fn a_group_that_has_stopped_is_quiet_about_it() {
     run(async |rng| {
@@ -176,7 +220,7 @@ fn a_group_that_has_stopped_is_quiet_about_it() {
         let mut history = cluster.load_of(16, 200).await.finish().await;
         let leader = cluster.leader().await;
         let id = cluster.others(leader)[0];
-        let state = cluster.node(id).data_dir().join("state").join("group-2");
+        let state = cluster.node(id).data_dir().join("state");
         fs::remove_dir_all(state).unwrap();
         let load = cluster.load_of(16, 2_000).await;
         until("the group stops", PATIENCE, async || {

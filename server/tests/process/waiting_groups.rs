@@ -12,23 +12,35 @@ use holdfast_server::{
     config::Config,
     keyspace::{DEFAULT, SYSTEM, SYSTEM_GROUP},
     limits,
+    storage::state::{Database, StateOptions},
 };
 use rand::rngs::StdRng;
 
-use crate::harness::{Cluster, History, PATIENCE, default_group, run, until, within};
+use crate::harness::{Cluster, History, PATIENCE, copy_dir, default_group, run, until, within};
 
 const SEGMENT_BYTES: u64 = limits::LOG_SEGMENT_BYTES_MIN;
 const BUDGET_BYTES: u64 = limits::LOG_BUDGET_SLACK_SEGMENTS * SEGMENT_BYTES;
 const VALUE_BYTES: usize = 128 << 10;
 
-/// Where a node keeps the state of the group `system`, the first that it starts.
-fn system_state(data_dir: &Path) -> PathBuf {
-    let state = data_dir.join("state");
-    state.join(format!("group-{SYSTEM_GROUP}"))
+/// Where a node that is down keeps its states.
+fn state(data_dir: &Path) -> PathBuf {
+    data_dir.join("state")
 }
 
+/// A copy of them from before one was lost.
 fn aside(data_dir: &Path) -> PathBuf {
-    data_dir.with_extension("system-state")
+    data_dir.with_extension("whole-state")
+}
+
+/// A node that is down loses the state of the group `system`, the first that it starts.
+fn lose_the_state_of_system(data_dir: &Path) {
+    copy_dir(&state(data_dir), &aside(data_dir));
+    let (database, moved_aside) =
+        Database::open(&state(data_dir), StateOptions::default()).unwrap();
+    assert_eq!(moved_aside, None);
+    let system = database.group(SYSTEM_GROUP).unwrap();
+    assert!(system.applied_index() > 0, "there is a state to lose");
+    database.drop_group(system).unwrap();
 }
 
 /// Three nodes that have each lost the state of the group `system`, with a log in which that is not to
@@ -57,8 +69,7 @@ async fn without_the_state_of_system(rng: &mut StdRng) -> (Cluster, History) {
     for node in &mut cluster.nodes {
         let status = node.term().await;
         assert!(status.success(), "{status}");
-        let data_dir = node.data_dir();
-        fs::rename(system_state(data_dir), aside(data_dir)).unwrap();
+        lose_the_state_of_system(node.data_dir());
     }
     (cluster, history)
 }
@@ -124,8 +135,8 @@ fn a_group_that_waits_for_its_state_keeps_no_other_from_serving() {
         // As soon as one node has the state again, all have.
         cluster.node_mut(2).kill9();
         let data_dir = cluster.node(2).data_dir();
-        let _ = fs::remove_dir_all(system_state(data_dir));
-        fs::rename(aside(data_dir), system_state(data_dir)).unwrap();
+        fs::remove_dir_all(state(data_dir)).unwrap();
+        fs::rename(aside(data_dir), state(data_dir)).unwrap();
         cluster.node_mut(2).start();
         cluster.until_leaders().await;
         for id in [1, 3] {

@@ -54,6 +54,10 @@ struct SlowEngine {
 }
 
 impl OpenEngine for Slow {
+    fn name(&self) -> &'static str {
+        "slow"
+    }
+
     fn open(&self, dir: &Path) -> Result<Box<dyn Engine>, EngineError> {
         Ok(Box::new(SlowEngine {
             engine: self.disk.open(dir)?,

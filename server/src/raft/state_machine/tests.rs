@@ -46,20 +46,23 @@ struct Gate {
 
 #[derive(Default)]
 struct GateState {
-    /// The next read of an engine that is opened from now on stops.
-    armed: bool,
+    /// The next read of this generation of the group's state stops.
+    armed: Option<u32>,
     /// A read stands at the gate.
     held: bool,
 }
 
 impl Gate {
-    fn arm(&self) {
-        self.state.lock().armed = true;
+    fn arm(&self, generation: u32) {
+        self.state.lock().armed = Some(generation);
     }
 
-    fn pass(&self) {
+    /// `key` begins with the group and the generation.
+    fn pass(&self, key: &[u8]) {
+        let generation = u32::from_be_bytes(key[8..12].try_into().unwrap());
         let mut state = self.state.lock();
-        if std::mem::take(&mut state.armed) {
+        if state.armed == Some(generation) {
+            state.armed = None;
             state.held = true;
             self.moved.notify_all();
             while state.held {
@@ -93,34 +96,32 @@ impl Drop for Held {
     }
 }
 
-/// `gate` is that of engines which were opened after it was armed.
 struct GatedEngine {
     engine: Box<dyn Engine>,
-    gate: Option<Arc<Gate>>,
+    gate: Arc<Gate>,
 }
 
 impl OpenEngine for Gated {
+    fn name(&self) -> &'static str {
+        "gated"
+    }
+
     fn open(&self, dir: &Path) -> Result<Box<dyn Engine>, EngineError> {
-        let armed = self.gate.state.lock().armed;
         Ok(Box::new(GatedEngine {
             engine: self.disk.open(dir)?,
-            gate: armed.then(|| self.gate.clone()),
+            gate: self.gate.clone(),
         }))
     }
 }
 
 impl Engine for GatedEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        if let Some(gate) = &self.gate {
-            gate.pass();
-        }
+        self.gate.pass(key);
         self.engine.get(key)
     }
 
     fn scan<'a>(&'a self, start: &[u8], end: &[u8]) -> Scan<'a> {
-        if let Some(gate) = &self.gate {
-            gate.pass();
-        }
+        self.gate.pass(start);
         self.engine.scan(start, end)
     }
 
@@ -313,7 +314,7 @@ async fn while_an_install_is_held_readers_see_the_state_before_it_whole() {
 
     let shared = behind.shared();
     assert_eq!(read(&shared), (2, "old".into()));
-    gate.arm();
+    gate.arm(2);
     let install = tokio::spawn(async move {
         let done = behind.install_snapshot(&snapshot.meta, snapshot.snapshot);
         done.await.unwrap();
@@ -397,11 +398,7 @@ async fn a_snapshot_of_another_position_than_it_says_is_refused_whole() {
 async fn an_entry_sees_the_one_before_it_although_the_table_was_cut_meanwhile() {
     let engine = Gated::default();
     let gate = engine.gate.clone();
-    // Engines heed a gate that was armed when they were opened.
-    gate.arm();
-    let opening = tokio::task::spawn_blocking(move || machine(engine));
-    drop(Held::wait_for(gate.clone()).await);
-    let (_dir, mut machine) = opening.await.unwrap();
+    let (_dir, mut machine) = machine(engine);
     let shared = machine.shared();
     let other = Op::Put(PutRequest {
         key: "other".into(),
@@ -410,7 +407,7 @@ async fn an_entry_sees_the_one_before_it_although_the_table_was_cut_meanwhile() 
     apply(&mut machine, [other]).await;
 
     // The first entry looks for its key in the engine, and stands there.
-    gate.arm();
+    gate.arm(1);
     let applying = tokio::spawn(async move {
         apply(&mut machine, [put("first"), put("second")]).await;
     });

@@ -1,18 +1,25 @@
-//! The thread that takes frozen tables down to the engine.
+//! The thread that takes frozen tables down to the engine: all that are ready in one batch.
 //!
 //! It also cuts tables that nobody marks any more: a group that falls silent still becomes durable
-//! after the flush interval.
+//! after the flush interval. With a table that is due go all that are half as old, so that groups which
+//! are written now and then share their batches.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
-use super::view::Layers;
-use super::{Frozen, MARK_KEY, Shared, StateError};
+use super::database::{Queue, Shared};
+use super::group::{self, Frozen};
+use super::{MARK_KEY, StateError, catalogue};
 use crate::planted::{self, Bug};
+use crate::storage::engine::Batch;
+
+/// Keys of a batch are put together in pieces of memory of this size.
+const KEYS_BYTES: usize = 64 * 1024;
 
 pub(super) fn spawn(shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new()
@@ -21,82 +28,146 @@ pub(super) fn spawn(shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
 }
 
 fn run(shared: &Shared) {
-    while let Some(frozen) = next(shared) {
-        let started = Instant::now();
-        let result = flush(&frozen);
-        let mut writer = shared.writer.lock();
-        // A replaced generation is nobody's concern any more, whatever became of the flush.
-        let current = writer
-            .frozen
-            .as_ref()
-            .is_some_and(|current| current.base.number() == frozen.base.number());
-        if !current {
-            continue;
-        }
+    while let Some(tables) = next(shared) {
+        let began = Instant::now();
+        let result = shared.health.check().and_then(|()| flush(shared, &tables));
         if let Err(error) = result {
-            drop(writer);
             shared.health.poison(&error);
             shared.tick();
             return;
         }
-        writer.frozen = None;
-        writer.flushed = frozen.mark.sequence;
-        // The engine has it all: views from now on do without the table.
-        *shared.layers.write() = Arc::new(Layers {
-            active: writer.active.clone(),
-            frozen: None,
-            base: frozen.base.clone(),
-            health: shared.health.clone(),
-        });
-        shared.durable.send_replace(frozen.mark.index);
-        drop(writer);
+        let (mut records, mut bytes) = (0, 0);
+        for (group, frozen) in &tables {
+            records += frozen.table.len();
+            bytes += frozen.table.bytes();
+            group.flushed(frozen);
+        }
+        shared.budget.frozen.fetch_sub(bytes, Ordering::Relaxed);
         shared.tick();
         tracing::debug!(
-            index = frozen.mark.index,
-            records = frozen.table.len(),
-            bytes = frozen.table.bytes(),
-            elapsed_ms = started.elapsed().as_millis() as u64,
+            groups = tables.len(),
+            records,
+            bytes,
+            elapsed_ms = began.elapsed().as_millis() as u64,
             "state flushed"
         );
     }
 }
 
-/// Waits for a frozen table; `None` when the store closes.
-fn next(shared: &Shared) -> Option<Frozen> {
-    let mut writer = shared.writer.lock();
+/// Waits for frozen tables; `None` when the database closes.
+fn next(shared: &Shared) -> Option<Vec<(Arc<group::Shared>, Frozen)>> {
+    let mut queue = shared.queue.lock();
     loop {
-        if writer.closing {
+        if queue.closing {
             return None;
         }
-        shared.cut_if_due(&mut writer);
-        if let Some(frozen) = &writer.frozen {
-            return Some(frozen.clone());
-        }
+        let now = Instant::now();
         let interval = shared.options.flush_interval;
-        // An old table between two marks is cut by its mark, so there is nothing to wake up for.
-        let sleep = match writer.active_since {
-            Some(since) if writer.clean => interval.saturating_sub(since.elapsed()),
-            _ => interval,
-        };
-        shared
-            .work
-            .wait_for(&mut writer, sleep.max(Duration::from_millis(1)));
+        let due = due(&mut queue, now, interval);
+        if !due.is_empty() {
+            // A group's writer is taken before the queue.
+            drop(queue);
+            for (since, group) in due {
+                if let Some(group) = group.upgrade() {
+                    group.cut_since(since);
+                }
+            }
+            queue = shared.queue.lock();
+        }
+        if !queue.frozen.is_empty() {
+            return Some(std::mem::take(&mut queue.frozen));
+        }
+        if queue.closing || queue.pressed {
+            continue;
+        }
+        match queue.filling.front() {
+            Some((since, _)) => {
+                let wait = (*since + interval).saturating_duration_since(Instant::now());
+                let wait = wait.max(Duration::from_millis(1));
+                shared.work.wait_for(&mut queue, wait);
+            }
+            None => shared.work.wait(&mut queue),
+        }
     }
 }
 
-fn flush(frozen: &Frozen) -> Result<(), StateError> {
-    let mut batch = Vec::with_capacity(frozen.table.len() + 1);
-    batch.extend(frozen.table.iter());
-    if planted::is(Bug::TornBatch) {
-        let mark = (Bytes::from_static(MARK_KEY), Some(frozen.mark.encode()));
-        frozen.base.engine().apply_batch(vec![mark])?;
+type Due = Vec<(Instant, std::sync::Weak<group::Shared>)>;
+
+/// Takes the tables out of the queue that are to be cut now.
+fn due(queue: &mut Queue, now: Instant, interval: Duration) -> Due {
+    if std::mem::take(&mut queue.pressed) {
+        return queue.filling.drain(..).collect();
     }
-    let at = batch.partition_point(|(key, _)| key.as_ref() < MARK_KEY);
-    batch.insert(
-        at,
-        (Bytes::from_static(MARK_KEY), Some(frozen.mark.encode())),
-    );
-    let engine = frozen.base.engine();
-    engine.apply_batch(batch)?;
-    Ok(engine.sync()?)
+    let oldest = queue.filling.front();
+    if oldest.is_none_or(|(since, _)| now.saturating_duration_since(*since) < interval) {
+        return Vec::new();
+    }
+    let old = |since: &Instant| now.saturating_duration_since(*since) >= interval / 2;
+    let count = queue
+        .filling
+        .iter()
+        .take_while(|(since, _)| old(since))
+        .count();
+    queue.filling.drain(..count).collect()
+}
+
+/// Takes down what still counts: a state that was replaced or dropped meanwhile is nobody's concern.
+fn flush(shared: &Shared, tables: &[(Arc<group::Shared>, Frozen)]) -> Result<(), StateError> {
+    let writing = shared.writing.lock();
+    let mut counting: Vec<&Frozen> = {
+        let catalogue = shared.catalogue.lock();
+        let counts = |(group, frozen): &&(Arc<group::Shared>, Frozen)| {
+            catalogue.generation(group.id()) == Some(frozen.base.number())
+        };
+        tables
+            .iter()
+            .filter(counts)
+            .map(|(_, frozen)| frozen)
+            .collect()
+    };
+    counting.sort_by_key(|frozen| frozen.base.prefix());
+    if planted::is(Bug::TornBatch) {
+        shared
+            .engine
+            .apply_batch(counting.iter().map(|frozen| mark(frozen)).collect())?;
+    }
+    let records: usize = counting.iter().map(|frozen| frozen.table.len() + 2).sum();
+    let mut batch = Batch::with_capacity(records);
+    let new = shared.catalogue.lock().unwritten();
+    let is_new = |frozen: &&&Frozen| new.contains(&frozen.base.group());
+    for frozen in counting.iter().filter(is_new) {
+        batch.push(catalogue::current(
+            frozen.base.group(),
+            frozen.base.number(),
+        ));
+    }
+    for frozen in &counting {
+        batch.push(mark(frozen));
+        let prefix = frozen.base.prefix();
+        // One piece of memory for many keys.
+        let mut keys = BytesMut::new();
+        for (key, value) in frozen.table.iter() {
+            let bytes = prefix.as_bytes().len() + key.len();
+            if keys.capacity() < bytes {
+                keys = BytesMut::with_capacity(bytes.max(KEYS_BYTES));
+            }
+            keys.extend_from_slice(prefix.as_bytes());
+            keys.extend_from_slice(&key);
+            batch.push((keys.split().freeze(), value));
+        }
+    }
+    shared.engine.apply_batch(batch)?;
+    shared.engine.sync()?;
+    let mut catalogue = shared.catalogue.lock();
+    for frozen in counting {
+        catalogue.set_written(frozen.base.group());
+    }
+    drop(catalogue);
+    drop(writing);
+    Ok(())
+}
+
+fn mark(frozen: &Frozen) -> (Bytes, Option<Bytes>) {
+    let key = frozen.base.prefix().key(MARK_KEY).into();
+    (key, Some(frozen.mark.encode()))
 }

@@ -14,22 +14,34 @@ pub struct StoreFailure {
     pub reason: Arc<str>,
     /// What kind of trouble it was.
     pub cause: Cause,
+    /// The contents of the database are damaged: they can only be rebuilt.
+    pub damaged: bool,
 }
 
-/// The first failure, kept for everyone who asks later.
+/// The first failure, kept for everyone who asks later. That of a group includes the database's.
 pub(super) struct Health {
     failure: watch::Sender<Option<StoreFailure>>,
+    parent: Option<Arc<Health>>,
 }
 
 impl Default for Health {
     fn default() -> Self {
         Health {
             failure: watch::Sender::new(None),
+            parent: None,
         }
     }
 }
 
 impl Health {
+    /// Of a group, in a database with the health `parent`.
+    pub(super) fn within(parent: Arc<Health>) -> Self {
+        Health {
+            parent: Some(parent),
+            ..Health::default()
+        }
+    }
+
     /// Ends the use of the store; the first reason is the one that stays.
     pub(super) fn poison(&self, error: &StateError) {
         let first = self.failure.send_if_modified(|failure| {
@@ -37,16 +49,35 @@ impl Health {
             failure.get_or_insert_with(|| StoreFailure {
                 reason: error.to_string().into(),
                 cause: error.into(),
+                damaged: matches!(error, StateError::Engine(error) if error.is_damage()),
             });
             first
         });
         if first {
-            tracing::error!(reason = %error, "state store failed; its group stops on this node");
+            match self.parent {
+                Some(_) => {
+                    tracing::error!(reason = %error, "state store failed; its group stops on this node");
+                }
+                None => {
+                    tracing::error!(reason = %error, "state store failed; all groups stop on this node");
+                }
+            }
         }
     }
 
     /// Resolves with the first failure.
     pub(super) async fn failed(&self) -> StoreFailure {
+        match &self.parent {
+            None => self.failed_itself().await,
+            Some(parent) => tokio::select! {
+                biased;
+                failure = self.failed_itself() => failure,
+                failure = parent.failed_itself() => failure,
+            },
+        }
+    }
+
+    async fn failed_itself(&self) -> StoreFailure {
         let mut failure = self.failure.subscribe();
         // The sender lives in `self`, and what is waited for is there when the wait is over.
         match failure.wait_for(Option::is_some).await {
@@ -57,11 +88,14 @@ impl Health {
 
     /// `Err` once the store has failed.
     pub(super) fn check(&self) -> Result<(), StateError> {
-        match &*self.failure.borrow() {
-            Some(StoreFailure { reason, cause }) => Err(StateError::Poisoned {
+        if let Some(StoreFailure { reason, cause, .. }) = &*self.failure.borrow() {
+            return Err(StateError::Poisoned {
                 reason: reason.clone(),
                 cause: *cause,
-            }),
+            });
+        }
+        match &self.parent {
+            Some(parent) => parent.check(),
             None => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! The real engine under SIGKILL: a child process writes at full speed and is killed in the middle;
+//! The real engines under SIGKILL: a child process writes at full speed and is killed in the middle;
 //! what it leaves is exactly the state at a mark, not older than the last it saw published.
 //!
 //! The child is this test binary, started again with the one test below and a directory in its
@@ -13,8 +13,10 @@ use holdfast_mvcc::Reader as _;
 
 use super::tests::Seeded;
 use super::*;
+use crate::storage::sled_engine::Sled;
 
 const DIR: &str = "HOLDFAST_STATE_KILL_DIR";
+const ENGINE: &str = "HOLDFAST_STATE_KILL_ENGINE";
 const ROUNDS: u64 = 6;
 const KEYS: u64 = 400;
 
@@ -36,11 +38,19 @@ fn effects(index: u64) -> Vec<(u64, Option<(usize, u64)>)> {
         .collect()
 }
 
-/// Header of the current generation's redo file; it changes with every batch.
-fn redo_header(dir: &Path) -> Option<Vec<u8>> {
+/// What changes with every batch: the header of sled's redo file, or the tables of an LSM tree.
+fn batch_mark(dir: &Path) -> Option<Vec<u8>> {
     let current = std::fs::read_to_string(dir.join("CURRENT")).ok()?;
-    let redo = std::fs::read(dir.join(current.trim_end()).join("redo")).ok()?;
-    redo.get(..32).map(<[u8]>::to_vec)
+    let database = dir.join(current.split_once(' ')?.0);
+    if let Ok(redo) = std::fs::read(database.join("redo")) {
+        return redo.get(..32).map(<[u8]>::to_vec);
+    }
+    let tables = std::fs::read_dir(database.join("tables")).ok()?;
+    let mut names: Vec<_> = tables
+        .filter_map(|entry| Some(entry.ok()?.file_name()))
+        .collect();
+    names.sort();
+    Some(format!("{names:?}").into_bytes())
 }
 
 fn key(n: u64) -> Bytes {
@@ -53,25 +63,32 @@ fn value(len: usize, seed: u64) -> Bytes {
     bytes.into()
 }
 
-fn options() -> StateOptions {
+fn options(engine: &str) -> StateOptions {
+    let engine: Arc<dyn OpenEngine> = match engine {
+        "sled" => Arc::new(Sled {
+            cache_bytes: 8 << 20,
+        }),
+        _ => Arc::new(Lsm::new(8 << 20, 32)),
+    };
     StateOptions {
         table_bytes_max: 5 * 1024 * 1024,
         flush_interval: Duration::from_secs(3600),
         load_bytes_max: 128 * 1024,
-        engine: Arc::new(Sled {
-            cache_bytes: 8 << 20,
-        }),
+        engine,
     }
 }
 
 /// Not a test of its own: what the parent starts and kills.
 #[test]
-#[ignore = "the child process of a_killed_process_leaves_the_state_of_a_mark"]
+#[ignore = "the child process of the tests that kill it"]
 fn child() {
     let Some(dir) = std::env::var_os(DIR) else {
         return;
     };
-    let store = StateStore::open(Path::new(&dir), options()).unwrap().store;
+    let engine = std::env::var(ENGINE).unwrap();
+    let store = StateStore::open(Path::new(&dir), options(&engine))
+        .unwrap()
+        .store;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -116,7 +133,16 @@ fn child() {
 }
 
 #[test]
-fn a_killed_process_leaves_the_state_of_a_mark() {
+fn a_killed_process_leaves_the_state_of_a_mark_with_sled() {
+    a_killed_process_leaves_the_state_of_a_mark("sled");
+}
+
+#[test]
+fn a_killed_process_leaves_the_state_of_a_mark_with_lsm_tree() {
+    a_killed_process_leaves_the_state_of_a_mark("lsm-tree");
+}
+
+fn a_killed_process_leaves_the_state_of_a_mark(engine: &str) {
     let dir = tempfile::tempdir().unwrap();
     let mut model: BTreeMap<Bytes, (usize, u64)> = BTreeMap::new();
     let mut modelled = 0;
@@ -130,6 +156,7 @@ fn a_killed_process_leaves_the_state_of_a_mark() {
                 "--nocapture",
             ])
             .env(DIR, dir.path())
+            .env(ENGINE, engine)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -142,9 +169,9 @@ fn a_killed_process_leaves_the_state_of_a_mark() {
         for _ in 0..1 + random.below(2) {
             published = next_published().expect("the child goes on");
         }
-        // The next batch is written down, so it is going into sled now or in a moment.
-        let before = redo_header(dir.path());
-        while redo_header(dir.path()) == before {
+        // The next batch is written down, so it is going in now or in a moment.
+        let before = batch_mark(dir.path());
+        while batch_mark(dir.path()) == before {
             assert!(
                 child.try_wait().unwrap().is_none(),
                 "round {round}: the child ended"
@@ -163,7 +190,7 @@ fn a_killed_process_leaves_the_state_of_a_mark() {
             "round {round}: the child ended by itself: {status}"
         );
 
-        let opened = StateStore::open(dir.path(), options()).unwrap();
+        let opened = StateStore::open(dir.path(), options(engine)).unwrap();
         assert_eq!(opened.moved_aside, None, "round {round}");
         let applied = opened.store.applied_index();
         assert!(

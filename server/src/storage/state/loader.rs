@@ -1,12 +1,13 @@
 //! Replacing the whole state: a snapshot goes into a fresh generation, which then takes over.
 //!
 //! ```text
-//!   new generation ◀─ batches of records ─ build()          readers still see the old one
+//!   new generation, called garbage                           after a crash it is removed
+//!                  ◀─ batches of records ─ build()           readers still see the old one
 //!                  ◀─ sync, mark, sync
 //!   Replacement: the caller looks at it
-//!   commit(): CURRENT names it                               from here on a restart finds it
+//!   commit(): the catalogue names it, and the old one is garbage: from here on a restart finds it
 //!   show(): layers: empty table + new generation             from here on readers see it
-//!   the old generation's files go with its last reader
+//!   the old generation's records are removed after its last reader
 //! ```
 
 use std::sync::Arc;
@@ -15,16 +16,18 @@ use bytes::Bytes;
 use holdfast_mvcc::Write;
 use parking_lot::MutexGuard;
 
-use super::generations::{Generation, Generations};
+use super::generation::Generation;
+use super::group::Shared;
 use super::table::Table;
 use super::view::{Layers, View};
-use super::{MARK_KEY, Mark, Shared, StateError, StateStore};
+use super::{MARK_KEY, Mark, StateError, StateStore, catalogue, database};
 use crate::storage::engine::Batch;
 
 /// Fills a fresh generation.
 ///
 /// - Holds at most `load_bytes_max` of records and those of one call.
 pub struct Loader<'a> {
+    database: &'a database::Shared,
     generation: &'a Generation,
     bytes_max: u64,
     pending: Batch,
@@ -41,6 +44,7 @@ impl Loader<'_> {
                 key != MARK_KEY,
                 "the key of the applied mark belongs to the store"
             );
+            let key = Bytes::from(self.generation.prefix().key(&key));
             self.pending_bytes += (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64;
             self.pending.push((key, value));
             if self.pending_bytes >= self.bytes_max {
@@ -76,14 +80,16 @@ impl Loader<'_> {
         let (index, record) = self.mark.take().ok_or(StateError::Unmarked)?;
         self.pass_on()?;
         let engine = self.generation.engine();
+        // Before the mark, which says that all is there.
         engine.sync()?;
         let mark = Mark {
             index,
             record,
             sequence: 0,
         };
-        engine.apply_batch(vec![(Bytes::from_static(MARK_KEY), Some(mark.encode()))])?;
-        engine.sync()?;
+        let key = self.generation.prefix().key(MARK_KEY);
+        let records = vec![(key.into(), Some(mark.encode()))];
+        self.database.change(records, |_| ())?;
         Ok(mark)
     }
 }
@@ -91,10 +97,10 @@ impl Loader<'_> {
 /// A whole state beside the one in use, loaded and not yet seen by anybody.
 ///
 /// - Dropped, it is gone and the store is as it was.
-/// - While it lives no other replacement is begun.
+/// - While it lives no other replacement of the group is begun.
 pub struct Replacement<'a> {
     shared: &'a Shared,
-    generations: MutexGuard<'a, Generations>,
+    _one_at_a_time: MutexGuard<'a, ()>,
     /// What readers get in place of the layers in use.
     layers: Option<Arc<Layers>>,
     mark: Mark,
@@ -116,9 +122,21 @@ impl<'a> Replacement<'a> {
     /// use when it fails: which of the two a restart finds is not known.
     pub fn commit(mut self) -> Result<Committed<'a>, StateError> {
         let layers = self.layers.take().expect("taken by commit only");
-        if let Err(error) = self.generations.commit(&layers.base) {
+        let (group, new) = (layers.base.group(), layers.base.number());
+        let old = self.shared.base().number();
+        let records = vec![
+            catalogue::current(group, new),
+            catalogue::no_garbage(group, new),
+            catalogue::garbage(group, old),
+        ];
+        let changed = self.shared.database.change(records, |catalogue| {
+            catalogue.set_current(group, new);
+            catalogue.remove_garbage(group, new);
+            catalogue.add_garbage(group, old);
+        });
+        if let Err(error) = changed {
             self.shared.health.poison(&error);
-            self.shared.tick();
+            self.shared.database.tick();
             return Err(error);
         }
         Ok(Committed {
@@ -152,22 +170,10 @@ impl Committed<'_> {
         let Some((layers, mark)) = self.next.take() else {
             return;
         };
-        let shared = self.shared;
-        let mut writer = shared.writer.lock();
-        let sequence = writer.mark.as_ref().map_or(0, |mark| mark.sequence) + 1;
-        let index = mark.index;
-        writer.active = layers.active.clone();
-        writer.active_since = None;
-        writer.clean = true;
-        writer.frozen = None;
-        writer.flushed = sequence;
-        writer.mark = Some(Mark { sequence, ..mark });
-        let old = std::mem::replace(&mut *shared.layers.write(), layers);
+        let old = self.shared.replace(layers, mark);
         old.base.retire();
         self.previous = Some(old);
-        shared.durable.send_replace(index);
-        drop(writer);
-        shared.tick();
+        self.shared.database.tick();
     }
 }
 
@@ -185,14 +191,27 @@ impl StateStore {
         &self,
         build: impl FnOnce(&mut Loader<'_>) -> Result<(), E>,
     ) -> Result<Replacement<'_>, E> {
-        let shared = &*self.inner.shared;
+        let shared = &**self.shared();
         shared.health.check()?;
-        let mut generations = shared.generations.lock();
-        let generation = generations.begin(&*shared.options.engine)?;
+        let one_at_a_time = shared.replacing.lock();
+        let database = &shared.database;
+        let group = shared.id();
+        let number = database.catalogue.lock().unused(group);
+        // Until it is committed; a crash must not leave it unknown.
+        database.change(vec![catalogue::garbage(group, number)], |catalogue| {
+            catalogue.add_garbage(group, number);
+        })?;
+        let generation = Generation::new(
+            database.engine.clone(),
+            database.garbage.clone(),
+            group,
+            number,
+        );
         let loaded = {
             let mut loader = Loader {
+                database,
                 generation: &generation,
-                bytes_max: shared.options.load_bytes_max,
+                bytes_max: database.options.load_bytes_max,
                 pending: Vec::new(),
                 pending_bytes: 0,
                 mark: None,
@@ -214,7 +233,7 @@ impl StateStore {
         };
         Ok(Replacement {
             shared,
-            generations,
+            _one_at_a_time: one_at_a_time,
             layers: Some(Arc::new(layers)),
             mark,
         })

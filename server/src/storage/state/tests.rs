@@ -1,12 +1,15 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use holdfast_mvcc::Reader as _;
+use parking_lot::{Condvar, Mutex};
 
 use super::*;
 use crate::storage::engine::{Batch, Engine, Scan};
 use crate::storage::fault_engine::{EngineErrorKind, Fault, FaultDisk};
 use crate::storage::memory_engine::MemoryDisk;
+use crate::storage::sled_engine::Sled;
 
 /// splitmix64: a test prints its seed and can be run again.
 pub(super) struct Seeded(pub(super) u64);
@@ -45,7 +48,7 @@ pub(super) fn contents(view: &View) -> Model {
     view.scan(&[0x01], &[0xff; 4]).map(Result::unwrap).collect()
 }
 
-fn options(engine: impl OpenEngine + 'static) -> StateOptions {
+pub(super) fn options(engine: impl OpenEngine + 'static) -> StateOptions {
     StateOptions {
         flush_interval: Duration::from_secs(3600),
         engine: Arc::new(engine),
@@ -53,10 +56,31 @@ fn options(engine: impl OpenEngine + 'static) -> StateOptions {
     }
 }
 
+pub(super) fn open_database(dir: &Path, options: &StateOptions) -> Database {
+    let (database, moved_aside) = Database::open(dir, options.clone()).unwrap();
+    assert_eq!(moved_aside, None);
+    database
+}
+
 fn open(dir: &Path, options: &StateOptions) -> StateStore {
     let opened = StateStore::open(dir, options.clone()).unwrap();
     assert_eq!(opened.moved_aside, None);
     opened.store
+}
+
+/// Records that the database holds of a generation of a group, its mark among them.
+pub(super) fn records_of(store: &StateStore, group: u64, number: u32) -> usize {
+    let (start, end) = generation::Prefix::new(group, number).range();
+    let engine = &store.database.shared.engine;
+    engine.scan(&start, &end).map(Result::unwrap).count()
+}
+
+pub(super) fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn text(bytes: Option<Bytes>) -> String {
@@ -67,13 +91,24 @@ fn text(bytes: Option<Bytes>) -> String {
 
 /// A memory engine whose batches wait until the gate is open.
 #[derive(Clone, Default)]
-struct Gated {
+pub(super) struct Gated {
     disk: MemoryDisk,
     gate: Arc<(Mutex<bool>, Condvar)>,
+    /// Batches that came, and those of them that went through.
+    came: Arc<AtomicU64>,
+    passed: Arc<AtomicU64>,
 }
 
 impl Gated {
-    fn set_open(&self, open: bool) {
+    pub(super) fn batches(&self) -> u64 {
+        self.passed.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn waiting(&self) -> u64 {
+        self.came.load(Ordering::SeqCst) - self.batches()
+    }
+
+    pub(super) fn set_open(&self, open: bool) {
         *self.gate.0.lock() = open;
         self.gate.1.notify_all();
     }
@@ -82,6 +117,10 @@ impl Gated {
 struct GatedEngine(Box<dyn Engine>, Gated);
 
 impl OpenEngine for Gated {
+    fn name(&self) -> &'static str {
+        "gated"
+    }
+
     fn open(&self, dir: &Path) -> Result<Box<dyn Engine>, EngineError> {
         Ok(Box::new(GatedEngine(self.disk.open(dir)?, self.clone())))
     }
@@ -95,11 +134,13 @@ impl Engine for GatedEngine {
         self.0.scan(start, end)
     }
     fn apply_batch(&self, batch: Batch) -> Result<(), EngineError> {
+        self.1.came.fetch_add(1, Ordering::SeqCst);
         let mut open = self.1.gate.0.lock();
         while !*open {
             self.1.gate.1.wait(&mut open);
         }
         drop(open);
+        self.1.passed.fetch_add(1, Ordering::SeqCst);
         self.0.apply_batch(batch)
     }
     fn load(&self, batch: Batch) -> Result<(), EngineError> {
@@ -486,13 +527,14 @@ async fn a_replacement_takes_over_whole() {
         (9, "nine".into())
     );
     assert_eq!(*store.durable_applied().borrow(), 9);
-    assert!(dir.path().join("gen-1").exists(), "still being read");
+    let first = |store: &StateStore| records_of(store, 1, generation::FIRST);
+    assert_eq!(
+        first(&store),
+        3,
+        "still being read: two records and the mark"
+    );
     drop(old);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while dir.path().join("gen-1").exists() {
-        assert!(Instant::now() < deadline, "the old generation stays");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    wait_until("the old generation is removed", || first(&store) == 0);
     store.write(vec![put("later", "1")]).unwrap();
     store.mark_applied(10, Bytes::new()).unwrap();
     assert_eq!(store.flush().await.unwrap(), 10);
@@ -567,29 +609,29 @@ async fn what_a_crash_left_unfinished_is_removed() {
     store.flush().await.unwrap();
     drop(store);
     // A replacement under way, one not even begun, one that was superseded and not yet removed.
-    for name in ["gen-2.building", "gen-3.building", "CURRENT.new"] {
+    for name in ["db-2.building", "db-3.building", "CURRENT.new"] {
         std::fs::write(dir.path().join(name), "").unwrap();
     }
-    for name in ["gen-2", "gen-0"] {
+    for name in ["db-2", "db-0"] {
         std::fs::create_dir(dir.path().join(name)).unwrap();
         std::fs::write(dir.path().join(name).join("db"), "x").unwrap();
     }
     let store = open(dir.path(), &options(disk.clone()));
     assert_eq!(text(store.view().get(b"a").unwrap()), "1");
-    for name in ["gen-0", "gen-2", "gen-2.building", "gen-3.building"] {
+    for name in ["gen-0", "gen-2", "db-2.building", "db-3.building"] {
         assert!(!dir.path().join(name).exists(), "{name}");
     }
     drop(store);
     // A crash in the very first opening, before CURRENT.
     let dir = tempfile::tempdir().unwrap();
-    std::fs::create_dir(dir.path().join("gen-1")).unwrap();
-    std::fs::write(dir.path().join("gen-1.building"), "").unwrap();
+    std::fs::create_dir(dir.path().join("db-1")).unwrap();
+    std::fs::write(dir.path().join("db-1.building"), "").unwrap();
     assert_eq!(open(dir.path(), &options(disk)).applied_record(), None);
 }
 
 #[tokio::test]
 async fn an_unusable_database_is_moved_aside_and_reported() {
-    for kind in ["corrupt", "panic", "current", "no current", "no generation"] {
+    for kind in ["corrupt", "panic", "current", "no current", "no database"] {
         let dir = tempfile::tempdir().unwrap();
         let disk = FaultDisk::default();
         let options = options(disk.clone());
@@ -598,20 +640,20 @@ async fn an_unusable_database_is_moved_aside_and_reported() {
         store.mark_applied(1, Bytes::new()).unwrap();
         store.flush().await.unwrap();
         drop(store);
-        std::fs::write(dir.path().join("gen-1/evidence"), "keep me").unwrap();
+        std::fs::write(dir.path().join("db-1/evidence"), "keep me").unwrap();
         let current = dir.path().join("CURRENT");
         match kind {
             "corrupt" => disk.refuse_next_open(EngineErrorKind::Corrupt),
             "panic" => disk.refuse_next_open(EngineErrorKind::Panicked),
-            "current" => std::fs::write(&current, "gen-one\n").unwrap(),
+            "current" => std::fs::write(&current, "db-one sled\n").unwrap(),
             "no current" => std::fs::remove_file(&current).unwrap(),
-            _ => std::fs::write(&current, "gen-7\n").unwrap(),
+            _ => std::fs::write(&current, "db-7 fault\n").unwrap(),
         }
         let opened = StateStore::open(dir.path(), options.clone()).unwrap();
         let moved = opened.moved_aside.clone().expect(kind);
         assert_eq!(moved.path, dir.path().join("broken-1"), "{kind}");
         assert!(!moved.reason.is_empty());
-        let evidence = std::fs::read(moved.path.join("gen-1/evidence")).unwrap();
+        let evidence = std::fs::read(moved.path.join("db-1/evidence")).unwrap();
         assert_eq!(evidence, b"keep me", "{kind}");
         assert_eq!(opened.store.applied_record(), None);
         assert!(contents(&opened.store.view()).is_empty());
@@ -659,7 +701,7 @@ async fn a_damaged_sled_database_is_moved_aside_or_read_right() {
     }
     let whole = contents(&store.view());
     drop(store);
-    let bytes = std::fs::read(good.path().join("gen-1/db")).unwrap();
+    let bytes = std::fs::read(good.path().join("db-1/db")).unwrap();
     let mut moved = 0;
     for seed in 0..12 {
         let mut random = Seeded(seed);
@@ -677,16 +719,16 @@ async fn a_damaged_sled_database_is_moved_aside_or_read_right() {
                 .take(60_000)
                 .for_each(|byte| *byte = random.next() as u8),
         }
-        std::fs::remove_dir_all(dir.path().join("gen-1")).unwrap();
-        std::fs::create_dir(dir.path().join("gen-1")).unwrap();
+        std::fs::remove_dir_all(dir.path().join("db-1")).unwrap();
+        std::fs::create_dir(dir.path().join("db-1")).unwrap();
         for name in ["conf", "redo"] {
-            let name = Path::new("gen-1").join(name);
+            let name = Path::new("db-1").join(name);
             std::fs::copy(good.path().join(&name), dir.path().join(&name)).unwrap();
         }
-        std::fs::write(dir.path().join("gen-1/db"), &bad).unwrap();
+        std::fs::write(dir.path().join("db-1/db"), &bad).unwrap();
         let opened = StateStore::open(dir.path(), options.clone()).unwrap();
         if let Some(aside) = opened.moved_aside {
-            assert!(aside.path.join("gen-1/db").exists());
+            assert!(aside.path.join("db-1/db").exists());
             assert_eq!(opened.store.applied_record(), None, "seed {seed}");
             moved += 1;
             continue;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use holdfast_mvcc::Reader;
 
 use super::StateError;
-use super::generations::Generation;
+use super::generation::Generation;
 use super::health::Health;
 use super::table::Table;
 use crate::storage::engine::{EngineError, Scan};
@@ -36,7 +36,7 @@ pub(super) struct Layers {
 /// cut and some of them not at all, so it is not a point in time: versioned records that it showed
 /// once it will show again, and a writer that must read what it has just written takes a new view.
 /// It holds memory (at most two tables) and, after [`super::StateStore::replace`], the old
-/// generation's files: not a thing to keep for long.
+/// generation's records: not a thing to keep for long.
 #[derive(Clone)]
 pub struct View(pub(super) Arc<Layers>);
 
@@ -61,11 +61,7 @@ impl Reader for View {
                 return Ok(found);
             }
         }
-        self.0
-            .base
-            .engine()
-            .get(key)
-            .map_err(|error| self.failed(error))
+        self.0.base.get(key).map_err(|error| self.failed(error))
     }
 
     fn scan(
@@ -80,7 +76,7 @@ impl Reader for View {
                 (Box::new(range) as TableRange<'_>).peekable()
             })
             .collect();
-        let engine = self.0.base.engine().scan(start, end).peekable();
+        let engine = self.0.base.scan(start, end).peekable();
         Merge {
             view: self,
             tables,
@@ -109,7 +105,7 @@ impl Reader for View {
                 above.push(table);
             }
         }
-        for record in self.0.base.engine().scan(start, end) {
+        for record in self.0.base.scan(start, end) {
             let (key, value) = record.map_err(|error| self.failed(error))?;
             if !hidden(&above, &key) {
                 return Ok(Some((key, value)));

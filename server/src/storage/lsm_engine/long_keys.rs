@@ -1,0 +1,161 @@
+//! Keys of any length in a tree whose keys end at 64 KiB.
+//!
+//! A key of [`KEY_BYTES_MAX`] bytes or more lives in the bucket of its first `KEY_BYTES_MAX` bytes: one
+//! record of the tree, whose value holds all such keys in their order. No other record has a key of that
+//! length, and a bucket's keys lie together in the order of keys, so scans stay in order.
+//!
+//! ```text
+//!   bucket   = (suffix length u32, suffix, value length u32, value)*     ascending by suffix
+//! ```
+//!
+//! A write rewrites its bucket. Long keys are rare, and many that begin alike are rarer.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+
+use crate::storage::engine::{Batch, EngineError};
+
+/// Length of a bucket's key. The tree takes 64 KiB; a block holds a few keys whole.
+pub(super) const KEY_BYTES_MAX: usize = 32 * 1024;
+
+type Record = Result<(Bytes, Bytes), EngineError>;
+type Bucket = BTreeMap<Bytes, Bytes>;
+
+/// The key of the bucket that `key` lives in; `None` if it is a record of its own.
+pub(super) fn bucket_of(key: &[u8]) -> Option<&[u8]> {
+    key.get(..KEY_BYTES_MAX)
+}
+
+/// Replaces the long keys of a sorted batch by what their buckets are afterwards. `get` reads a bucket.
+pub(super) fn gather(
+    batch: Batch,
+    get: impl Fn(&[u8]) -> Result<Option<Bytes>, EngineError>,
+) -> Result<Batch, EngineError> {
+    if batch.iter().all(|(key, _)| bucket_of(key).is_none()) {
+        return Ok(batch);
+    }
+    let mut gathered = Batch::with_capacity(batch.len());
+    let mut open: Option<(Bytes, Bucket)> = None;
+    for (key, value) in batch {
+        let name = bucket_of(&key).map(|bucket| key.slice_ref(bucket));
+        if open.as_ref().map(|(open, _)| open) != name.as_ref()
+            && let Some((name, bucket)) = open.take()
+        {
+            gathered.push((name, encode(&bucket)));
+        }
+        let Some(name) = name else {
+            gathered.push((key, value));
+            continue;
+        };
+        let suffix = key.slice(KEY_BYTES_MAX..);
+        if open.is_none() {
+            let bucket = match get(&name)? {
+                Some(records) => decode(&name, records)?,
+                None => Bucket::new(),
+            };
+            open = Some((name, bucket));
+        }
+        let (_, bucket) = open.as_mut().expect("opened above");
+        match value {
+            Some(value) => bucket.insert(suffix, value),
+            None => bucket.remove(&suffix),
+        };
+    }
+    gathered.extend(open.map(|(name, bucket)| (name, encode(&bucket))));
+    Ok(gathered)
+}
+
+/// The value of the long `key` in its bucket.
+pub(super) fn find(
+    bucket: &[u8],
+    records: Bytes,
+    key: &[u8],
+) -> Result<Option<Bytes>, EngineError> {
+    Ok(decode(bucket, records)?.remove(&key[KEY_BYTES_MAX..]))
+}
+
+/// Records of the tree with buckets spread into their keys, of `[start, end)` only. Ends after the first
+/// error.
+pub(super) fn spread<I: Iterator<Item = Record>>(
+    mut records: I,
+    start: &[u8],
+    end: &[u8],
+) -> impl Iterator<Item = Record> + use<I> {
+    let (start, end) = (start.to_vec(), end.to_vec());
+    let mut spread = Vec::new().into_iter();
+    let mut ended = false;
+    std::iter::from_fn(move || {
+        loop {
+            if let Some(record) = spread.next() {
+                return Some(Ok(record));
+            }
+            if ended {
+                return None;
+            }
+            let (key, value) = match records.next() {
+                Some(Ok(record)) => record,
+                other => {
+                    ended = true;
+                    return other;
+                }
+            };
+            if key.len() < KEY_BYTES_MAX {
+                return Some(Ok((key, value)));
+            }
+            match decode(&key, value) {
+                Ok(bucket) => {
+                    let records = bucket
+                        .into_iter()
+                        .map(|(suffix, value)| ([&key[..], &suffix].concat().into(), value))
+                        .filter(|(key, _): &(Bytes, _)| start[..] <= key[..] && key[..] < end[..]);
+                    spread = records.collect::<Vec<_>>().into_iter();
+                }
+                Err(error) => {
+                    ended = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+    })
+}
+
+/// `None` for a bucket that holds nothing.
+fn encode(bucket: &Bucket) -> Option<Bytes> {
+    if bucket.is_empty() {
+        return None;
+    }
+    let mut records = BytesMut::new();
+    for (suffix, value) in bucket {
+        for part in [suffix, value] {
+            let len = u32::try_from(part.len()).expect("requests are far below 4 GiB");
+            records.put_u32(len);
+            records.put_slice(part);
+        }
+    }
+    Some(records.freeze())
+}
+
+fn decode(name: &[u8], mut records: Bytes) -> Result<Bucket, EngineError> {
+    let damaged = || EngineError::Corrupt {
+        path: Path::new("").into(),
+        reason: format!(
+            "the bucket of the keys that begin with {} cannot be read",
+            name[..16.min(name.len())].escape_ascii()
+        ),
+    };
+    let part = |records: &mut Bytes| {
+        let len = records.try_get_u32().map_err(|_| damaged())? as usize;
+        if records.len() < len {
+            return Err(damaged());
+        }
+        Ok(records.split_to(len))
+    };
+    let mut bucket = Bucket::new();
+    while !records.is_empty() {
+        let suffix = part(&mut records)?;
+        bucket.insert(suffix, part(&mut records)?);
+    }
+    Ok(bucket)
+}
