@@ -26,7 +26,7 @@ pub type Batch = Vec<(Bytes, Option<Bytes>)>;
 pub type Scan<'a> = Box<dyn Iterator<Item = Result<(Bytes, Bytes), EngineError>> + Send + 'a>;
 
 /// Records that [`Engine::remove_range`] deletes in one batch.
-const REMOVED_AT_ONCE: usize = 4096;
+const REMOVED_AT_ONCE: usize = 32_768;
 
 /// Ordered records on disk.
 pub trait Engine: Send + Sync {
