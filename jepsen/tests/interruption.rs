@@ -11,6 +11,7 @@ mod nodes;
 
 use std::{
     fs,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::Mutex,
@@ -50,7 +51,16 @@ impl Existing {
 
     /// Starts a run that pauses a node for as long as it goes on, and waits until one is paused.
     fn run(&self, file: &Path, out: &Path) -> Child {
-        let run = Command::new(env!("CARGO_BIN_EXE_holdfast-jepsen"))
+        let mut run = Command::new(env!("CARGO_BIN_EXE_holdfast-jepsen"));
+        // SAFETY: `signal` may be called between fork and exec, and touches nothing of this process.
+        unsafe {
+            run.pre_exec(|| {
+                // Whoever runs the tests may have had it ignored, which children inherit (nohup).
+                libc::signal(libc::SIGHUP, libc::SIG_DFL);
+                Ok(())
+            })
+        };
+        let run = run
             .args(["run", "--cluster", "existing", "--nemesis", "pause-one"])
             .args(["--time", "300s", "--interval", "300ms", "--hold", "250s"])
             .args(["--rate", "30", "--concurrency", "3", "--seed", "7"])
