@@ -28,7 +28,7 @@ use std::{
     fs::File,
     io::{self, IsTerminal, Write},
     os::fd::AsFd,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -117,6 +117,11 @@ pub fn init(config: &LogConfig) -> Result<(), LogError> {
         .spawn(move || log.write_to(out))?;
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// The groups are being shut down: what openraft says of messages that find a group gone is no news.
+pub fn groups_are_stopping() {
+    limited::GROUPS_ARE_STOPPING.store(true, Ordering::Relaxed);
 }
 
 /// Writes what waits, before the process ends. Returns after [`limits::LOG_FLUSH_MAX`] at the

@@ -87,6 +87,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         }
     };
     tracing::info!("{name}: the node hands its leaderships over and stops");
+    logging::groups_are_stopping();
     node.shutdown(stop.step()).await;
     tracing::info!("the node has stopped");
     Ok(())

@@ -3,7 +3,10 @@
 use std::{
     fmt::{Debug, Write},
     hash::{DefaultHasher, Hash, Hasher},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -21,6 +24,9 @@ const SUBJECTS: [&str; 10] = [
     "group", "peer", "to", "from", "node", "member", "path", "file", "thread", "server",
 ];
 
+/// Set by [`super::groups_are_stopping`]; for good, as the process ends then.
+pub(super) static GROUPS_ARE_STOPPING: AtomicBool = AtomicBool::new(false);
+
 /// Lets an event pass, or counts it.
 pub(super) struct Limited(pub(super) Arc<Repeats>);
 
@@ -28,6 +34,10 @@ impl<S: Subscriber> Layer<S> for Limited {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
         let level = *metadata.level();
+        if metadata.target().starts_with("openraft") && GROUPS_ARE_STOPPING.load(Ordering::Relaxed)
+        {
+            return false;
+        }
         // Who asks for more than what concerns operators wants all of it. The log's own lines
         // tell of others that were withheld.
         if level > Level::INFO || metadata.target() == OWN_TARGET {
