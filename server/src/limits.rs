@@ -267,14 +267,17 @@ pub const LOG_OVER_BUDGET_MAX: Duration = Duration::from_secs(60);
 
 // ---- state -----------------------------------------------------------------------------------
 
-/// Bytes of one memory table of a group. A full one goes to the engine while a second one fills; when both
-/// are full, applying waits.
+/// Bytes of the memory tables of all groups. When they are full they go to the database while others fill;
+/// when those are full too, applying waits.
 pub const TABLE_BYTES_DEFAULT: u64 = 32 * MIB;
 /// Smallest value that `storage.table_bytes_max` accepts.
 pub const TABLE_BYTES_MIN: u64 = 4 * MIB;
 /// Bytes of a received snapshot that are collected before they go to the engine, unless one chunk is
 /// larger. At the bound: cut.
 pub const LOAD_BYTES_MAX: u64 = 4 * MIB;
+/// Records of a state that nobody uses any more which are deleted in one batch. At the bound: the next is
+/// begun.
+pub const SWEPT_RECORDS_MAX: usize = 32_768;
 /// Tables of groups that hold something and were not cut yet. At the bound: all are cut.
 pub const FILLING_TABLES_MAX: usize = 4096;
 /// How often the copy of a state into another database tells how far it is.
@@ -287,7 +290,7 @@ pub const LSM_OPEN_TABLES_MAX: usize = 48;
 /// Size of a table that a compaction writes: what a restart reads the index of, and what is merged at
 /// least. At the bound: the next table is begun.
 pub const LSM_TABLE_BYTES: u64 = 32 * MIB;
-/// Bytes of pages that the engine of one group keeps in memory. At the bound: the least used go.
+/// Bytes of pages that the database of a node keeps in memory. At the bound: the least used go.
 pub const CACHE_BYTES_DEFAULT: u64 = 64 * MIB;
 /// Smallest value that `storage.cache_bytes` accepts.
 pub const CACHE_BYTES_MIN: u64 = 4 * MIB;

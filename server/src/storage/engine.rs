@@ -25,9 +25,6 @@ pub type Batch = Vec<(Bytes, Option<Bytes>)>;
 /// A scan over an engine: ascending, ends after the first error.
 pub type Scan<'a> = Box<dyn Iterator<Item = Result<(Bytes, Bytes), EngineError>> + Send + 'a>;
 
-/// Records that [`Engine::remove_range`] deletes in one batch.
-const REMOVED_AT_ONCE: usize = 32_768;
-
 /// Ordered records on disk.
 pub trait Engine: Send + Sync {
     /// The value under `key`.
@@ -45,15 +42,11 @@ pub trait Engine: Send + Sync {
         self.apply_batch(batch)
     }
 
-    /// Deletes the records of `[start, end)`, which nobody reads or writes any more; not atomic, and durable
-    /// with the next sync. Stops early, with `false`, when `stop` says so.
-    fn remove_range(
-        &self,
-        start: &[u8],
-        end: &[u8],
-        stop: &dyn Fn() -> bool,
-    ) -> Result<bool, EngineError> {
-        remove_each(self, start, end, stop)
+    /// Gives back at once the files that hold nothing but records of `[start, end)`, which nobody reads or
+    /// writes any more. What other files hold of them is left for batches to delete. Nothing, where files
+    /// hold records of any range.
+    fn release(&self, _start: &[u8], _end: &[u8]) -> Result<(), EngineError> {
+        Ok(())
     }
 
     /// Makes everything applied so far durable.
@@ -61,28 +54,6 @@ pub trait Engine: Send + Sync {
 
     /// Bytes the database takes on its medium.
     fn disk_bytes(&self) -> Result<u64, EngineError>;
-}
-
-/// Deletes the records of `[start, end)` in slices.
-pub(super) fn remove_each(
-    engine: &(impl Engine + ?Sized),
-    start: &[u8],
-    end: &[u8],
-    stop: &dyn Fn() -> bool,
-) -> Result<bool, EngineError> {
-    let mut batch = Batch::new();
-    for record in engine.scan(start, end) {
-        let (key, _) = record?;
-        batch.push((key, None));
-        if batch.len() >= REMOVED_AT_ONCE {
-            if stop() {
-                return Ok(false);
-            }
-            engine.load(std::mem::take(&mut batch))?;
-        }
-    }
-    engine.load(batch)?;
-    Ok(true)
 }
 
 /// Opens or creates the database of one directory.

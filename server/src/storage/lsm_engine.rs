@@ -16,37 +16,37 @@
 //! - keys over 64 KiB, which the tree cannot hold: long keys live in buckets, see [`long_keys`];
 //! - panics: every call is guarded, as with sled.
 //!
+//! - the tree's own reads: they wait for the disk where it syncs its list of tables, see [`reads`].
+//!
 //! Every block carries a checksum that is verified when it is read, so damage is an error of the read
 //! that meets it.
 
 mod compaction;
 mod long_keys;
+mod reads;
 
 #[cfg(test)]
 mod tests;
 
-use std::io;
+use std::fs::File;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use lsm_tree::{
-    AbstractTree as _, AnyTree, Cache, Config, DescriptorTable, Guard as _, SeqNo,
-    SequenceNumberCounter, Slice,
+    AbstractTree as _, AnyTree, Cache, Config, DescriptorTable, SequenceNumberCounter, Slice,
 };
 use parking_lot::Mutex;
 
 use self::compaction::Compactor;
-use super::engine::{Batch, Engine, EngineError, OpenEngine, Scan, allocated_bytes, remove_each};
+use self::reads::Reads;
+use super::engine::{Batch, Engine, EngineError, OpenEngine, Scan, allocated_bytes};
 use super::guard::guarded;
 
 /// Values from this size on are handed out as the block cache holds them; smaller ones are copied,
 /// because a value shares its memory with the whole block around it.
 const SHARED_VALUE_BYTES_MIN: usize = 4 * 1024;
-
-/// Reads see the newest tables there are.
-const NEWEST: SeqNo = SeqNo::MAX;
 
 /// How to open trees. What is opened through one of these, or its clones, shares its caches.
 #[derive(Clone)]
@@ -90,6 +90,7 @@ pub struct LsmEngine {
     compactor: Compactor,
     dir: PathBuf,
     tree: AnyTree,
+    reads: Arc<Reads>,
     /// One batch at a time.
     writer: Mutex<()>,
 }
@@ -108,15 +109,22 @@ impl LsmEngine {
             let stop = compaction::Stop::default();
             let config = config.with_compaction_filter_factory(Some(stop.factory()));
             let tree = config.open().map_err(failed(dir))?;
+            // What a killed process renamed may not be durable yet.
+            for path in [dir.join("current"), dir.to_path_buf()] {
+                let synced = File::open(&path).and_then(|file| file.sync_all());
+                synced.map_err(|e| EngineError::io(&path, e))?;
+            }
             let first = tree.get_highest_seqno().map_or(0, |seqno| seqno + 1);
             next.fetch_max(first);
             visible.fetch_max(first);
-            let compactor = Compactor::start(dir, tree.clone(), visible, stop)
+            let reads = Arc::new(Reads::of(&tree));
+            let compactor = Compactor::start(dir, tree.clone(), reads.clone(), visible, stop)
                 .map_err(|e| EngineError::io(dir, e))?;
             Ok(LsmEngine {
                 compactor,
                 dir: dir.to_path_buf(),
                 tree,
+                reads,
                 writer: Mutex::new(()),
             })
         })
@@ -131,10 +139,10 @@ impl LsmEngine {
             return Ok(());
         }
         let _one_at_a_time = self.writer.lock();
-        self.compactor.wait_for_room(&self.tree)?;
         let failed = failed(&self.dir);
         guarded(&self.dir, || {
-            let batch = long_keys::gather(batch, |bucket| self.get_short(bucket))?;
+            self.compactor.wait_for_room(&self.tree)?;
+            let batch = long_keys::gather(batch, &self.dir, |bucket| self.get_short(bucket))?;
             let mut ingestion = self.tree.ingestion().map_err(&failed)?;
             for (key, value) in batch {
                 let key = Slice::from(key);
@@ -144,14 +152,16 @@ impl LsmEngine {
                 }
                 .map_err(&failed)?;
             }
-            ingestion.finish().map_err(&failed)
+            ingestion.finish().map_err(&failed)?;
+            self.reads.renew(&self.tree);
+            Ok(())
         })?;
         self.compactor.wake();
         Ok(())
     }
 
     fn get_short(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        let found = self.tree.get(key, NEWEST).map_err(failed(&self.dir))?;
+        let found = self.reads.get(key).map_err(failed(&self.dir))?;
         Ok(found.map(to_bytes))
     }
 }
@@ -161,7 +171,7 @@ impl Engine for LsmEngine {
         guarded(&self.dir, || match long_keys::bucket_of(key) {
             None => self.get_short(key),
             Some(bucket) => match self.get_short(bucket)? {
-                Some(records) => long_keys::find(bucket, records, key),
+                Some(records) => long_keys::find(bucket, records, key, &self.dir),
                 None => Ok(None),
             },
         })
@@ -177,9 +187,7 @@ impl Engine for LsmEngine {
             None => Bound::Excluded(Slice::from(end)),
         };
         let opened = guarded(&self.dir, || {
-            Ok(self
-                .tree
-                .range((Bound::Included(first), last), NEWEST, None))
+            Ok(self.reads.range((Bound::Included(first), last)))
         });
         let mut records = match opened {
             Ok(records) => records,
@@ -187,33 +195,28 @@ impl Engine for LsmEngine {
         };
         let records = std::iter::from_fn(move || {
             guarded(&self.dir, || {
-                let Some(record) = records.next() else {
-                    return Ok(None);
-                };
-                let (key, value) = record.into_inner().map_err(failed(&self.dir))?;
-                Ok(Some((to_bytes(key), to_bytes(value))))
+                let record = records.next().transpose().map_err(failed(&self.dir))?;
+                Ok(record.map(|(key, value)| (to_bytes(key), to_bytes(value))))
             })
             .transpose()
         });
-        Box::new(long_keys::spread(records, start, end))
+        Box::new(long_keys::spread(records, start, end, self.dir.clone()))
     }
 
     fn apply_batch(&self, batch: Batch) -> Result<(), EngineError> {
         self.ingest(batch)
     }
 
-    fn remove_range(
-        &self,
-        start: &[u8],
-        end: &[u8],
-        stop: &dyn Fn() -> bool,
-    ) -> Result<bool, EngineError> {
-        // Tables that hold nothing else go at once; what is left is deleted like anything else.
+    fn release(&self, start: &[u8], end: &[u8]) -> Result<(), EngineError> {
         guarded(&self.dir, || {
             let range = Slice::from(start)..Slice::from(end);
-            self.tree.drop_range(range).map_err(failed(&self.dir))
+            self.tree.drop_range(range).map_err(failed(&self.dir))?;
+            self.reads.renew(&self.tree);
+            Ok(())
         })?;
-        remove_each(self, start, end, stop)
+        // It removes the list that still names the files.
+        self.compactor.wake();
+        Ok(())
     }
 
     /// Nothing is left to do: a batch is durable when it is applied. Tells what compaction met.
@@ -229,16 +232,14 @@ impl Engine for LsmEngine {
 /// The tree's errors in ours: what tells of the contents, and what only of the surroundings.
 fn failed(dir: &Path) -> impl Fn(lsm_tree::Error) -> EngineError + '_ {
     move |error| match error {
-        lsm_tree::Error::Io(source) => match source.kind() {
-            // A file of the tree that is missing or ends too early.
-            io::ErrorKind::NotFound
-            | io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::InvalidData
-            | io::ErrorKind::InvalidInput => EngineError::Corrupt {
+        // What the system refuses says nothing of the contents, but for a file that is missing. What has
+        // no code of the system is the tree's own finding: a file that ends too early, or makes no sense.
+        lsm_tree::Error::Io(source) => match source.raw_os_error() {
+            Some(code) if code != libc::ENOENT => EngineError::io(dir, source),
+            _ => EngineError::Corrupt {
                 path: dir.to_path_buf(),
                 reason: source.to_string(),
             },
-            _ => EngineError::io(dir, source),
         },
         error => EngineError::Corrupt {
             path: dir.to_path_buf(),

@@ -16,6 +16,7 @@ use lsm_tree::{AbstractTree as _, AnyTree, SequenceNumberCounter};
 use parking_lot::{Condvar, Mutex};
 
 use super::failed;
+use super::reads::Reads;
 use crate::limits;
 use crate::storage::engine::EngineError;
 use crate::storage::guard::guarded;
@@ -83,6 +84,8 @@ impl From<EngineError> for Failure {
 struct State {
     /// A batch came in since the strategy was asked last.
     wanted: bool,
+    /// The strategy is being asked, or what it chose is done.
+    working: bool,
     /// The first failure; nothing is compacted after it.
     failure: Option<Failure>,
     closing: bool,
@@ -108,6 +111,7 @@ impl Compactor {
     pub(super) fn start(
         dir: &Path,
         tree: AnyTree,
+        reads: Arc<Reads>,
         visible: SequenceNumberCounter,
         stop: Stop,
     ) -> io::Result<Self> {
@@ -124,7 +128,7 @@ impl Compactor {
         let thread = std::thread::Builder::new().name("state-compact".into());
         let work = {
             let (shared, stop) = (shared.clone(), stop.clone());
-            move || run(&shared, &tree, &visible, &stop)
+            move || run(&shared, &tree, &reads, &visible, &stop)
         };
         Ok(Compactor {
             shared,
@@ -144,13 +148,24 @@ impl Compactor {
         self.shared.check(&self.shared.state.lock())
     }
 
+    /// Waits until there is nothing more to merge.
+    #[cfg(test)]
+    pub(super) fn wait_for_rest(&self) {
+        let mut state = self.shared.state.lock();
+        while state.wanted || state.working {
+            self.shared.progress.wait(&mut state);
+        }
+    }
+
     /// Waits while too many runs lie unmerged.
     pub(super) fn wait_for_room(&self, tree: &AnyTree) -> Result<(), EngineError> {
         let shared = &*self.shared;
         let mut state = shared.state.lock();
         loop {
             shared.check(&state)?;
-            if tree.l0_run_count() < limits::LSM_RUNS_MAX {
+            let rests = !state.wanted && !state.working;
+            // At rest it will not merge them, however many there are.
+            if rests || tree.l0_run_count() < limits::LSM_RUNS_MAX {
                 return Ok(());
             }
             shared.progress.wait(&mut state);
@@ -163,11 +178,8 @@ impl Drop for Compactor {
         self.stop.0.store(true, Ordering::Relaxed);
         self.shared.state.lock().closing = true;
         self.shared.work.notify_one();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the compaction of a state store panicked");
-        }
+        // All it does of the tree is guarded, so it does not panic.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -200,42 +212,54 @@ impl Shared {
             if state.closing {
                 return false;
             }
-            if std::mem::take(&mut state.wanted) {
+            state.working = std::mem::take(&mut state.wanted);
+            if state.working {
                 return true;
             }
+            self.progress.notify_all();
             self.work.wait(&mut state);
         }
     }
 }
 
-fn run(shared: &Shared, tree: &AnyTree, visible: &SequenceNumberCounter, stop: &Stop) {
+fn run(
+    shared: &Shared,
+    tree: &AnyTree,
+    reads: &Reads,
+    visible: &SequenceNumberCounter,
+    stop: &Stop,
+) {
     let strategy = Arc::new(Leveled::default().with_table_target_size(limits::LSM_TABLE_BYTES));
     while shared.next() {
         loop {
-            let before = tree.current_version().id();
-            let done = guarded(&shared.dir, || {
+            let changed = guarded(&shared.dir, || {
+                let failed = failed(&shared.dir);
+                let before = tree.current_version().id();
                 tree.compact(strategy.clone(), visible.get())
-                    .map_err(failed(&shared.dir))?;
+                    .map_err(&failed)?;
+                reads.renew(tree);
                 // The lists before the newest hold the files that were merged.
                 let mut lists = tree.get_version_history_lock();
                 lists
                     .maintenance(&tree.tree_config().path, visible.get())
-                    .map_err(failed(&shared.dir))
+                    .map_err(&failed)?;
+                drop(lists);
+                Ok(tree.current_version().id() != before)
             });
             if stop.is_set() {
                 return;
             }
             let mut state = shared.state.lock();
-            if let Err(error) = done {
-                tracing::error!(path = %shared.dir.display(), %error, "compaction failed");
-                state.failure = Some(error.into());
-                shared.progress.notify_all();
-                return;
-            }
             shared.progress.notify_all();
-            drop(state);
-            if tree.current_version().id() == before {
-                break;
+            match changed {
+                Ok(true) => {}
+                // Asked again for what came in meanwhile.
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::error!(path = %shared.dir.display(), %error, "compaction failed");
+                    state.failure = Some(error.into());
+                    return;
+                }
             }
         }
     }

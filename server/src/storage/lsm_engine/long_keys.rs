@@ -11,7 +11,7 @@
 //! A write rewrites its bucket. Long keys are rare, and many that begin alike are rarer.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
@@ -31,6 +31,7 @@ pub(super) fn bucket_of(key: &[u8]) -> Option<&[u8]> {
 /// Replaces the long keys of a sorted batch by what their buckets are afterwards. `get` reads a bucket.
 pub(super) fn gather(
     batch: Batch,
+    dir: &Path,
     get: impl Fn(&[u8]) -> Result<Option<Bytes>, EngineError>,
 ) -> Result<Batch, EngineError> {
     if batch.iter().all(|(key, _)| bucket_of(key).is_none()) {
@@ -52,7 +53,7 @@ pub(super) fn gather(
         let suffix = key.slice(KEY_BYTES_MAX..);
         if open.is_none() {
             let bucket = match get(&name)? {
-                Some(records) => decode(&name, records)?,
+                Some(records) => decode(&name, records, dir)?,
                 None => Bucket::new(),
             };
             open = Some((name, bucket));
@@ -72,8 +73,9 @@ pub(super) fn find(
     bucket: &[u8],
     records: Bytes,
     key: &[u8],
+    dir: &Path,
 ) -> Result<Option<Bytes>, EngineError> {
-    Ok(decode(bucket, records)?.remove(&key[KEY_BYTES_MAX..]))
+    Ok(decode(bucket, records, dir)?.remove(&key[KEY_BYTES_MAX..]))
 }
 
 /// Records of the tree with buckets spread into their keys, of `[start, end)` only. Ends after the first
@@ -82,6 +84,7 @@ pub(super) fn spread<I: Iterator<Item = Record>>(
     mut records: I,
     start: &[u8],
     end: &[u8],
+    dir: PathBuf,
 ) -> impl Iterator<Item = Record> + use<I> {
     let (start, end) = (start.to_vec(), end.to_vec());
     let mut spread = Vec::new().into_iter();
@@ -104,7 +107,7 @@ pub(super) fn spread<I: Iterator<Item = Record>>(
             if key.len() < KEY_BYTES_MAX {
                 return Some(Ok((key, value)));
             }
-            match decode(&key, value) {
+            match decode(&key, value, &dir) {
                 Ok(bucket) => {
                     let records = bucket
                         .into_iter()
@@ -137,9 +140,9 @@ fn encode(bucket: &Bucket) -> Option<Bytes> {
     Some(records.freeze())
 }
 
-fn decode(name: &[u8], mut records: Bytes) -> Result<Bucket, EngineError> {
+fn decode(name: &[u8], mut records: Bytes, dir: &Path) -> Result<Bucket, EngineError> {
     let damaged = || EngineError::Corrupt {
-        path: Path::new("").into(),
+        path: dir.to_path_buf(),
         reason: format!(
             "the bucket of the keys that begin with {} cannot be read",
             name[..16.min(name.len())].escape_ascii()

@@ -1,4 +1,6 @@
 use std::collections::BTreeMap;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
@@ -94,15 +96,15 @@ fn what_was_overwritten_gives_its_space_back() {
         engine.apply_batch(batch.collect()).unwrap();
     }
     let live = 2_000 * 1_004;
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(30);
     // Runs that are not merged yet are as large as what is live, and there may be some.
     while engine.disk_bytes().unwrap() > 6 * live {
         assert!(
-            std::time::Instant::now() < deadline,
+            Instant::now() < deadline,
             "{} bytes on disk for {live} that are live",
             engine.disk_bytes().unwrap()
         );
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
     }
     for n in 0u32..2_000 {
         let found = engine.get(&n.to_be_bytes()).unwrap().unwrap();
@@ -235,5 +237,89 @@ fn closing_ends_a_compaction() {
         let found = engine.scan(&[], &[0xff; 8]).map(Result::unwrap);
         let expected = [round as u8, 5].repeat(50);
         assert_eq!(found.filter(|(_, value)| *value == expected).count(), 3_000);
+    }
+}
+
+/// A disk that stalls while the list of tables is exchanged stalls nobody who reads.
+#[test]
+fn readers_wait_for_no_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path()).unwrap();
+    engine
+        .apply_batch(vec![put("a", "1"), put("b", "1")])
+        .unwrap();
+    // No compaction exchanges the list before the batch does.
+    engine.compactor.wait_for_rest();
+    // What opens a pipe to write to it waits until somebody reads: the next list goes into this one.
+    let next = engine.tree.current_version().id() + 1;
+    let pipe = dir.path().join(format!("v{next}"));
+    let name = std::ffi::CString::new(pipe.to_str().unwrap()).unwrap();
+    // SAFETY: `name` is a string of C that outlives the call.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    let engine = &engine;
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| engine.apply_batch(vec![put("a", "2")]));
+        let seen = read_while_the_tree_is_locked(scope, engine);
+        // Before anything is asserted: the pipe holds up the end of the test too. Opened for both, it lets
+        // the writer go on.
+        let _both = File::options().read(true).write(true).open(&pipe).unwrap();
+        // A pipe cannot be synced.
+        assert!(writing.join().unwrap().is_err());
+        assert_eq!(seen, Ok((Some("1".into()), 2)));
+    });
+}
+
+/// What is read of `a`, and how many records there are, while a read of the tree itself would wait.
+fn read_while_the_tree_is_locked<'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    engine: &'scope LsmEngine,
+) -> Result<(Option<Bytes>, usize), &'static str> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        let (probed, locked) = mpsc::channel();
+        scope.spawn(move || probed.send(engine.tree.current_version().id()));
+        if locked.recv_timeout(Duration::from_millis(100)).is_ok() {
+            continue;
+        }
+        let (read, seen) = mpsc::channel();
+        scope.spawn(move || {
+            let scanned = engine.scan(b"a", b"z").map(Result::unwrap).count();
+            read.send((engine.get(b"a").unwrap(), scanned))
+        });
+        let seen = seen.recv_timeout(Duration::from_secs(10));
+        let seen = seen.map_err(|_| "the read waits")?;
+        // Else the probe had only been slow.
+        if locked.try_recv() == Err(mpsc::TryRecvError::Empty) {
+            return Ok(seen);
+        }
+    }
+    Err("the tree was never locked")
+}
+
+/// The files of a range that nobody uses any more go, though nothing is written after it.
+#[test]
+fn a_released_range_gives_its_files_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path()).unwrap();
+    let large = |first: u8| {
+        let batch = (0u32..2_000).map(move |n| {
+            put(
+                [&[first][..], &n.to_be_bytes()].concat(),
+                vec![n as u8; 500],
+            )
+        });
+        batch.collect::<Batch>()
+    };
+    engine.apply_batch(large(1)).unwrap();
+    engine.apply_batch(large(2)).unwrap();
+    engine.compactor.wait_for_rest();
+    let before = engine.disk_bytes().unwrap();
+    engine.release(&[1], &[2]).unwrap();
+    assert_eq!(engine.scan(&[1], &[2]).count(), 0);
+    assert_eq!(engine.scan(&[2], &[3]).count(), 2_000);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while engine.disk_bytes().unwrap() > before * 3 / 4 {
+        assert!(Instant::now() < deadline, "{before} bytes before");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }

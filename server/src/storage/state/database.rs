@@ -13,6 +13,7 @@
 //! the catalogue.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -30,6 +31,7 @@ use super::health::Health;
 use super::sweeper::{self, Garbage};
 use super::{MARK_KEY, Mark, StateError, StateOptions, StateStore, flusher};
 use crate::storage::engine::{Batch, Engine, EngineError};
+use crate::storage::guard::panic_message;
 
 /// Tables that wait for the flusher, or will.
 #[derive(Default)]
@@ -71,6 +73,21 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Has the engine do something for all. A failure ends the database: what the engine holds after it is
+    /// not known, so nobody may write to it again.
+    pub(super) fn call<T>(
+        &self,
+        call: impl FnOnce(&dyn Engine) -> Result<T, EngineError>,
+    ) -> Result<T, StateError> {
+        self.health.check()?;
+        call(&*self.engine).map_err(|error| {
+            let error = StateError::Engine(error);
+            self.health.poison(&error);
+            self.tick();
+            error
+        })
+    }
+
     /// Puts a few records in, durably, and changes the catalogue with them.
     pub(super) fn change(
         &self,
@@ -79,8 +96,10 @@ impl Shared {
     ) -> Result<(), StateError> {
         records.sort_by(|a, b| a.0.cmp(&b.0));
         let _one_at_a_time = self.writing.lock();
-        self.engine.apply_batch(records)?;
-        self.engine.sync()?;
+        self.call(|engine| {
+            engine.apply_batch(records)?;
+            engine.sync()
+        })?;
         change(&mut self.catalogue.lock());
         Ok(())
     }
@@ -123,15 +142,9 @@ impl Drop for Inner {
         shared.queue.lock().closing = true;
         shared.work.notify_all();
         shared.garbage.close();
-        for (thread, name) in [
-            (self.flusher.take(), "flusher"),
-            (self.sweeper.take(), "sweeper"),
-        ] {
-            if let Some(thread) = thread
-                && thread.join().is_err()
-            {
-                tracing::error!("the {name} of the state panicked");
-            }
+        for thread in [self.flusher.take(), self.sweeper.take()] {
+            // A panic was told when it came.
+            let _ = thread.map(JoinHandle::join);
         }
         // What never went down holds its group, which holds this.
         shared.queue.lock().frozen.clear();
@@ -192,12 +205,12 @@ impl Database {
         };
         // Built before the second thread, so that the first ends when that fails.
         let mut inner = Inner {
-            flusher: Some(thread(flusher::spawn(shared.clone()))?),
+            flusher: Some(thread(spawn("state-flush", shared.clone(), flusher::run))?),
             shared: shared.clone(),
             sweeper: None,
             groups: Mutex::default(),
         };
-        inner.sweeper = Some(thread(sweeper::spawn(shared))?);
+        inner.sweeper = Some(thread(spawn("state-sweep", shared, sweeper::run))?);
         let database = Database {
             inner: Arc::new(inner),
         };
@@ -236,7 +249,6 @@ impl Database {
     /// Blocks on I/O.
     pub fn drop_group(&self, store: StateStore) -> Result<(), StateError> {
         let shared = &self.inner.shared;
-        shared.health.check()?;
         let base = store.shared().base();
         let (group, number) = (base.group(), base.number());
         store.shared().close();
@@ -273,6 +285,26 @@ impl Database {
     pub fn disk_bytes(&self) -> Result<u64, StateError> {
         Ok(self.inner.shared.engine.disk_bytes()?)
     }
+}
+
+/// Starts a thread of the database. If it panics, that ends the database: somebody waits for it.
+fn spawn(
+    name: &'static str,
+    shared: Arc<Shared>,
+    run: fn(&Shared),
+) -> std::io::Result<JoinHandle<()>> {
+    let run = move || {
+        let panic = catch_unwind(AssertUnwindSafe(|| run(&shared))).err();
+        let Some(panic) = panic else { return };
+        shared
+            .health
+            .poison(&StateError::Engine(EngineError::Panicked {
+                path: shared.dir.clone(),
+                reason: format!("the thread {name}: {}", panic_message(&*panic)),
+            }));
+        shared.tick();
+    };
+    std::thread::Builder::new().name(name.into()).spawn(run)
 }
 
 /// Reads the catalogue and looks at the mark of every group.

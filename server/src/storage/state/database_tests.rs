@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use super::generation::{self, Prefix};
 use super::tests::{Gated, Seeded, contents, open_database, options, put, records_of, wait_until};
 use super::*;
-use crate::storage::engine::OpenEngine as _;
+use crate::storage::engine::{Batch, Engine, OpenEngine, Scan};
 use crate::storage::fault_engine::{Fault, FaultDisk};
 use crate::storage::lsm_engine::Lsm;
 use crate::storage::memory_engine::MemoryDisk;
@@ -283,6 +283,79 @@ async fn a_damaged_database_is_moved_aside_at_the_next_start() {
     open_database(dir.path(), &options(disk));
 }
 
+/// An engine whose writes panic, as one in which a lock is broken.
+struct Panics;
+
+impl OpenEngine for Panics {
+    fn name(&self) -> &'static str {
+        "panics"
+    }
+
+    fn open(&self, _: &Path) -> Result<Box<dyn Engine>, EngineError> {
+        Ok(Box::new(Panics))
+    }
+}
+
+impl Engine for Panics {
+    fn get(&self, _: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        Ok(None)
+    }
+    fn scan<'a>(&'a self, _: &[u8], _: &[u8]) -> Scan<'a> {
+        Box::new(std::iter::empty())
+    }
+    fn apply_batch(&self, _: Batch) -> Result<(), EngineError> {
+        panic!("a lock is broken")
+    }
+    fn sync(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+    fn disk_bytes(&self) -> Result<u64, EngineError> {
+        Ok(0)
+    }
+}
+
+#[tokio::test]
+async fn a_panic_of_the_flusher_ends_the_database_and_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = open_database(dir.path(), &options(Panics));
+    let store = database.group(1).unwrap();
+    write(&store, 1, "x");
+    let flushed = tokio::time::timeout(Duration::from_secs(10), store.flush());
+    let error = flushed.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("state-flush: a lock is broken"), "{error}");
+    let failure = store.failed().await;
+    assert!(!failure.damaged, "{failure:?}");
+}
+
+/// What an engine holds after it has failed is not known, whatever it was doing.
+#[tokio::test]
+async fn a_failed_load_ends_the_database() {
+    // That the new state is garbage is written by the first two.
+    for operation in 0..4 {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FaultDisk::default();
+        let database = open_database(dir.path(), &options(disk.clone()));
+        let (loading, other) = (database.group(1).unwrap(), database.group(2).unwrap());
+        disk.plan(Fault::FailAt(operation));
+        let result = loading.replace::<StateError>(|loader| {
+            loader.mark_applied(2, Bytes::new());
+            loader.write([put("key", "new")])
+        });
+        assert!(result.is_err(), "operation {operation}");
+        let operations = disk.operations();
+        assert!(
+            other.write(vec![put("a", "1")]).is_err(),
+            "operation {operation}"
+        );
+        drop((loading, other, database));
+        assert_eq!(
+            disk.operations(),
+            operations,
+            "nothing more reaches the disk"
+        );
+    }
+}
+
 /// Counts what is put into it.
 #[derive(Default)]
 struct Model(std::collections::BTreeMap<Bytes, Bytes>);
@@ -393,7 +466,13 @@ async fn a_state_of_the_older_layout_is_taken_over() {
         engine: Arc::new(Lsm::new(8 << 20, 32)),
         ..StateOptions::default()
     };
-    for _ in 0..2 {
+    for crashed in [false, true] {
+        if crashed {
+            // The copy counts, and what was copied is still there.
+            let home = dir.path().join("group-2");
+            std::fs::create_dir_all(home.join("gen-3")).unwrap();
+            std::fs::write(home.join("CURRENT"), "gen-3\n").unwrap();
+        }
         let database = open_database(dir.path(), &options);
         assert_eq!(database.groups(), [2]);
         let store = database.group(2).unwrap();
@@ -403,7 +482,8 @@ async fn a_state_of_the_older_layout_is_taken_over() {
         );
         assert_eq!(database.group(1).unwrap().applied_record(), None);
     }
-    assert!(damaged.exists());
+    let aside = dir.path().join("broken-group-1/gen-3/db");
+    assert!(aside.exists() && !damaged.exists());
     assert!(!dir.path().join("group-2").exists());
 }
 

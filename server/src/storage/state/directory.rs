@@ -7,6 +7,7 @@
 //!   <dir>/db-4.building   ... as this marker says; both are removed at the next opening
 //!   <dir>/DAMAGED         a read met damage, and what it was: the next opening moves the database aside
 //!   <dir>/broken-1/       what could not be used, moved here whole; never deleted by a node
+//!   <dir>/group-7/        the older layout, see [`import`]
 //! ```
 //!
 //! The marker is what tells an unfinished database, which is worthless, from one whose CURRENT was
@@ -88,12 +89,15 @@ impl Directory {
         let reason = match found {
             Present::Nothing => {
                 let new = directory.begin(opener)?;
-                let imported = import::older_layout(dir, &*new.engine)?;
+                import::older_layout(dir, &*new.engine)?;
                 let engine = directory.commit(new)?;
-                import::remove_older_layout(&imported)?;
+                import::remove_older_layout(dir)?;
                 return Ok(Found::whole(directory, engine));
             }
             Present::Current { number, engine } => {
+                // What a killed process renamed may not be durable yet.
+                sync_dir(dir)?;
+                import::remove_older_layout(dir)?;
                 for &old in existing.iter().filter(|&&old| old != number) {
                     remove_dir(&directory.path(old))?;
                 }

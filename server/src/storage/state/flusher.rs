@@ -4,10 +4,8 @@
 //! after the flush interval. With a table that is due go all that are half as old, so that groups which
 //! are written now and then share their batches.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -21,19 +19,12 @@ use crate::storage::engine::Batch;
 /// Keys of a batch are put together in pieces of memory of this size.
 const KEYS_BYTES: usize = 64 * 1024;
 
-pub(super) fn spawn(shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name("state-flush".into())
-        .spawn(move || run(&shared))
-}
-
-fn run(shared: &Shared) {
+/// The life of the thread.
+pub(super) fn run(shared: &Shared) {
     while let Some(tables) = next(shared) {
         let began = Instant::now();
-        let result = shared.health.check().and_then(|()| flush(shared, &tables));
-        if let Err(error) = result {
-            shared.health.poison(&error);
-            shared.tick();
+        if flush(shared, &tables).is_err() {
+            // The database has ended, and everybody knows.
             return;
         }
         let (mut records, mut bytes) = (0, 0);
@@ -127,9 +118,8 @@ fn flush(shared: &Shared, tables: &[(Arc<group::Shared>, Frozen)]) -> Result<(),
     };
     counting.sort_by_key(|frozen| frozen.base.prefix());
     if planted::is(Bug::TornBatch) {
-        shared
-            .engine
-            .apply_batch(counting.iter().map(|frozen| mark(frozen)).collect())?;
+        let marks = counting.iter().map(|frozen| mark(frozen)).collect();
+        shared.call(|engine| engine.apply_batch(marks))?;
     }
     let records: usize = counting.iter().map(|frozen| frozen.table.len() + 2).sum();
     let mut batch = Batch::with_capacity(records);
@@ -156,8 +146,10 @@ fn flush(shared: &Shared, tables: &[(Arc<group::Shared>, Frozen)]) -> Result<(),
             batch.push((keys.split().freeze(), value));
         }
     }
-    shared.engine.apply_batch(batch)?;
-    shared.engine.sync()?;
+    shared.call(|engine| {
+        engine.apply_batch(batch)?;
+        engine.sync()
+    })?;
     let mut catalogue = shared.catalogue.lock();
     for frozen in counting {
         catalogue.set_written(frozen.base.group());

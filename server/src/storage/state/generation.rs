@@ -92,10 +92,6 @@ impl Generation {
         self.group
     }
 
-    pub(super) fn engine(&self) -> &dyn Engine {
-        &*self.engine
-    }
-
     pub(super) fn prefix(&self) -> Prefix {
         self.prefix
     }

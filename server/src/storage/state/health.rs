@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use super::StateError;
 use crate::storage::cause::Cause;
+use crate::storage::engine::EngineError;
 
 /// Why a store takes no more part.
 #[derive(Clone, Debug)]
@@ -49,7 +50,8 @@ impl Health {
             failure.get_or_insert_with(|| StoreFailure {
                 reason: error.to_string().into(),
                 cause: error.into(),
-                damaged: matches!(error, StateError::Engine(error) if error.is_damage()),
+                // A panic says nothing of the contents, and may come on every node alike.
+                damaged: matches!(error, StateError::Engine(EngineError::Corrupt { .. })),
             });
             first
         });

@@ -6,8 +6,8 @@
 //!   <dir>/group-7/gen-3/
 //! ```
 //!
-//! The copy goes into a database that nobody finds before it is complete. What was copied is removed
-//! after that, and a directory of the older layout with something moved aside in it stays.
+//! The copy goes into a database that nobody finds before it is complete; what was copied is removed after
+//! that.
 
 use std::fs;
 use std::io;
@@ -60,57 +60,68 @@ pub(super) fn copy(
     Ok(())
 }
 
-/// Copies what the older layout holds in `dir` into `target`; returns the directories that it read.
-pub(super) fn older_layout(dir: &Path, target: &dyn Engine) -> Result<Vec<PathBuf>, StateError> {
-    let mut read = Vec::new();
+/// The groups of the older layout in `dir`: number, directory, and the name of the generation in use.
+fn groups_of_older_layout(dir: &Path) -> Result<Vec<(u64, PathBuf, String)>, StateError> {
+    let mut groups = Vec::new();
     for entry in fs::read_dir(dir).map_err(at(dir))? {
         let path = entry.map_err(at(dir))?.path();
         let name = path.file_name().and_then(|name| name.to_str());
-        let group = name.and_then(|name| name.strip_prefix("group-")?.parse::<u64>().ok());
+        let group = name.and_then(|name| name.strip_prefix("group-")?.parse().ok());
         let Some(group) = group else { continue };
-        let current = match fs::read_to_string(path.join("CURRENT")) {
-            Ok(current) => current,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+        match fs::read_to_string(path.join("CURRENT")) {
+            Ok(current) => groups.push((group, path, current.trim_end().to_owned())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(at(&path)(e)),
-        };
+        }
+    }
+    Ok(groups)
+}
+
+/// Copies what the older layout holds in `dir` into `target`. What cannot be read is moved aside.
+pub(super) fn older_layout(dir: &Path, target: &dyn Engine) -> Result<(), StateError> {
+    for (group, path, current) in groups_of_older_layout(dir)? {
         tracing::info!(path = %path.display(), "copying a state of the older layout");
         let prefix = Prefix::new(group, generation::FIRST);
-        let source = path.join(current.trim_end());
         let copied = Sled::default()
-            .open(&source)
+            .open(&path.join(current))
             .map_err(StateError::from)
             .and_then(|source| copy(&*source, target, prefix.as_bytes()));
         match copied {
-            Ok(()) => {
-                target.apply_batch(vec![catalogue::current(group, generation::FIRST)])?;
-                read.push(path);
-            }
+            Ok(()) => target.apply_batch(vec![catalogue::current(group, generation::FIRST)])?,
             Err(StateError::Engine(error)) if error.is_damage() => {
-                tracing::error!(path = %source.display(), %error, "database unusable: left where it is, its group starts empty");
-                let (start, end) = prefix.range();
-                target.remove_range(&start, &end, &|| false)?;
+                let aside = dir.join(format!("broken-group-{group}"));
+                fs::rename(&path, &aside).map_err(at(&path))?;
+                tracing::error!(
+                    path = %aside.display(), %error,
+                    "database of a group unusable: moved aside, the group starts empty"
+                );
+                // What was read of it before.
+                target.apply_batch(vec![catalogue::garbage(group, generation::FIRST)])?;
             }
             Err(error) => return Err(error),
         }
     }
-    Ok(read)
+    Ok(())
 }
 
-/// Removes what [`older_layout`] has read, now that the copy counts.
-pub(super) fn remove_older_layout(read: &[PathBuf]) -> Result<(), StateError> {
-    for path in read {
-        for entry in fs::read_dir(path).map_err(at(path))? {
-            let entry = entry.map_err(at(path))?;
+/// Removes what [`older_layout`] has copied, or what a crash has left of that, now that the copy counts.
+/// What lies aside in it stays.
+pub(super) fn remove_older_layout(dir: &Path) -> Result<(), StateError> {
+    for (_, path, _) in groups_of_older_layout(dir)? {
+        for entry in fs::read_dir(&path).map_err(at(&path))? {
+            let entry = entry.map_err(at(&path))?;
             if entry.file_name().to_string_lossy().starts_with("gen-") {
                 remove_dir(&entry.path())?;
             }
         }
-        // Without CURRENT the directory counts as read.
+        // Last: a crash in between must find the directory again.
         let current = path.join("CURRENT");
         fs::remove_file(&current).map_err(at(&current))?;
-        sync_dir(path)?;
-        // One that holds something moved aside stays.
-        let _ = fs::remove_dir(path);
+        sync_dir(&path)?;
+        match fs::remove_dir(&path) {
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            removed => removed.map_err(at(&path))?,
+        }
     }
     Ok(())
 }

@@ -73,15 +73,14 @@ impl Loader<'_> {
                 same
             });
         }
-        Ok(self.generation.engine().load(batch)?)
+        self.database.call(|engine| engine.load(batch))
     }
 
     fn finish(mut self) -> Result<Mark, StateError> {
         let (index, record) = self.mark.take().ok_or(StateError::Unmarked)?;
         self.pass_on()?;
-        let engine = self.generation.engine();
         // Before the mark, which says that all is there.
-        engine.sync()?;
+        self.database.call(|engine| engine.sync())?;
         let mark = Mark {
             index,
             record,
@@ -129,16 +128,11 @@ impl<'a> Replacement<'a> {
             catalogue::no_garbage(group, new),
             catalogue::garbage(group, old),
         ];
-        let changed = self.shared.database.change(records, |catalogue| {
+        self.shared.database.change(records, |catalogue| {
             catalogue.set_current(group, new);
             catalogue.remove_garbage(group, new);
             catalogue.add_garbage(group, old);
-        });
-        if let Err(error) = changed {
-            self.shared.health.poison(&error);
-            self.shared.database.tick();
-            return Err(error);
-        }
+        })?;
         Ok(Committed {
             shared: self.shared,
             next: Some((layers, self.mark.clone())),
@@ -186,7 +180,7 @@ impl Drop for Committed<'_> {
 impl StateStore {
     /// Loads a whole state beside the one in use. Blocks on I/O throughout.
     ///
-    /// If `build` fails, the store is as it was.
+    /// If `build` fails, the store is as it was; if the engine does, the database has ended.
     pub fn load<E: From<StateError>>(
         &self,
         build: impl FnOnce(&mut Loader<'_>) -> Result<(), E>,

@@ -4,16 +4,14 @@
 //! Slowly and in slices, because the database serves meanwhile; what is not removed when the node stops
 //! is garbage still when it starts again.
 
-use std::io;
-use std::sync::Arc;
-use std::thread::JoinHandle;
-
 use parking_lot::{Condvar, Mutex};
 
 use super::StateError;
 use super::catalogue;
 use super::database::Shared;
 use super::generation::Prefix;
+use crate::limits;
+use crate::storage::engine::Batch;
 
 /// Generations to remove.
 #[derive(Default)]
@@ -58,34 +56,32 @@ impl Garbage {
     }
 }
 
-pub(super) fn spawn(shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name("state-sweep".into())
-        .spawn(move || run(&shared))
-}
-
-fn run(shared: &Shared) {
+/// The life of the thread.
+pub(super) fn run(shared: &Shared) {
     while let Some((group, generation)) = shared.garbage.next() {
         match remove(shared, group, generation) {
             Ok(()) => tracing::debug!(group, generation, "old state removed"),
-            Err(error) => {
-                shared.health.poison(&error);
-                shared.tick();
-                return;
-            }
+            // The database has ended, and everybody knows.
+            Err(_) => return,
         }
     }
 }
 
 fn remove(shared: &Shared, group: u64, generation: u32) -> Result<(), StateError> {
-    shared.health.check()?;
     let (start, end) = Prefix::new(group, generation).range();
-    let whole = shared
-        .engine
-        .remove_range(&start, &end, &|| shared.garbage.is_closing())?;
-    if !whole {
-        return Ok(());
+    shared.call(|engine| engine.release(&start, &end))?;
+    let mut batch = Batch::new();
+    for record in shared.engine.scan(&start, &end) {
+        let (key, _) = shared.call(|_| record)?;
+        batch.push((key, None));
+        if batch.len() >= limits::SWEPT_RECORDS_MAX {
+            if shared.garbage.is_closing() {
+                return Ok(());
+            }
+            shared.call(|engine| engine.load(std::mem::take(&mut batch)))?;
+        }
     }
+    shared.call(|engine| engine.load(batch))?;
     shared.change(
         vec![catalogue::no_garbage(group, generation)],
         |catalogue| {
