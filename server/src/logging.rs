@@ -35,11 +35,7 @@ use std::{
 use tracing::Level;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-use self::{
-    limited::Limited,
-    queue::Queue,
-    repeats::{Repeats, Summary},
-};
+use self::{limited::Limited, queue::Queue, repeats::Summary};
 use crate::{
     config::{LogConfig, LogFormat},
     limits,
@@ -57,7 +53,7 @@ static LOG: OnceLock<Log> = OnceLock::new();
 
 struct Log {
     queue: Arc<Queue>,
-    repeats: Arc<Repeats>,
+    limited: Limited,
 }
 
 /// Why nothing can be logged.
@@ -83,10 +79,10 @@ pub fn init(config: &LogConfig) -> Result<(), LogError> {
     // thread may be stuck in a write for good.
     let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let queue = Arc::new(Queue::new());
-    let repeats = Arc::new(Repeats::default());
+    let limited = Limited::default();
     let registry = tracing_subscriber::registry()
         .with(filter)
-        .with(Limited(repeats.clone()));
+        .with(limited.clone());
     let writer = {
         let queue = queue.clone();
         move || Line(queue.clone())
@@ -111,7 +107,7 @@ pub fn init(config: &LogConfig) -> Result<(), LogError> {
             )
             .try_init()?,
     }
-    let log = LOG.get_or_init(|| Log { queue, repeats });
+    let log = LOG.get_or_init(|| Log { queue, limited });
     std::thread::Builder::new()
         .name("log".into())
         .spawn(move || log.write_to(out))?;
@@ -120,15 +116,19 @@ pub fn init(config: &LogConfig) -> Result<(), LogError> {
 }
 
 /// The groups are being shut down: what openraft says of messages that find a group gone is no news.
+/// Without [`init`] there is nothing to do.
 pub fn groups_are_stopping() {
-    limited::GROUPS_ARE_STOPPING.store(true, Ordering::Relaxed);
+    if let Some(log) = LOG.get() {
+        let stopping = &log.limited.groups_are_stopping;
+        stopping.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Writes what waits, before the process ends. Returns after [`limits::LOG_FLUSH_MAX`] at the
 /// latest, whatever standard error does. Without [`init`] there is nothing to do.
 pub fn flush() {
     if let Some(log) = LOG.get() {
-        log.sum_up(log.repeats.all(Instant::now()));
+        log.sum_up(log.limited.repeats.all(Instant::now()));
         log.queue.flush(limits::LOG_FLUSH_MAX);
     }
 }
@@ -149,7 +149,7 @@ impl Log {
             });
             if looked.elapsed() >= SUM_UP_EVERY {
                 looked = Instant::now();
-                self.sum_up(self.repeats.due(looked));
+                self.sum_up(self.limited.repeats.due(looked));
             }
         }
     }

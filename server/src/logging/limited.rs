@@ -24,17 +24,21 @@ const SUBJECTS: [&str; 10] = [
     "group", "peer", "to", "from", "node", "member", "path", "file", "thread", "server",
 ];
 
-/// Set by [`super::groups_are_stopping`]; for good, as the process ends then.
-pub(super) static GROUPS_ARE_STOPPING: AtomicBool = AtomicBool::new(false);
-
 /// Lets an event pass, or counts it.
-pub(super) struct Limited(pub(super) Arc<Repeats>);
+#[derive(Clone, Default)]
+pub(super) struct Limited {
+    pub(super) repeats: Arc<Repeats>,
+    /// Set for good when the node takes itself apart: peers still send to groups that are gone, and what
+    /// openraft says of that is no news.
+    pub(super) groups_are_stopping: Arc<AtomicBool>,
+}
 
 impl<S: Subscriber> Layer<S> for Limited {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
         let level = *metadata.level();
-        if metadata.target().starts_with("openraft") && GROUPS_ARE_STOPPING.load(Ordering::Relaxed)
+        if metadata.target().starts_with("openraft")
+            && self.groups_are_stopping.load(Ordering::Relaxed)
         {
             return false;
         }
@@ -46,7 +50,7 @@ impl<S: Subscriber> Layer<S> for Limited {
         let mut line = Line::default();
         metadata.callsite().hash(&mut line.key);
         event.record(&mut line);
-        self.0
+        self.repeats
             .seen(line.key.finish(), level, &line.text, Instant::now())
     }
 }
@@ -129,9 +133,13 @@ mod tests {
     }
 
     fn passed(log: impl FnOnce()) -> Vec<String> {
+        passed_through(Limited::default(), log)
+    }
+
+    fn passed_through(limited: Limited, log: impl FnOnce()) -> Vec<String> {
         let passed = Passed::default();
         let subscriber = tracing_subscriber::registry()
-            .with(Limited(Arc::default()))
+            .with(limited)
             .with(passed.clone());
         tracing::subscriber::with_default(subscriber, log);
         std::mem::take(&mut *passed.0.lock())
@@ -162,6 +170,25 @@ mod tests {
             }
         });
         assert_eq!(lines.len(), 9);
+    }
+
+    #[test]
+    fn what_openraft_says_of_groups_that_stop_is_no_news() {
+        let limited = Limited::default();
+        let stopping = limited.groups_are_stopping.clone();
+        let lines = passed_through(limited, || {
+            let say = || {
+                tracing::error!(target: "openraft::raft::raft_inner", "raft stopped");
+                tracing::error!("the disk failed");
+            };
+            say();
+            stopping.store(true, Ordering::Relaxed);
+            say();
+        });
+        assert_eq!(
+            lines,
+            ["raft stopped", "the disk failed", "the disk failed"]
+        );
     }
 
     #[test]
