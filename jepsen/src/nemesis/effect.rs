@@ -409,10 +409,18 @@ async fn look_for_loss(
     }
     let last = last.lock().unwrap_or(begun);
     let silent = end - last;
-    // Longer than a machine under load may keep a node that is well from answering.
+    // A node that was hit is silent for all of it but a moment. One that is well may be kept from answering
+    // for a part, on a machine under load.
     if silent < (patience / 2).max(SILENCE_MIN) {
         return Effect::Disproved(format!(
             "goes on answering {} ms after it was done",
+            patience.as_millis()
+        ));
+    }
+    if silent < (patience * 3 / 4).max(SILENCE_MIN) {
+        return Effect::Unseen(format!(
+            "has not answered for {} of {} ms, as a node that is only busy may",
+            silent.as_millis(),
             patience.as_millis()
         ));
     }

@@ -40,8 +40,8 @@ async fn silence_counts_while_somebody_else_answers() {
     }
 }
 
-#[tokio::test]
-async fn an_effect_may_take_a_moment() {
+/// The effect on a node that answers until `moment`, and not after it.
+async fn silent_after(moment: Duration) -> Effect {
     let answers = Arc::new(AtomicBool::new(true));
     let present = answers.clone();
     let question: Question = Arc::new(move |node, _| {
@@ -50,11 +50,23 @@ async fn an_effect_may_take_a_moment() {
     });
     let look = look_for_loss(question, node(1), vec![node(2)], Duration::from_secs(2));
     let stop = async {
-        sleep(Duration::from_millis(300)).await;
+        sleep(moment).await;
         answers.store(false, Ordering::SeqCst);
     };
-    let (effect, ()) = tokio::join!(look, stop);
-    assert_eq!(effect.phase(), Phase::Seen, "{effect:?}");
+    tokio::join!(look, stop).0
+}
+
+#[tokio::test]
+async fn an_effect_may_take_a_moment_and_no_more() {
+    for (ms, phase) in [
+        (300, Phase::Seen),
+        // As if a busy machine had kept it from answering for the rest.
+        (750, Phase::Unseen),
+        (1_500, Phase::Disproved),
+    ] {
+        let effect = silent_after(Duration::from_millis(ms)).await;
+        assert_eq!(effect.phase(), phase, "{ms} ms: {effect:?}");
+    }
 }
 
 #[tokio::test]
