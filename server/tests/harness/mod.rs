@@ -43,10 +43,11 @@ pub use self::{
     wire::Wire,
 };
 
-/// How long a condition may take that has no bound of its own, and a request of a load with all its
-/// retries: much longer than on an idle machine. It is a verdict on the cluster and not on the
-/// machine, which may be slow.
+/// How long a condition may take that has no bound of its own: much longer than on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a request of a load may take, retries included. It is a verdict on the cluster and not
+/// on the machine, which may be slow.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Ports come from here: below what the system hands out for outgoing connections.
@@ -195,7 +196,8 @@ impl Cluster {
 
     /// A client that prefers the zone of a node.
     pub async fn client(&self, near: u64) -> Client {
-        self.connect(near, |client| client.timeout(PATIENCE)).await
+        self.connect(near, |client| client.timeout(REQUEST_TIMEOUT))
+            .await
     }
 
     async fn connect(&self, near: u64, set: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Client {
@@ -203,7 +205,7 @@ impl Cluster {
             .endpoints(self.nodes.iter().map(|node| node.client_url()))
             .prefer_zone(zone(near));
         set(client)
-            .connect_timeout(PATIENCE)
+            .connect_timeout(Duration::from_secs(20))
             .connect()
             .await
             .expect("the cluster answers")
