@@ -4,6 +4,7 @@ pub mod allocator;
 pub mod cli;
 pub mod config;
 pub mod descriptors;
+pub mod detector;
 pub mod dev;
 pub mod group;
 pub mod identity;

@@ -337,6 +337,13 @@ pub const HELLO_GRACE: Duration = Duration::from_millis(500);
 /// Interval at which what peers have promised is written down. A crash of all nodes forgets as much.
 pub const PROMISES_SAVED_EVERY: Duration = Duration::from_secs(2);
 
+// ---- failure detection -----------------------------------------------------------------------
+
+/// State machines at work at a time whose progress is watched. At the bound: not watched.
+pub const APPLIES_WATCHED_MAX: usize = 64;
+/// Shortest stall of a part of a node that the node tells its peers of.
+pub const STALL_TOLD_MIN: Duration = Duration::from_millis(200);
+
 // ---- shutdown --------------------------------------------------------------------------------
 
 /// Longest time that a node which was asked to stop spends on handing its leaderships over, in

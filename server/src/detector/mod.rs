@@ -1,0 +1,23 @@
+//! The failure detector: which nodes are gone, which are silent, which say themselves that they are
+//! sick.
+//!
+//! ```text
+//!   Vitals ◀── log writer, applying, event loop        what this node's own parts do
+//!     │
+//!     ▼
+//!   detector ◀── one connection per pair and direction ──▶ detectors of the peers
+//!     │            beats: "I live, this I heard of you, this I see of the others"
+//!     ▼
+//!   Views ──▶ whoever acts on them: campaigns, hand-overs
+//! ```
+//!
+//! There is one detector per pair of nodes and none per group. [`Views`] is what is known at a moment;
+//! it is published whenever something in it changes that matters.
+
+mod views;
+mod vitals;
+
+pub use self::{
+    views::{Evidence, Stall, Suspicion, Views},
+    vitals::{Part, Vitals, Working},
+};
