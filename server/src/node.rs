@@ -287,9 +287,10 @@ fn promised_nothing(config: &Config, data: &DataDir) -> Result<bool, StartError>
     let options = log_options(config);
     let (log, _) =
         tokio::task::block_in_place(|| Log::open(&data.log_dir(), options, Arc::new(files)))?;
-    let mut nothing = true;
-    for id in log.groups() {
-        nothing &= has_promised_nothing(&log.group(id), config.node.id)?;
+    // Nobody knows what was promised in a group that is no more.
+    let mut nothing = log.dropped().is_empty();
+    for group in log.groups().into_iter().flat_map(|id| log.group(id)) {
+        nothing &= has_promised_nothing(&group, config.node.id)?;
     }
     tokio::task::block_in_place(|| log.close());
     Ok(nothing)

@@ -193,7 +193,7 @@ mod tests {
             quiet.propose(put(40), late()).await.unwrap();
             busy.propose(put(40_000), late()).await.unwrap();
         }
-        let kept = log.group(2).read(0..u64::MAX, usize::MAX).unwrap();
+        let kept = log.group(2).unwrap().read(0..u64::MAX, usize::MAX).unwrap();
         assert!(kept.len() >= 60);
         assert!(log.stats().disk_bytes > 2 * budget_bytes);
 
@@ -215,7 +215,7 @@ mod tests {
         tokio::time::timeout(std::time::Duration::from_secs(60), within)
             .await
             .unwrap_or_else(|_| panic!("not within the budget: {:?}", log.stats()));
-        let now = log.group(2).read(0..u64::MAX, usize::MAX).unwrap();
+        let now = log.group(2).unwrap().read(0..u64::MAX, usize::MAX).unwrap();
         assert_eq!(now, kept, "moved, not purged");
         assert!(busy.log_bounds().0 > 0, "the busy one was purged");
         // Both go on.

@@ -51,7 +51,7 @@ use crate::{
         GroupId, Leadership, NodeId, PeerTransport, Pin, Published, RaftGroup, ReadIndexError,
         Status,
     },
-    storage::{log::Log, state::View},
+    storage::{log::GroupLog, state::View},
 };
 
 /// Why a group did not do what was asked.
@@ -115,7 +115,7 @@ pub struct Group {
     keyspace: String,
     node_id: NodeId,
     raft: RaftGroup,
-    log: Log,
+    log: GroupLog,
     transport: Arc<dyn PeerTransport>,
     raising: Raising,
     admission: Admission,
@@ -140,7 +140,7 @@ impl Group {
         keyspace: String,
         node_id: NodeId,
         raft: RaftGroup,
-        log: Log,
+        log: GroupLog,
         transport: Arc<dyn PeerTransport>,
         limits: &GroupLimits,
         retention: Retention,
@@ -224,12 +224,8 @@ impl Group {
 
     /// First index that the log still holds, and the checkpoint's index.
     pub fn log_bounds(&self) -> (u64, u64) {
-        let first = self
-            .log
-            .group(self.id())
-            .state()
-            .purged
-            .map_or(0, |pos| pos.index + 1);
+        let purged = self.log.state().purged;
+        let first = purged.map_or(0, |pos| pos.index + 1);
         (
             first,
             *self.raft.shared().store().durable_applied().borrow(),
@@ -238,9 +234,7 @@ impl Group {
 
     /// Bytes that the group's entries take in the log.
     fn live_log_bytes(&self) -> u64 {
-        let stats = self.log.stats();
-        let mine = stats.groups.iter().find(|g| g.group == self.id());
-        mine.map_or(0, |group| group.live_bytes)
+        self.log.live_bytes()
     }
 
     /// Waits until superseded versions up to `revision` are gone from this node's storage.

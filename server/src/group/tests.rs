@@ -22,6 +22,7 @@ use crate::raft::{
     TransportError, Voter,
     scripted::{self, Fate, NEVER, Script},
 };
+use crate::storage::log::Log;
 
 const OTHER: NodeId = 2;
 /// Time after which reads in vain are the lack of a leader.
@@ -89,7 +90,7 @@ async fn group(
         "test".into(),
         1,
         raft,
-        log.clone(),
+        log.group(id).unwrap(),
         network,
         &limits,
         retention,

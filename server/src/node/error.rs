@@ -57,6 +57,8 @@ pub(super) enum RunError {
     Identity(#[from] IdentityError),
     #[error("the log: {0}")]
     Log(#[from] crate::storage::log::OpenError),
+    #[error(transparent)]
+    Dropped(#[from] crate::storage::log::GroupDropped),
     #[error("the state: {0}")]
     State(StateError),
     #[error(transparent)]
@@ -88,6 +90,7 @@ impl RunError {
             Self::Raft(_)
             | Self::NothingToRestoreFrom { .. }
             | Self::Vote { .. }
+            | Self::Dropped(_)
             | Self::StaysOut(_) => Cause::Other,
             Self::Directory { source, .. } => Cause::of(source),
         }

@@ -148,12 +148,13 @@ impl Inner {
         } = opened;
         let config = &self.context.config;
         let group = {
-            self.restore(id, &store, &log.group(id)).await?;
+            let log = log.group(id)?;
+            self.restore(id, &store, &log).await?;
             let transport: Arc<dyn PeerTransport> = self.transport.clone();
             let raft = RaftGroup::start(Parts {
                 group_id: id,
                 node_id: config.node.id,
-                log: log.group(id),
+                log: log.clone(),
                 store,
                 transport: transport.clone(),
                 tuning: Tuning {
@@ -175,7 +176,7 @@ impl Inner {
                 keyspace.to_string(),
                 config.node.id,
                 raft,
-                log.clone(),
+                log,
                 transport,
                 &GroupLimits {
                     proposals_in_flight_max: config.limits.proposals_in_flight_max,

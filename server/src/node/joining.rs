@@ -115,7 +115,7 @@ impl Inner {
         } in &opened.groups
         {
             let reach =
-                reach_of(&opened.log.group(*group), store).map_err(|error| RunError::Vote {
+                reach_of(&opened.log.group(*group)?, store).map_err(|error| RunError::Vote {
                     group: *group,
                     error,
                 })?;
@@ -157,7 +157,10 @@ fn reaches_now(
     let sources: Vec<_> = opened
         .groups
         .iter()
-        .map(|group| (group.id, opened.log.group(group.id), group.store.clone()))
+        .flat_map(|group| {
+            let log = opened.log.group(group.id).ok()?;
+            Some((group.id, log, group.store.clone()))
+        })
         .collect();
     move || {
         let then = |id| known.iter().find(|(group, _)| *group == id);

@@ -185,7 +185,7 @@ pub(crate) async fn start(
     let started = RaftGroup::start(Parts {
         group_id,
         node_id: 1,
-        log: log.group(group_id),
+        log: log.group(group_id).unwrap(),
         store,
         transport,
         tuning,
@@ -215,7 +215,7 @@ pub(crate) async fn leader(
         }
     };
     within_a_minute("leader that a quorum follows", accepted).await;
-    (raft, log.group(1), dir)
+    (raft, log.group(1).unwrap(), dir)
 }
 
 /// Waits until this node leads the group in a term of at least `term`.

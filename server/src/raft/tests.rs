@@ -49,7 +49,7 @@ fn build(options: StateOptions) -> (Kept, LogStore, GroupStateMachine) {
         .unwrap()
         .store;
     let machine = GroupStateMachine::open(1, Arc::new(store)).unwrap();
-    let log_store = LogStore::new(log.group(1));
+    let log_store = LogStore::new(log.group(1).unwrap());
     let kept = Kept {
         _log: log,
         _dir: dir,

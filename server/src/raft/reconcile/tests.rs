@@ -45,7 +45,7 @@ async fn reconciled(purged: LogPos, terms: &[u64], applied: LogPos) -> io::Resul
     let log_dir = dir.path().join("log");
     {
         let log = open_log(&log_dir);
-        let group = log.group(1);
+        let group = log.group(1).unwrap();
         let mut written = LogStore::new(group.clone());
         written.purge(log_id(purged.term, purged.index)).await?;
         let entries = terms.iter().zip(purged.index + 1..);
@@ -63,7 +63,7 @@ async fn reconciled(purged: LogPos, terms: &[u64], applied: LogPos) -> io::Resul
         assert_eq!(group.state(), once, "a second time changes nothing");
         log.close();
     }
-    Ok(open_log(&log_dir).group(1).state())
+    Ok(open_log(&log_dir).group(1).unwrap().state())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,7 +139,7 @@ async fn leads(log: &Log, store: &Arc<StateStore>, dir: &Path, term: u64) -> Raf
 /// Entries up to `last` in a log that is purged up to 2, which a leader of `term` sent, in the log of a
 /// node that has voted for a leader of term `voted`.
 async fn written(log: &Log, term: u64, last: u64, voted: u64) -> GroupLog {
-    let group = log.group(1);
+    let group = log.group(1).unwrap();
     let mut written = LogStore::new(group.clone());
     let vote = Vote {
         leader_id: LeaderId {

@@ -53,6 +53,20 @@ impl OpenError {
     }
 }
 
+/// A group that was dropped was asked for: its id never comes back.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("group {group} was dropped on this node; its id is never used again")]
+pub struct GroupDropped {
+    /// The id.
+    pub group: u64,
+}
+
+impl From<GroupDropped> for io::Error {
+    fn from(dropped: GroupDropped) -> Self {
+        io::Error::new(io::ErrorKind::NotFound, dropped)
+    }
+}
+
 /// Damage in the log: where, what should be there, and what is.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub struct Corruption {

@@ -7,7 +7,8 @@
 //!   ├─ segment header ─┼─ batch ─┬─ batch ─┬─ … ─┬─ 36 zero bytes ─┬─ zeros, or bytes of an earlier use ─┤
 //!
 //!   segment header     0  8  magic "HOLDFLOG"
-//!                      8  4  format version: 2, which added kind 8 to those of version 1
+//!                      8  4  format version: 3. Version 2 added kind 8 to those of version 1, and
+//!                            version 3 the kinds 9 and 10
 //!                     12  4  zero
 //!                     16  8  log id: random, the same in every segment of a log
 //!                     24  8  sequence number of the segment
@@ -42,6 +43,10 @@
 //!   kind 7 segments    count 4, then of every older segment that is still live:
 //!                      sequence 8, end of its last batch 4, number of its last batch 8
 //!   kind 8 moved       as kind 1: a live entry once more, so that the segment it lay in may go
+//!   kind 9 drop        empty: the group is no more. All of it is dead, and its id is never used again
+//!   kind 10 dropped    of the log itself, behind the segments at the head of a segment, if any group was
+//!                      dropped before: count 4, then of every range of such groups, ascending and
+//!                      apart: first id 8, last id 8
 //! ```
 //!
 //! *Seeded* means that the checksum starts from the crc32c of (log id, segment sequence, offset in
@@ -57,7 +62,7 @@ pub(super) use self::decode::{
     BatchHeader, Invalid, batch_body, decode_batch_header, decode_record, decode_segment_header,
     find_batch_header,
 };
-use super::{Entry, LogPos};
+use super::{DroppedGroups, Entry, LogPos};
 
 pub(super) const SEGMENT_HEADER_BYTES: usize = 64;
 pub(super) const BATCH_HEADER_BYTES: usize = 36;
@@ -72,7 +77,7 @@ pub(super) const TERMINATOR_BYTES: usize = BATCH_HEADER_BYTES;
 pub(super) const RECORD_BYTES_MAX: usize = 256 << 20;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"HOLDFLOG";
-const SEGMENT_VERSION: u32 = 2;
+const SEGMENT_VERSION: u32 = 3;
 /// Oldest version that is read.
 const SEGMENT_VERSION_MIN: u32 = 1;
 const BATCH_MAGIC: [u8; 4] = [0xb7, 0x48, 0x46, 0xba];
@@ -85,6 +90,8 @@ const KIND_PURGE: u8 = 5;
 const KIND_CHECKPOINT: u8 = 6;
 const KIND_SEGMENTS: u8 = 7;
 const KIND_MOVED: u8 = 8;
+const KIND_DROP: u8 = 9;
+const KIND_DROPPED: u8 = 10;
 
 /// Where checksums of a segment start from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +142,10 @@ pub(super) enum Record {
     Purge(LogPos),
     Checkpoint(Checkpoint),
     Segments(Vec<SegmentEnd>),
+    /// The group is dropped.
+    Drop,
+    /// All groups that were dropped before.
+    Dropped(DroppedGroups),
 }
 
 /// The header of a segment file.
@@ -287,6 +298,20 @@ impl BatchBuffer {
             for bytes in [&state.vote, &state.committed].into_iter().flatten() {
                 out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
                 out.extend_from_slice(bytes);
+            }
+        });
+    }
+
+    pub fn drop_group(&mut self, group: u64) {
+        self.record(group, KIND_DROP, |_| {});
+    }
+
+    pub fn dropped(&mut self, groups: &DroppedGroups) {
+        self.record(0, KIND_DROPPED, |out| {
+            out.extend_from_slice(&(groups.ranges().len() as u32).to_le_bytes());
+            for (first, last) in groups.ranges() {
+                out.extend_from_slice(&first.to_le_bytes());
+                out.extend_from_slice(&last.to_le_bytes());
             }
         });
     }

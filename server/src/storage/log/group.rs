@@ -64,6 +64,8 @@ pub(super) struct GroupView {
     recent: VecDeque<Recent>,
     terms: VecDeque<LogPos>,
     live_bytes: u64,
+    /// The group is no more: it holds nothing and takes nothing.
+    dropped: bool,
 }
 
 /// How to get one entry of a read.
@@ -88,6 +90,21 @@ impl GroupView {
     /// Index and place of every live entry.
     pub fn located(&self) -> impl Iterator<Item = (u64, Slot)> {
         (self.first..).zip(self.slots.iter().copied())
+    }
+
+    pub fn is_dropped(&self) -> bool {
+        self.dropped
+    }
+
+    /// Ends the group. Returns the bytes freed in memory.
+    pub fn drop_all(&mut self) -> u64 {
+        let freed = self.recent.iter().map(|recent| charge(&recent.entry)).sum();
+        *self = GroupView {
+            committed_dirty: self.committed_dirty,
+            dropped: true,
+            ..GroupView::default()
+        };
+        freed
     }
 
     pub fn state(&self) -> GroupState {

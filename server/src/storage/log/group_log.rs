@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::format::{ENTRY_OVERHEAD_BYTES, RECORD_BYTES_MAX};
 use super::group::{Group, GroupView};
 use super::queue::{Command, Completion, Op};
-use super::{Done, Entry, GroupState, Log, LogPos, Shared, read};
+use super::{Done, Entry, GroupDropped, GroupState, Log, LogPos, Shared, read};
 
 /// The log of one group. Clones share it.
 ///
@@ -104,6 +104,7 @@ impl GroupLog {
         }
         let mut view = self.group.view.lock();
         self.log.shared.queue.check_open()?;
+        self.check_there(&view)?;
         view.set_committed(committed);
         if !view.committed_dirty {
             view.committed_dirty = true;
@@ -139,6 +140,38 @@ impl GroupLog {
         .await
     }
 
+    /// Ends the group; see [`Log::drop_group`].
+    pub(super) async fn drop_group(&self, done: Done) -> io::Result<()> {
+        let accepted = self
+            .submit(0, done, |shared, view| {
+                let cached = &shared.cached_bytes;
+                cached.fetch_sub(view.drop_all(), Ordering::Relaxed);
+                Ok(Op::Drop)
+            })
+            .await;
+        if accepted.is_ok() {
+            let mut groups = self.log.shared.groups.write();
+            groups.known.remove(&self.group.id);
+            groups.dropped.insert(self.group.id);
+        }
+        accepted
+    }
+
+    /// Bytes on disk of the live entries.
+    pub fn live_bytes(&self) -> u64 {
+        self.group.view.lock().live_bytes()
+    }
+
+    fn check_there(&self, view: &GroupView) -> io::Result<()> {
+        match view.is_dropped() {
+            true => Err(GroupDropped {
+                group: self.group.id,
+            }
+            .into()),
+            false => Ok(()),
+        }
+    }
+
     /// The live entries of `range`, from its first live index on, without a gap: as many as have at most
     /// `max_bytes` of payload together, but at least one if there is one. Entries that have left memory
     /// are read from disk, which blocks. `InvalidData` means that the disk lost what was synced.
@@ -164,6 +197,7 @@ impl GroupLog {
             match shared
                 .queue
                 .check_open()
+                .and_then(|()| self.check_there(&view))
                 .and_then(|()| change(shared, &mut view))
             {
                 Ok(op) => match shared.queue.push(Command {

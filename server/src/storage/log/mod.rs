@@ -25,6 +25,8 @@
 //!   from what it can verify, makes them safe.
 //! - Space comes back by whole segments. A few live entries in one that is otherwise dead can be moved
 //!   ([`Log::vacate`]), which changes nothing but their place.
+//! - A group that was dropped is gone at once, for good, and as a whole: none of its records is ever
+//!   read again, and its id is refused for the life of the log.
 //! - Memory is bounded: the queue and the entries kept for readers by [`LogOptions`]; besides, each
 //!   live entry takes 16 bytes. Callers bound the live entries by purging.
 //!
@@ -62,6 +64,7 @@
 //!
 //! The layout in bytes is in `format.rs`.
 
+mod dropped;
 mod error;
 pub mod files;
 mod format;
@@ -91,9 +94,10 @@ use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
-pub use error::{Corruption, Failure, OpenError};
+pub use dropped::DroppedGroups;
+pub use error::{Corruption, Failure, GroupDropped, OpenError};
 pub use group_log::GroupLog;
 pub use options::{GroupStats, LogOptions, LogStats};
 pub use recovery::{Recovery, TornTail};
@@ -165,12 +169,19 @@ pub(crate) struct Shared {
     spares: Spares,
     /// Segments with live entries. Taken after the lock of a group.
     segments: RwLock<BTreeMap<u64, Arc<Segment>>>,
-    /// Every group ever named. Taken before the lock of a group.
-    groups: RwLock<HashMap<u64, Arc<Group>>>,
+    /// Taken before the lock of a group.
+    groups: RwLock<Groups>,
     cached_bytes: AtomicU64,
     tickets: AtomicU64,
     failure: watch::Sender<Option<Failure>>,
     counters: Counters,
+}
+
+/// Every group ever named: those that are there, and those that were dropped.
+#[derive(Default)]
+struct Groups {
+    known: HashMap<u64, Arc<Group>>,
+    dropped: DroppedGroups,
 }
 
 /// The threads of a log. The last handle that goes closes the log and waits for them.
@@ -220,7 +231,10 @@ impl Log {
             queue: Queue::new(options.queue_items, options.queue_bytes),
             spares: recovered.spares,
             segments: RwLock::new(recovered.segments),
-            groups: RwLock::new(recovered.groups),
+            groups: RwLock::new(Groups {
+                known: recovered.groups,
+                dropped: recovered.tail.dropped.clone(),
+            }),
             cached_bytes: AtomicU64::new(0),
             tickets: AtomicU64::new(1),
             failure: watch::Sender::new(None),
@@ -254,31 +268,64 @@ impl Log {
         recovery::stored_id(dir, files)
     }
 
-    /// The log of one group; a group comes into being when it is first named. Id 0 is not a group.
-    pub fn group(&self, id: u64) -> GroupLog {
+    /// The log of one group; a group comes into being when it is first named, once. Id 0 is not a
+    /// group.
+    pub fn group(&self, id: u64) -> Result<GroupLog, GroupDropped> {
         assert_ne!(id, 0, "group 0 stands for the log itself");
-        let known = self.shared.groups.read().get(&id).cloned();
-        let group = known.unwrap_or_else(|| {
-            let mut groups = self.shared.groups.write();
-            let fresh = || {
-                Arc::new(Group {
-                    id,
-                    view: Mutex::new(GroupView::default()),
-                })
-            };
-            groups.entry(id).or_insert_with(fresh).clone()
-        });
-        GroupLog {
+        let known = self.shared.groups.read().known.get(&id).cloned();
+        let group = match known {
+            Some(group) => group,
+            None => {
+                let mut groups = self.shared.groups.write();
+                if groups.dropped.contains(id) {
+                    return Err(GroupDropped { group: id });
+                }
+                let fresh = || {
+                    Arc::new(Group {
+                        id,
+                        view: Mutex::new(GroupView::default()),
+                    })
+                };
+                groups.known.entry(id).or_insert_with(fresh).clone()
+            }
+        };
+        Ok(GroupLog {
             group,
             log: self.clone(),
-        }
+        })
     }
 
-    /// Ids of the groups that the log knows, ascending.
+    /// Ids of the groups that the log knows, ascending; not those that were dropped.
     pub fn groups(&self) -> Vec<u64> {
-        let mut ids: Vec<u64> = self.shared.groups.read().keys().copied().collect();
+        let groups = self.shared.groups.read();
+        let mut ids: Vec<u64> = groups.known.keys().copied().collect();
         ids.sort_unstable();
         ids
+    }
+
+    /// The groups that were dropped, ever.
+    pub fn dropped(&self) -> DroppedGroups {
+        self.shared.groups.read().dropped.clone()
+    }
+
+    /// Drops a group: all that the log holds of it is dead from now on, and gone for good when this
+    /// returns. Its id is refused for ever, by this log and by one that is opened again; a group that
+    /// nobody named yet can be dropped too, and one that was dropped before is an error. Handles of
+    /// the group that are still about refuse everything.
+    pub async fn drop_group(&self, id: u64) -> io::Result<()> {
+        let group = self.group(id)?;
+        let (tx, dropped) = oneshot::channel();
+        // Whoever waits may be gone; the group is dropped all the same.
+        let done = Box::new(move |result| drop(tx.send(result)));
+        group.drop_group(done).await?;
+        dropped.await.unwrap_or_else(|_| Err(queue::closed()))
+    }
+
+    /// Bytes of all files of the log, prepared and free ones included. Does not look at the groups.
+    pub fn disk_bytes(&self) -> u64 {
+        let segments = self.shared.segments.read();
+        let used = segments.values().map(|s| s.bytes.load(Ordering::Relaxed));
+        used.sum::<u64>() + self.shared.spares.bytes()
     }
 
     /// Keeps at most so many files of purged segments to be used again; more are deleted, which gives
@@ -331,13 +378,8 @@ impl Log {
                 live_bytes: view.live_bytes(),
             });
         }
-        let segments = shared.segments.read();
-        stats.segments = segments.len();
-        let used: u64 = segments
-            .values()
-            .map(|segment| segment.bytes.load(Ordering::Relaxed))
-            .sum();
-        stats.disk_bytes = used + shared.spares.bytes();
+        stats.segments = shared.segments.read().len();
+        stats.disk_bytes = self.disk_bytes();
         stats
     }
 }

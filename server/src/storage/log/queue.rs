@@ -32,6 +32,8 @@ pub(super) enum Op {
     Purge(LogPos),
     /// Entries that are live, each with the place that it is to leave.
     Move(Vec<(Entry, Slot)>),
+    /// The last command of the group.
+    Drop,
 }
 
 /// One change on its way to the disk.

@@ -313,6 +313,7 @@ pub(super) fn recover(
         next_segment,
         groups: tracked,
         pins,
+        dropped: replay.dropped,
         older,
     };
     Ok(Recovered {

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::LogPos;
 use super::error::OpenError;
 use super::format::{
     BATCH_HEADER_BYTES, BatchHeader, Invalid, Place, Record, SEGMENT_HEADER_BYTES, batch_body,
@@ -14,6 +13,7 @@ use super::format::{
 use super::group::{GroupView, Slot};
 use super::recovery::{Found, corrupt};
 use super::tracked::{Pins, Tracked};
+use super::{DroppedGroups, LogPos};
 
 /// The valid batches at the start of a segment.
 pub(super) struct Walk {
@@ -51,6 +51,8 @@ pub(super) fn walk(bytes: &[u8], place: Place) -> Walk {
 #[derive(Default)]
 pub(super) struct Replay {
     pub views: BTreeMap<u64, GroupView>,
+    /// Groups that were dropped. None of them has a view.
+    pub dropped: DroppedGroups,
     /// The segment whose records were replayed last.
     segment: Option<u64>,
     pub records: u64,
@@ -105,6 +107,15 @@ impl Replay {
         slot: Slot,
         exact: Option<bool>,
     ) -> Result<(), Invalid> {
+        if let Record::Dropped(dropped) = record {
+            return self.dropped(dropped, exact);
+        }
+        if self.dropped.contains(group) {
+            return Err(unexpected(
+                &format!("nothing more of group {group}, which was dropped"),
+                &record,
+            ));
+        }
         let view = self.views.entry(group).or_default();
         match record {
             Record::Entry(entry) => view.replay_entry(entry.pos(), slot)?,
@@ -133,6 +144,10 @@ impl Replay {
                 state.committed = state.committed.as_ref().map(copy);
                 view.replay_checkpoint(state);
             }
+            Record::Drop => {
+                self.views.remove(&group);
+                self.dropped.insert(group);
+            }
             record => {
                 return Err(unexpected(
                     "an entry or a change of a group's state",
@@ -141,6 +156,25 @@ impl Replay {
             }
         }
         Ok(())
+    }
+}
+
+impl Replay {
+    /// The list at the head of a segment: what is known already, or the only trace of groups whose
+    /// last record lay in a segment that is gone.
+    fn dropped(&mut self, dropped: DroppedGroups, exact: Option<bool>) -> Result<(), Invalid> {
+        match exact {
+            Some(true) if dropped != self.dropped => Err(Invalid {
+                expected: format!("the dropped groups to be {:?}", self.dropped),
+                found: format!("{dropped:?}"),
+            }),
+            Some(_) => {
+                self.views.retain(|&group, _| !dropped.contains(group));
+                self.dropped = dropped;
+                Ok(())
+            }
+            None => Err(unexpected("a record of a group", &Record::Dropped(dropped))),
+        }
     }
 }
 
@@ -159,6 +193,8 @@ pub(super) fn unexpected(expected: &str, record: &Record) -> Invalid {
         Record::Purge(_) => "a purge",
         Record::Checkpoint(_) => "a checkpoint",
         Record::Segments(_) => "a list of segments",
+        Record::Drop => "the end of a group",
+        Record::Dropped(_) => "a list of dropped groups",
     };
     Invalid {
         expected: expected.to_owned(),

@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod dropped;
 mod space;
 
 use std::io;
@@ -103,7 +104,7 @@ fn what_was_written_is_there_after_reopening() {
     let files = FaultFiles::memory(1);
     let (log, recovery) = open(&files);
     assert!(recovery.created);
-    let (a, b) = (log.group(1), log.group(2));
+    let (a, b) = (log.group(1).unwrap(), log.group(2).unwrap());
     append(&a, (1..=5).map(|i| entry(1, i, 20)).collect()).unwrap();
     append(&b, vec![entry(3, 0, 0)]).unwrap();
     vote(&b, "node 3 in term 3").unwrap();
@@ -117,7 +118,7 @@ fn what_was_written_is_there_after_reopening() {
     let (log, recovery) = open(&files);
     assert!(!recovery.created);
     assert_eq!(recovery.torn, None);
-    let (a, b) = (log.group(1), log.group(2));
+    let (a, b) = (log.group(1).unwrap(), log.group(2).unwrap());
     assert_eq!((a.state(), b.state()), (state_a, state_b));
     assert_eq!(a.state().committed.as_deref(), Some(&b"4"[..]));
     assert_eq!(

@@ -120,7 +120,7 @@ impl Log {
     }
 
     pub(super) fn known_groups(&self) -> Vec<Arc<Group>> {
-        let mut groups: Vec<_> = self.shared.groups.read().values().cloned().collect();
+        let mut groups: Vec<_> = self.shared.groups.read().known.values().cloned().collect();
         groups.sort_unstable_by_key(|group| group.id);
         groups
     }

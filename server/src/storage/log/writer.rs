@@ -24,7 +24,7 @@ use super::group::{Group, Slot};
 use super::queue::{Command, Completion, Op};
 use super::segment::Segment;
 use super::tracked::{Pins, Tracked};
-use super::{Entry, Failure, Shared};
+use super::{DroppedGroups, Entry, Failure, Shared};
 use crate::limits;
 use crate::planted::{self, Bug};
 
@@ -38,6 +38,7 @@ pub(super) struct Tail {
     pub next_segment: u64,
     pub groups: BTreeMap<u64, Tracked>,
     pub pins: Pins,
+    pub dropped: DroppedGroups,
     /// The segments before the active one.
     pub older: BTreeMap<u64, SegmentEnd>,
 }
@@ -60,7 +61,7 @@ enum Came {
 /// The writer.
 ///
 /// - Everything before the active segment is synced.
-/// - `tail.groups` is the state after the last record in the batch, so a checkpoint is always exact.
+/// - `tail.groups` and `tail.dropped` are the state after the last record in the batch, so a checkpoint is always exact.
 /// - Callbacks wait in `answers` until the sync that covers the last record of their command.
 /// - A segment is freed only after a sync, when no group has a live entry in it.
 pub(super) struct Writer {
@@ -209,6 +210,15 @@ impl Writer {
                     self.encode_moved(group, entry, *from)?;
                 }
             }
+            Op::Drop => {
+                self.make_room(0)?;
+                self.batch.drop_group(group.id);
+                let tail = &mut self.tail;
+                if let Some(mut tracked) = tail.groups.remove(&group.id) {
+                    tracked.truncate(None, &mut tail.pins);
+                }
+                tail.dropped.insert(group.id);
+            }
         }
         Ok(())
     }
@@ -314,13 +324,16 @@ impl Writer {
         self.batch.records() == self.checkpoint_records
     }
 
-    /// Starts the first batch of a segment with the list of older segments and a checkpoint of every
-    /// group, so that no record of an older segment but live entries is needed any more.
+    /// Starts the first batch of a segment with the list of older segments, the dropped groups and a
+    /// checkpoint of every other, so that no record of an older segment but live entries is needed any more.
     fn begin(&mut self) {
         if self.batch.records() > 0 || self.tail.position != SEGMENT_HEADER_BYTES as u64 {
             return;
         }
         self.batch.segments(self.tail.older.values().copied());
+        if !self.tail.dropped.is_empty() {
+            self.batch.dropped(&self.tail.dropped);
+        }
         for (&group, tracked) in &self.tail.groups {
             self.batch.checkpoint(group, &tracked.checkpoint());
         }

@@ -4,9 +4,10 @@
 use bytes::Bytes;
 
 use super::{
-    BATCH_HEADER_BYTES, BATCH_MAGIC, Checkpoint, KIND_CHECKPOINT, KIND_COMMITTED, KIND_ENTRY,
-    KIND_MOVED, KIND_PURGE, KIND_SEGMENTS, KIND_TRUNCATE, KIND_VOTE, Place, RECORD_HEADER_BYTES,
-    Record, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC, SEGMENT_VERSION, SEGMENT_VERSION_MIN, SegmentEnd,
+    BATCH_HEADER_BYTES, BATCH_MAGIC, Checkpoint, KIND_CHECKPOINT, KIND_COMMITTED, KIND_DROP,
+    KIND_DROPPED, KIND_ENTRY, KIND_MOVED, KIND_PURGE, KIND_SEGMENTS, KIND_TRUNCATE, KIND_VOTE,
+    Place, RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC, SEGMENT_VERSION,
+    SEGMENT_VERSION_MIN, SegmentEnd,
 };
 use crate::storage::log::{Entry, LogPos};
 
@@ -247,6 +248,19 @@ impl Fields {
                     });
                 }
                 Record::Segments(ends)
+            }
+            KIND_DROP => Record::Drop,
+            KIND_DROPPED => {
+                let mut ranges: Vec<(u64, u64)> = Vec::new();
+                for _ in 0..self.u32()? {
+                    let (first, last) = (self.u64()?, self.u64()?);
+                    let after = ranges.last().map_or(1, |(_, last)| last.saturating_add(2));
+                    if first < after || last < first {
+                        return None;
+                    }
+                    ranges.push((first, last));
+                }
+                Record::Dropped(ranges.into_iter().collect())
             }
             _ => return None,
         };

@@ -4,9 +4,10 @@
 //! Operations are issued one after the other, so the log must come back as the state after some prefix
 //! of them: at least as long as what was acknowledged, and the same prefix for all groups. An append of
 //! many entries counts as many steps, for it may span batches. Committed marks are lazy: the one that
-//! comes back is any that was saved since the last one known to be durable.
+//! comes back is any that was saved since the last one known to be durable. Now and then a group is
+//! dropped, and a new one takes its turn: what was dropped never comes back, and neither does its id.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +21,7 @@ use super::super::{Done, Entry, GroupState, Log, LogOptions, LogPos, OpenError, 
 use super::{DIR, block_on, entry, options, pos};
 
 const SEEDS: u64 = 400;
-const GROUPS: u64 = 3;
+const GROUPS: usize = 3;
 
 struct Random(u64);
 
@@ -51,6 +52,7 @@ enum Step {
     Vote(Bytes),
     Truncate(Option<u64>),
     Purge(LogPos),
+    Drop,
 }
 
 impl Model {
@@ -69,6 +71,7 @@ impl Model {
                     self.purged = Some(*pos);
                 }
             }
+            Step::Drop => *self = Model::default(),
         }
     }
 
@@ -119,7 +122,34 @@ impl Model {
     }
 }
 
-type Models = BTreeMap<u64, Model>;
+/// What the log should be.
+#[derive(Clone, Debug, PartialEq)]
+struct Models {
+    groups: BTreeMap<u64, Model>,
+    dropped: BTreeSet<u64>,
+}
+
+impl Models {
+    fn apply(&mut self, id: u64, step: &Step) {
+        match step {
+            Step::Drop => {
+                self.groups.remove(&id);
+                self.dropped.insert(id);
+            }
+            step => self.groups.entry(id).or_default().apply(step),
+        }
+    }
+
+    fn of(&self, id: u64) -> Model {
+        self.groups.get(&id).cloned().unwrap_or_default()
+    }
+
+    /// The groups that take part now: so many with the lowest ids that were not dropped.
+    fn ids(&self) -> Vec<u64> {
+        let ids = (1..).filter(|id| !self.dropped.contains(id));
+        ids.take(GROUPS).collect()
+    }
+}
 
 /// One seed: a directory through several lives.
 struct Trial {
@@ -147,10 +177,11 @@ impl Trial {
             seed,
             files: FaultFiles::memory(seed),
             options,
-            models: (1..=GROUPS)
-                .map(|group| (group, Model::default()))
-                .collect(),
-            committed: (1..=GROUPS).map(|group| (group, vec![None])).collect(),
+            models: Models {
+                groups: BTreeMap::new(),
+                dropped: BTreeSet::new(),
+            },
+            committed: BTreeMap::new(),
             count: 0,
             random,
         }
@@ -214,18 +245,21 @@ impl Trial {
         let mut issued = 0;
         for _ in 0..self.random.below(120) {
             self.count += 1;
-            let id = 1 + self.random.below(GROUPS);
-            let group = log.group(id);
+            let id = now.ids()[self.random.below(GROUPS as u64) as usize];
+            let group = log.group(id).unwrap();
             if self.random.chance(15) {
                 let mark = Bytes::from(format!("committed {}", self.count));
                 if group.save_committed(mark.clone()).is_ok() {
-                    self.committed.get_mut(&id).unwrap().push(Some(mark));
+                    self.marks(id).push(Some(mark));
                 }
             }
             if self.random.chance(25) {
                 self.vacate_one(log, &now);
             }
-            let next = now[&id].next(&mut self.random, self.count);
+            let next = match self.random.chance(3) {
+                true => vec![Step::Drop],
+                false => now.of(id).next(&mut self.random, self.count),
+            };
             let through = steps.len() + next.len();
             let (tell, order, number) = (acknowledged.clone(), answers.clone(), issued);
             let (wait, waited) = std::sync::mpsc::channel();
@@ -241,6 +275,7 @@ impl Trial {
                     [Step::Vote(vote)] => group.save_vote(vote.clone(), done).await,
                     [Step::Truncate(keep)] => group.truncate_after(*keep, done).await,
                     [Step::Purge(pos)] => group.purge(*pos, done).await,
+                    [Step::Drop] => group.drop_group(done).await,
                     appends => {
                         let entries = appends.iter().map(|step| match step {
                             Step::Append(entry) => entry.clone(),
@@ -256,11 +291,11 @@ impl Trial {
             }
             issued += 1;
             for step in next {
-                now.get_mut(&id).unwrap().apply(&step);
+                now.apply(id, &step);
                 steps.push((id, step));
             }
             // Readable at once, written or not.
-            self.check_group(log, id, &now[&id]);
+            self.check_group(log, id, &now);
             if self.random.chance(50) {
                 waited.recv().unwrap();
             }
@@ -308,13 +343,22 @@ impl Trial {
             let left = left.iter().find(|left| left.segment == segment);
             assert!(left.is_none_or(|left| left.live_bytes == 0), "{left:?}");
         }
-        for (&id, model) in now {
-            self.check_group(log, id, model);
+        for id in now.ids() {
+            self.check_group(log, id, now);
         }
     }
 
-    fn check_group(&self, log: &Log, id: u64, model: &Model) {
-        let group = log.group(id);
+    fn marks(&mut self, id: u64) -> &mut Vec<Option<Bytes>> {
+        self.committed.entry(id).or_insert_with(|| vec![None])
+    }
+
+    fn check_group(&self, log: &Log, id: u64, models: &Models) {
+        if models.dropped.contains(&id) {
+            let refused = log.group(id).map(|_| ()).unwrap_err();
+            assert_eq!(refused.group, id, "seed {}", self.seed);
+            return;
+        }
+        let (group, model) = (log.group(id).unwrap(), models.of(id));
         let GroupState {
             purged, last, vote, ..
         } = group.state();
@@ -347,8 +391,8 @@ impl Trial {
     }
 
     fn recovered(log: &Log) -> Models {
-        let model = |id| {
-            let group = log.group(id);
+        let model = |id: u64| {
+            let group = log.group(id).unwrap();
             let entries = group.read(0..u64::MAX, usize::MAX).unwrap();
             let GroupState { purged, vote, .. } = group.state();
             (
@@ -363,7 +407,14 @@ impl Trial {
                 },
             )
         };
-        (1..=GROUPS).map(model).collect()
+        // A group that was only named is none.
+        let groups = log.groups().into_iter().map(model);
+        let groups = groups.filter(|(_, model)| *model != Model::default());
+        let dropped = log.dropped();
+        Models {
+            groups: groups.collect(),
+            dropped: dropped.ranges().flat_map(|(a, z)| a..=z).collect(),
+        }
     }
 
     /// Checks that the log came back as a prefix of `steps` that has the first `acknowledged`.
@@ -371,15 +422,20 @@ impl Trial {
         let found = Trial::recovered(log);
         let mut models = self.models.clone();
         for (id, step) in &steps[..acknowledged] {
-            models.get_mut(id).unwrap().apply(step);
+            models.apply(*id, step);
         }
-        let mut matches = models == found;
+        let same = |models: &Models| {
+            let mut models = models.clone();
+            models.groups.retain(|_, model| *model != Model::default());
+            models == found
+        };
+        let mut matches = same(&models);
         for (id, step) in &steps[acknowledged..] {
             if matches {
                 break;
             }
-            models.get_mut(id).unwrap().apply(step);
-            matches = models == found;
+            models.apply(*id, step);
+            matches = same(&models);
         }
         assert!(
             matches,
@@ -388,14 +444,17 @@ impl Trial {
             steps.len(),
         );
         self.models = found;
-        for id in 1..=GROUPS {
-            self.check_group(log, id, &self.models[&id]);
-            let committed = log.group(id).state().committed;
-            let known = self.committed.get_mut(&id).unwrap();
+        let seed = self.seed;
+        for &id in &self.models.dropped {
+            self.check_group(log, id, &self.models);
+        }
+        for id in self.models.ids() {
+            self.check_group(log, id, &self.models);
+            let committed = log.group(id).unwrap().state().committed;
+            let known = self.marks(id);
             assert!(
                 known.contains(&committed),
-                "seed {} group {id}: {committed:?} of {known:?}",
-                self.seed
+                "seed {seed} group {id}: {committed:?} of {known:?}"
             );
             let at = known.iter().position(|mark| *mark == committed).unwrap();
             known.drain(..at);

@@ -51,21 +51,30 @@ fn reopen(image: &Image) -> Result<(Log, Recovery), OpenError> {
 fn contents(log: &Log) -> Vec<(GroupState, Vec<Entry>)> {
     log.groups()
         .into_iter()
-        .map(|id| (log.group(id).state(), read_all(&log.group(id))))
+        .map(|id| {
+            (
+                log.group(id).unwrap().state(),
+                read_all(&log.group(id).unwrap()),
+            )
+        })
         .collect()
 }
 
-/// Three groups over several segments; group 2 ends with an entry of its own batch.
+/// Three groups over several segments, and one that was dropped on the way; group 2 ends with an entry
+/// of its own batch.
 fn fill(log: &Log) {
+    append(&log.group(1).unwrap(), vec![entry(1, 0, 400)]).unwrap();
+    append(&log.group(4).unwrap(), vec![entry(1, 0, 400)]).unwrap();
+    block_on(log.drop_group(4)).unwrap();
     for index in 1..=12 {
-        append(&log.group(1), vec![entry(1, index, 400)]).unwrap();
-        append(&log.group(3), vec![entry(2, index, 300)]).unwrap();
+        append(&log.group(1).unwrap(), vec![entry(1, index, 400)]).unwrap();
+        append(&log.group(3).unwrap(), vec![entry(2, index, 300)]).unwrap();
     }
-    vote(&log.group(3), "a vote").unwrap();
-    purge(&log.group(1), pos(1, 2)).unwrap();
-    truncate(&log.group(1), Some(10)).unwrap();
-    append(&log.group(2), vec![entry(5, 0, 40)]).unwrap();
-    append(&log.group(2), vec![entry(5, 1, 40)]).unwrap();
+    vote(&log.group(3).unwrap(), "a vote").unwrap();
+    purge(&log.group(1).unwrap(), pos(1, 2)).unwrap();
+    truncate(&log.group(1).unwrap(), Some(10)).unwrap();
+    append(&log.group(2).unwrap(), vec![entry(5, 0, 40)]).unwrap();
+    append(&log.group(2).unwrap(), vec![entry(5, 1, 40)]).unwrap();
 }
 
 #[test]
@@ -163,7 +172,7 @@ fn an_idle_log_attests_its_last_batch() {
         ..options()
     };
     let (log, _) = Log::open(Path::new(DIR), options, Arc::new(files.mount())).unwrap();
-    append(&log.group(1), vec![entry(1, 0, 40)]).unwrap();
+    append(&log.group(1).unwrap(), vec![entry(1, 0, 40)]).unwrap();
     while log.stats().batches < 2 {
         std::thread::yield_now();
     }
@@ -218,7 +227,7 @@ fn damage_under_a_running_log_is_found_by_the_reader() {
         files.clone(),
     )
     .unwrap();
-    let group = log.group(1);
+    let group = log.group(1).unwrap();
     append(&group, vec![entry(1, 0, 40), entry(1, 1, 40)]).unwrap();
     let file = files
         .open(&Path::new(DIR).join("00000000000000000001.log"))
@@ -240,7 +249,7 @@ fn a_failed_sync_is_final() {
     for fail_write in [false, true] {
         let files = FaultFiles::memory(1);
         let (log, _) = open(&files);
-        let (group, other) = (log.group(1), log.group(2));
+        let (group, other) = (log.group(1).unwrap(), log.group(2).unwrap());
         append(&group, vec![entry(1, 0, 10)]).unwrap();
         assert!(log.failure().is_none());
         // The next segment is prepared beside the writer: its writes are not to be counted as the
@@ -290,10 +299,10 @@ fn a_segment_that_was_freed_and_came_back_is_no_torn_tail() {
     let (log, _) = open(&files);
     fill(&log);
     let before = image(&files);
-    purge(&log.group(1), pos(1, 10)).unwrap();
-    purge(&log.group(3), pos(2, 12)).unwrap();
+    purge(&log.group(1).unwrap(), pos(1, 10)).unwrap();
+    purge(&log.group(3).unwrap(), pos(2, 12)).unwrap();
     for index in 2..14 {
-        append(&log.group(2), vec![entry(5, index, 400)]).unwrap();
+        append(&log.group(2).unwrap(), vec![entry(5, index, 400)]).unwrap();
     }
     let first = "00000000000000000001.log";
     wait_until("the first segment is freed", || {

@@ -8,7 +8,7 @@ use super::*;
 fn groups_share_a_sync() {
     let files = FaultFiles::memory(1);
     let (log, _) = open(&files);
-    append(&log.group(1), vec![entry(1, 0, 10)]).unwrap();
+    append(&log.group(1).unwrap(), vec![entry(1, 0, 10)]).unwrap();
     // The writer is held in a callback while the others queue up behind it.
     let (held, is_held) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
@@ -16,7 +16,12 @@ fn groups_share_a_sync() {
         held.send(()).unwrap();
         released.recv().unwrap();
     });
-    block_on(log.group(1).save_vote(Bytes::from_static(b"v"), hold)).unwrap();
+    block_on(
+        log.group(1)
+            .unwrap()
+            .save_vote(Bytes::from_static(b"v"), hold),
+    )
+    .unwrap();
     is_held.recv().unwrap();
     let before = log.stats();
     let (order, answers) = mpsc::channel();
@@ -25,11 +30,16 @@ fn groups_share_a_sync() {
             let order = order.clone();
             let done: Done =
                 Box::new(move |result| order.send((group, index, result.is_ok())).unwrap());
-            block_on(log.group(group).append(vec![entry(1, index, 50)], done)).unwrap();
+            block_on(
+                log.group(group)
+                    .unwrap()
+                    .append(vec![entry(1, index, 50)], done),
+            )
+            .unwrap();
         }
     }
     assert_eq!(
-        read_all(&log.group(40)).len(),
+        read_all(&log.group(40).unwrap()).len(),
         2,
         "readable before it is written"
     );
@@ -52,7 +62,7 @@ fn groups_share_a_sync() {
 fn purging_frees_segments_and_their_files_are_used_again() {
     let files = FaultFiles::memory(1);
     let (log, _) = open(&files);
-    let (busy, quiet) = (log.group(1), log.group(2));
+    let (busy, quiet) = (log.group(1).unwrap(), log.group(2).unwrap());
     append(&quiet, vec![entry(1, 0, 30)]).unwrap();
     vote(&quiet, "quiet").unwrap();
     for index in 0..200 {
@@ -74,12 +84,15 @@ fn purging_frees_segments_and_their_files_are_used_again() {
     let (log, recovery) = open(&files);
     assert!(recovery.segments <= 3, "{recovery:?}");
     assert_eq!(
-        read_all(&log.group(1)),
+        read_all(&log.group(1).unwrap()),
         (195..200).map(|i| entry(1, i, 500)).collect::<Vec<_>>()
     );
-    assert_eq!(read_all(&log.group(2)), vec![]);
-    assert_eq!(log.group(2).state().vote.as_deref(), Some(&b"quiet"[..]));
-    assert_eq!(log.group(2).state().last, Some(pos(1, 0)));
+    assert_eq!(read_all(&log.group(2).unwrap()), vec![]);
+    assert_eq!(
+        log.group(2).unwrap().state().vote.as_deref(),
+        Some(&b"quiet"[..])
+    );
+    assert_eq!(log.group(2).unwrap().state().last, Some(pos(1, 0)));
 }
 
 #[test]
@@ -88,14 +101,14 @@ fn a_file_used_again_never_revives_old_records() {
     let (log, _) = open(&files);
     // Two full cycles of equal batches: at every offset of a reused file lies a whole batch of old.
     for index in 0..120 {
-        append(&log.group(1), vec![entry(1, index, 900)]).unwrap();
-        purge(&log.group(1), pos(1, index)).unwrap();
+        append(&log.group(1).unwrap(), vec![entry(1, index, 900)]).unwrap();
+        purge(&log.group(1).unwrap(), pos(1, index)).unwrap();
     }
     for round in 0..6 {
         files.crash(Crash::KillProcess).unwrap();
         let (log, recovery) = open(&files);
         assert_eq!(recovery.torn, None, "round {round}");
-        let group = log.group(1);
+        let group = log.group(1).unwrap();
         assert_eq!(group.state().last, Some(pos(1, 119 + round)));
         assert_eq!(read_all(&group), vec![]);
         append(&group, vec![entry(1, 120 + round, 900)]).unwrap();
@@ -107,7 +120,7 @@ fn a_file_used_again_never_revives_old_records() {
 fn reads_come_from_memory_and_disk_and_respect_the_limit() {
     let files = FaultFiles::memory(1);
     let (log, _) = open(&files);
-    let (a, b) = (log.group(1), log.group(2));
+    let (a, b) = (log.group(1).unwrap(), log.group(2).unwrap());
     for index in 0..60 {
         append(&a, vec![entry(1, index, 100)]).unwrap();
         append(&b, vec![entry(1, index, 10)]).unwrap();
@@ -141,13 +154,17 @@ fn a_record_larger_than_a_segment_makes_a_longer_one() {
         entry(1, 2, 10),
         entry(1, 3, 20_000),
     ];
-    append(&log.group(1), entries.clone()).unwrap();
+    append(&log.group(1).unwrap(), entries.clone()).unwrap();
     drop(log);
     let (log, _) = open(&files);
-    assert_eq!(read_all(&log.group(1)), entries);
+    assert_eq!(read_all(&log.group(1).unwrap()), entries);
     assert!(log.stats().disk_bytes > 70_000);
-    purge(&log.group(1), pos(1, 3)).unwrap();
-    append(&log.group(1), (4..20).map(|i| entry(1, i, 500)).collect()).unwrap();
+    purge(&log.group(1).unwrap(), pos(1, 3)).unwrap();
+    append(
+        &log.group(1).unwrap(),
+        (4..20).map(|i| entry(1, i, 500)).collect(),
+    )
+    .unwrap();
     wait_until("long segments are deleted", || {
         log.stats().disk_bytes < 50_000
     });
@@ -157,7 +174,7 @@ fn a_record_larger_than_a_segment_makes_a_longer_one() {
 fn what_does_not_follow_is_refused_and_changes_nothing() {
     let files = FaultFiles::memory(1);
     let (log, _) = open(&files);
-    let group = log.group(1);
+    let group = log.group(1).unwrap();
     append(&group, vec![entry(3, 1, 1), entry(3, 2, 1)]).unwrap();
     purge(&group, pos(3, 1)).unwrap();
     let before = group.state();
@@ -184,11 +201,11 @@ fn what_does_not_follow_is_refused_and_changes_nothing() {
     append(&group, vec![entry(9, 101, 1)]).unwrap();
     assert_eq!(group.term_of(100), Some(9));
     // A new group begins where its first entry says.
-    append(&log.group(2), vec![entry(1, 7, 1)]).unwrap();
+    append(&log.group(2).unwrap(), vec![entry(1, 7, 1)]).unwrap();
     drop((group, log));
     let (log, _) = open(&files);
-    assert_eq!(read_all(&log.group(2)), vec![entry(1, 7, 1)]);
-    assert_eq!(log.group(1).state().last, Some(pos(9, 101)));
+    assert_eq!(read_all(&log.group(2).unwrap()), vec![entry(1, 7, 1)]);
+    assert_eq!(log.group(1).unwrap().state().last, Some(pos(9, 101)));
 }
 
 #[test]
@@ -205,10 +222,10 @@ fn a_full_queue_makes_callers_wait() {
         held.send(()).unwrap();
         released.recv().unwrap();
     });
-    block_on(log.group(1).save_vote(Bytes::new(), hold)).unwrap();
+    block_on(log.group(1).unwrap().save_vote(Bytes::new(), hold)).unwrap();
     is_held.recv().unwrap();
     block_on(async {
-        let group = log.group(1);
+        let group = log.group(1).unwrap();
         for index in 0..4 {
             group
                 .append(vec![entry(1, index, 1)], Box::new(drop))
@@ -240,7 +257,7 @@ fn open_larger(files: &FaultFiles) -> (Log, Recovery) {
 
 /// A quiet group leaves an entry in each of many segments that busy traffic fills and purges.
 fn quiet_among_busy(log: &Log) -> (Vec<Entry>, Vec<Entry>) {
-    let (busy, quiet) = (log.group(1), log.group(2));
+    let (busy, quiet) = (log.group(1).unwrap(), log.group(2).unwrap());
     let mut kept = Vec::new();
     for index in 0..200 {
         // Terms change on the way, so that their starts have to be right after a move.
@@ -272,15 +289,15 @@ fn segments_that_hold_little_are_vacated_and_nothing_of_it_is_lost() {
     let (kept, busy) = quiet_among_busy(&log);
     assert!(log.stats().segments >= 200, "{}", log.stats().segments);
     assert_eq!(log.stats().groups[1].live_bytes, 200 * 74);
-    let term_starts = log.group(2).term_starts();
-    let state = log.group(2).state();
+    let term_starts = log.group(2).unwrap().term_starts();
+    let state = log.group(2).unwrap().state();
     assert!(block_on_vacating(&log, 100) >= 190);
     wait_until("the segments are freed", || log.stats().segments <= 15);
     let check = |log: &Log| {
-        assert_eq!(read_all(&log.group(2)), kept);
-        assert_eq!(read_all(&log.group(1)), busy);
-        assert_eq!(log.group(2).term_starts(), term_starts);
-        assert_eq!(log.group(2).state(), state);
+        assert_eq!(read_all(&log.group(2).unwrap()), kept);
+        assert_eq!(read_all(&log.group(1).unwrap()), busy);
+        assert_eq!(log.group(2).unwrap().term_starts(), term_starts);
+        assert_eq!(log.group(2).unwrap().state(), state);
         assert_eq!(log.stats().groups[1].live_bytes, 200 * 74);
         assert!(log.stats().segments <= 15, "{}", log.stats().segments);
     };
@@ -293,7 +310,7 @@ fn segments_that_hold_little_are_vacated_and_nothing_of_it_is_lost() {
     // Moved once more, and what comes after the moved entries is cut, replaced and purged.
     block_on_vacating(&log, u64::MAX);
     check(&log);
-    let quiet = log.group(2);
+    let quiet = log.group(2).unwrap();
     truncate(&quiet, Some(149)).unwrap();
     append(&quiet, vec![entry(9, 150, 10)]).unwrap();
     block_on_vacating(&log, u64::MAX);
@@ -303,9 +320,9 @@ fn segments_that_hold_little_are_vacated_and_nothing_of_it_is_lost() {
     assert_eq!(read_all(&quiet), expected);
     drop((quiet, log));
     let (log, _) = open_larger(&files);
-    assert_eq!(read_all(&log.group(2)), expected);
+    assert_eq!(read_all(&log.group(2).unwrap()), expected);
     assert_eq!(
-        log.group(2).term_starts(),
+        log.group(2).unwrap().term_starts(),
         [pos(2, 99), pos(2, 100), pos(3, 120), pos(9, 150)]
     );
 }
@@ -315,7 +332,7 @@ fn an_entry_that_dies_while_it_is_moved_stays_dead() {
     let files = FaultFiles::memory(1);
     let (log, _) = open_larger(&files);
     let (kept, _) = quiet_among_busy(&log);
-    let quiet = log.group(2);
+    let quiet = log.group(2).unwrap();
     // The writer is held in a callback; the move and what kills its entries queue up behind it.
     let (held, is_held) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
@@ -323,7 +340,12 @@ fn an_entry_that_dies_while_it_is_moved_stays_dead() {
         held.send(()).unwrap();
         released.recv().unwrap();
     });
-    block_on(log.group(3).save_vote(Bytes::from_static(b"v"), hold)).unwrap();
+    block_on(
+        log.group(3)
+            .unwrap()
+            .save_vote(Bytes::from_static(b"v"), hold),
+    )
+    .unwrap();
     is_held.recv().unwrap();
     let first = log.segment_uses()[0].segment;
     let last = log.segment_uses().last().unwrap().segment;
@@ -341,5 +363,5 @@ fn an_entry_that_dies_while_it_is_moved_stays_dead() {
     assert_eq!(read_all(&quiet), kept[21..=150]);
     drop((quiet, log));
     let (log, _) = open_larger(&files);
-    assert_eq!(read_all(&log.group(2)), kept[21..=150]);
+    assert_eq!(read_all(&log.group(2).unwrap()), kept[21..=150]);
 }
