@@ -2,7 +2,7 @@
 //! applying, reads with a cold and a warm cache, memory, disk after everything was overwritten, and the time
 //! to open again after SIGKILL.
 //!
-//! `cargo bench -p holdfast-server --bench engines -- [--records N] [--rounds N] [--engines A,B] [--dir DIR]`
+//! `cargo bench -p holdfast-server --features internals --bench engines -- [--records N] [--rounds N] [--engines A,B] [--dir DIR]`
 //!
 //! Rounds are interleaved and each measurement is a process of its own; the table has medians. Nothing is
 //! said of what an engine keeps when the power goes: that is what the tests of the state store are for.
@@ -21,12 +21,7 @@ use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use clap::Parser;
 use holdfast_mvcc::{Reader as _, Write};
-use holdfast_server::storage::{
-    engine::OpenEngine,
-    lsm_engine::Lsm,
-    sled_engine::Sled,
-    state::{StateOptions, StateStore},
-};
+use holdfast_server::internals::{Lsm, OpenEngine, Sled, StateOptions, StateStore};
 
 const VALUE_BYTES: usize = 256;
 /// Records between two marks: what one batch of applied entries writes.

@@ -261,7 +261,7 @@ fn announce(context: &ServiceContext) {
         cluster_id = format_args!("{:016x}", identity.cluster_id),
         incarnation = format_args!("{:016x}", identity.incarnation),
         data_dir = %context.data.path().display(),
-        version = crate::planted::version(),
+        version = env!("CARGO_PKG_VERSION"),
         "this node"
     );
     let member = config.this_member();

@@ -52,9 +52,9 @@ pub(crate) enum Bug {
 }
 
 #[cfg(feature = "planted-bugs")]
-pub use active::{UnknownBug, plant};
+pub(crate) use active::is;
 #[cfg(feature = "planted-bugs")]
-pub(crate) use active::{is, version};
+pub use active::{UnknownBug, describe, plant};
 
 /// Whether this mistake is to be made: never, in this build.
 #[cfg(not(feature = "planted-bugs"))]
@@ -67,12 +67,6 @@ pub(crate) const fn is(_: Bug) -> bool {
 /// with the checks at the start they would only show as nodes that stay out.
 pub(crate) fn trusts_any_memory() -> bool {
     is(Bug::VoteWithLostLog) || is(Bug::AckBeforeFsync) || is(Bug::VoteNotPersisted)
-}
-
-/// What `holdfast --version` says after the name.
-#[cfg(not(feature = "planted-bugs"))]
-pub(crate) const fn version() -> &'static str {
-    env!("CARGO_PKG_VERSION")
 }
 
 #[cfg(feature = "planted-bugs")]
@@ -239,22 +233,14 @@ mod active {
         ACTIVE.get() == Some(&bug)
     }
 
-    /// What `holdfast --version` says after the name.
-    pub(crate) fn version() -> &'static str {
-        static VERSION: OnceLock<String> = OnceLock::new();
-        VERSION.get_or_init(|| describe(&crate::cli::environment()))
-    }
-
-    pub(super) fn describe(environment: &BTreeMap<String, String>) -> String {
+    /// What a version says of planted bugs, with this environment.
+    pub fn describe(environment: &BTreeMap<String, String>) -> String {
         let active = match named(environment) {
             None => "none".to_owned(),
             Some(name) if Bug::by_name(name).is_some() => name.to_owned(),
             Some(name) => format!("none, `{name}` is unknown"),
         };
-        format!(
-            "{} (planted bugs: compiled in; active: {active})",
-            env!("CARGO_PKG_VERSION")
-        )
+        format!("planted bugs: compiled in; active: {active}")
     }
 }
 
@@ -263,11 +249,6 @@ mod tests {
     use super::*;
 
     const _: () = assert!(!is(Bug::AckBeforeFsync), "known when it is compiled");
-
-    #[test]
-    fn the_version_says_nothing_of_planted_bugs() {
-        assert_eq!(version(), env!("CARGO_PKG_VERSION"));
-    }
 }
 
 #[cfg(all(test, feature = "planted-bugs"))]
@@ -304,9 +285,7 @@ mod tests {
 
     #[test]
     fn the_version_says_what_is_active() {
-        let package = env!("CARGO_PKG_VERSION");
-        let said =
-            |active: &str| format!("{package} (planted bugs: compiled in; active: {active})");
+        let said = |active: &str| format!("planted bugs: compiled in; active: {active}");
         assert_eq!(describe(&BTreeMap::new()), said("none"));
         assert_eq!(describe(&environment("torn-batch")), said("torn-batch"));
         let unknown = describe(&environment("torn"));

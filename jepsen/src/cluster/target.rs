@@ -117,9 +117,7 @@ pub enum BinaryError {
 
 fn remedy(target: Target) -> &'static str {
     match target {
-        Target::Holdfast => {
-            "build it with `cargo build -p holdfast-server`, or give its path with --bin"
-        }
+        Target::Holdfast => "build it with `cargo build -p holdfast`, or give its path with --bin",
         Target::Etcd => "install it, or give its path with --bin",
     }
 }

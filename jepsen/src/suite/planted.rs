@@ -194,7 +194,7 @@ async fn build(source: &Path) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .current_dir(&source)
-        .args(["build", "--package", "holdfast-server", "--bin", "holdfast"])
+        .args(["build", "--package", "holdfast", "--bin", "holdfast"])
         .args(["--profile", bugs::PROFILE, "--features", "planted-bugs"])
         .arg("--target-dir")
         .arg(&target)

@@ -46,7 +46,7 @@ pub fn holdfast() -> PathBuf {
         return bin;
     }
     let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "-p", "holdfast-server", "--bin", "holdfast"]);
+    build.args(["build", "-p", "holdfast", "--bin", "holdfast"]);
     if !cfg!(debug_assertions) {
         build.arg("--release");
     }

@@ -11,7 +11,7 @@
 //! What holds here:
 //!
 //! - A request is proposed at most once unless it carries a retry id; whoever gets
-//!   [`GroupError::effect_unknown`] must find out by itself.
+//!   [`GroupError::LeaderLost`] or [`GroupError::TimedOut`] must find out by itself.
 //! - Reads that arrive while a round is under way share the next round, never the running one.
 //! - Everything in flight is bounded; at the bound the request is refused at once.
 
@@ -82,6 +82,7 @@ pub enum GroupError {
 
 impl GroupError {
     /// The request may yet take effect.
+    #[cfg(test)]
     pub fn effect_unknown(&self) -> bool {
         matches!(self, Self::LeaderLost | Self::TimedOut)
     }

@@ -51,7 +51,7 @@ pub use self::{
     messages::MessageError,
     promises::{Broken, Promises, Reach, has_promised_nothing, reach_of},
     rate::SnapshotRate,
-    receive::{ReceiveError, restore_state},
+    receive::restore_state,
     state_machine::{Pin, Published, SharedState},
     transport::{PeerTransport, TransportError},
     types::{GroupId, NodeId, Voter},
@@ -96,6 +96,7 @@ pub struct Committed {
     /// Term of the entry.
     pub term: u64,
     /// Index of the entry.
+    #[allow(dead_code, reason = "tests compare it with what the log holds")]
     pub index: u64,
     /// What applying it answered.
     pub answer: Answer,
@@ -154,8 +155,6 @@ pub struct Status {
     pub last_log_index: u64,
     /// Last index known to be committed.
     pub committed_index: u64,
-    /// Last index removed from the log.
-    pub purged_index: Option<u64>,
     /// On the leader: the last index known to match, by peer.
     pub matched: BTreeMap<NodeId, Option<u64>>,
 }
@@ -368,7 +367,6 @@ impl RaftGroup {
             voters: metrics.membership_config.membership().voter_ids().collect(),
             last_log_index: metrics.last_log_index.unwrap_or(0),
             committed_index: metrics.local_committed.map_or(0, |id| id.index),
-            purged_index: metrics.purged.map(|id| id.index),
             matched: metrics
                 .replication
                 .map(|peers| {

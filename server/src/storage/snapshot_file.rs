@@ -167,16 +167,6 @@ impl SnapshotFile {
         self.next_seq
     }
 
-    /// Size of the file, in bytes.
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// True if no chunk has arrived.
-    pub fn is_empty(&self) -> bool {
-        self.next_seq == 0
-    }
-
     /// Appends chunk `seq`, which must be the one due. Not durable before [`SnapshotFile::sync`].
     pub fn append(&mut self, seq: u64, bytes: &[u8]) -> Result<(), SnapshotFileError> {
         if seq != self.next_seq {
@@ -377,7 +367,7 @@ mod tests {
         let path = dir.path().join("incoming");
         drop(filled(&path, 3));
         let spool = SnapshotFile::open_or_resume(&path, "another").unwrap();
-        assert!(spool.is_empty());
+        assert_eq!(spool.next_seq(), 0);
         assert_eq!(contents(&spool), expected(0));
     }
 
@@ -385,7 +375,7 @@ mod tests {
     fn refuses_what_is_out_of_turn_or_too_large() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = filled(&dir.path().join("incoming"), 2);
-        let len = spool.len();
+        let len = spool.len;
         for seq in [0, 1, 3] {
             let error = spool.append(seq, b"x").unwrap_err();
             assert!(
@@ -402,7 +392,7 @@ mod tests {
             error.unwrap_err(),
             SnapshotFileError::TooLarge { what: "id", .. }
         ));
-        assert_eq!(spool.len(), len);
+        assert_eq!(spool.len, len);
         spool.append(2, &vec![7; CHUNK_BYTES_MAX]).unwrap();
         assert_eq!(contents(&spool).len(), 3);
     }
@@ -411,7 +401,7 @@ mod tests {
     fn a_torn_end_is_cut_wherever_it_is_torn() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("incoming");
-        let whole = filled(&path, 4).len();
+        let whole = filled(&path, 4).len;
         let bytes = fs::read(&path).unwrap();
         let ends: Vec<u64> = (0..=4).map(|n| filled_len(dir.path(), n)).collect();
         assert_eq!(ends[4], whole);
@@ -428,13 +418,13 @@ mod tests {
                 spool.append(seq, &chunk(seq)).unwrap();
             }
             assert_eq!(contents(&spool), expected(4), "torn at {len}");
-            assert_eq!(spool.len(), whole);
+            assert_eq!(spool.len, whole);
         }
     }
 
     fn filled_len(dir: &Path, chunks: u64) -> u64 {
         let path = dir.join(format!("filled-{chunks}"));
-        filled(&path, chunks).len()
+        filled(&path, chunks).len
     }
 
     #[test]
@@ -465,7 +455,7 @@ mod tests {
             // Resuming keeps what is before it.
             let resumed = SnapshotFile::open_or_resume(&path, "one").unwrap();
             assert_eq!(resumed.next_seq(), whole as u64);
-            assert_eq!(resumed.len(), *offset);
+            assert_eq!(resumed.len, *offset);
         }
     }
 }

@@ -45,7 +45,9 @@ mod kill_tests;
 mod tests;
 
 use std::io;
-use std::path::{Path, PathBuf};
+#[cfg(any(test, feature = "internals"))]
+use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,9 +62,10 @@ use super::lsm_engine::Lsm;
 use crate::limits;
 
 pub use self::database::Database;
-pub use self::directory::MovedAside;
+#[cfg(any(test, feature = "internals"))]
+use self::directory::MovedAside;
 pub use self::health::StoreFailure;
-pub use self::loader::{Committed, Loader, Replacement};
+pub use self::loader::Replacement;
 pub use self::view::View;
 
 /// Key of the applied mark: index as u64 be, then the caller's record. Nobody else may write it.
@@ -135,6 +138,7 @@ pub enum StateError {
     Unmarked,
 }
 
+#[cfg(any(test, feature = "internals"))]
 /// An opened store and what was noticed on the way.
 pub struct Opened {
     /// The store.
@@ -182,6 +186,7 @@ pub struct StateStore {
 }
 
 impl StateStore {
+    #[cfg(any(test, feature = "internals"))]
     /// Opens a database of its own for one group: what tests and measurements of one group need.
     pub fn open(dir: &Path, options: StateOptions) -> Result<Opened, StateError> {
         let (database, moved_aside) = Database::open(dir, options)?;
@@ -276,6 +281,7 @@ impl StateStore {
         self.group.health.failed().await
     }
 
+    #[cfg(test)]
     /// Bytes of memory in the tables of this group.
     pub fn table_bytes(&self) -> u64 {
         let layers = self.view().0;

@@ -100,8 +100,10 @@ pub use dropped::DroppedGroups;
 pub use error::{Corruption, Failure, GroupDropped, OpenError};
 pub use group_log::GroupLog;
 pub use options::{GroupStats, LogOptions, LogStats};
-pub use recovery::{Recovery, TornTail};
-pub use vacate::{Held, SegmentUse};
+pub use recovery::Recovery;
+#[cfg(test)]
+pub use vacate::Held;
+pub use vacate::SegmentUse;
 
 use group::{Group, GroupView};
 use queue::Queue;

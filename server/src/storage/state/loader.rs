@@ -233,6 +233,7 @@ impl StateStore {
         })
     }
 
+    #[cfg(any(test, feature = "internals"))]
     /// Replaces the state by what `build` loads. Blocks on I/O throughout.
     ///
     /// Nothing may be written to the store meanwhile; what was written before is given up with the old

@@ -1,5 +1,6 @@
 //! The tool as a user runs it: what it prints, and with which code it ends.
 
+#[path = "../../tests/mock/mod.rs"]
 mod mock;
 
 use std::{

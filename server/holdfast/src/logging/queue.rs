@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::limits;
+use holdfast_server::limits;
 
 /// Pause before a write that would have to wait is tried again: somebody has made standard error
 /// non-blocking, for all who share it.

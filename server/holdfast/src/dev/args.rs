@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::quantity::{MS_FORM, parse_ms};
+use holdfast_server::config::quantity::{MS_FORM, parse_ms};
 
 /// Run a cluster of three zones on this machine: three processes, one for each zone.
 ///

@@ -3,12 +3,17 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use holdfast_server::cli::{self, EXIT_FAILED, EXIT_REFUSED, Invocation, exit_code};
 use holdfast_server::config::{self, Config, Given};
-use holdfast_server::node::{Node, NodeFailure, StartError};
-use holdfast_server::stop::StopWatch;
-use holdfast_server::storage::cause::Cause;
-use holdfast_server::{dev, logging};
+use holdfast_server::exit::{Cause, EXIT_FAILED, EXIT_REFUSED, exit_code};
+use holdfast_server::{Node, NodeFailure, StartError};
+
+use cli::Invocation;
+use stop::StopWatch;
+
+mod cli;
+mod dev;
+mod logging;
+mod stop;
 
 fn main() -> ExitCode {
     let invocation = match cli::parse(std::env::args_os(), cli::environment()) {

@@ -9,10 +9,10 @@ use std::{
 
 use holdfast_proto::etcdserverpb::RangeRequest;
 use holdfast_server::{
+    DEFAULT_KEYSPACE, SYSTEM_GROUP, SYSTEM_KEYSPACE,
     config::Config,
-    keyspace::{DEFAULT, SYSTEM, SYSTEM_GROUP},
+    internals::{Database, StateOptions},
     limits,
-    storage::state::{Database, StateOptions},
 };
 use rand::rngs::StdRng;
 
@@ -58,7 +58,10 @@ async fn without_the_state_of_system(rng: &mut StdRng) -> (Cluster, History) {
     for id in 1..=3 {
         until("the log of `system` is purged", PATIENCE, async || {
             let told = cluster.node(id).groups().await?;
-            let system = told.groups.iter().find(|group| group.keyspace == SYSTEM);
+            let system = told
+                .groups
+                .iter()
+                .find(|group| group.keyspace == SYSTEM_KEYSPACE);
             match system.is_some_and(|system| system.first_log_index > 1) {
                 true => Ok(()),
                 false => Err(format!("node {id}: {told:?}")),
@@ -80,7 +83,7 @@ async fn default_alone(cluster: &Cluster) {
         for id in 1..=3 {
             let told = cluster.node(id).groups().await?;
             match &told.groups[..] {
-                [group] if group.keyspace == DEFAULT && group.leader != 0 => {}
+                [group] if group.keyspace == DEFAULT_KEYSPACE && group.leader != 0 => {}
                 _ => return Err(format!("node {id}: {told:?}")),
             }
         }

@@ -20,7 +20,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 use super::layout::{NodePlan, start_args};
-use crate::config::settings::SETTINGS;
+use holdfast_server::config::settings::SETTINGS;
 
 /// A log file larger than this is moved aside (one old file is kept) before the node starts.
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;

@@ -10,41 +10,17 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Args as _, Command, FromArgMatches as _};
 
-use crate::config::settings::{Kind, SETTINGS, Setting};
-use crate::config::{Config, Given};
+use holdfast_server::config::settings::{Kind, SETTINGS, Setting};
+use holdfast_server::config::{Config, Given};
+
 use crate::dev::DevArgs;
-use crate::storage::cause::Cause;
-
-/// Exit code of a command that ran and failed: a node could not start, or could not go on for a reason
-/// that has no code of its own.
-pub const EXIT_FAILED: u8 = 1;
-/// Exit code of a command line or configuration that was refused; nothing was done.
-pub const EXIT_REFUSED: u8 = 2;
-/// Exit code of a node that cannot go on because its disk is full. It may be started again when there
-/// is room; what it acknowledged is there.
-pub const EXIT_NO_SPACE: u8 = 3;
-/// Exit code of a node whose disk failed or holds damage: an I/O error, a failed sync, a record that
-/// is not what was written.
-pub const EXIT_DISK: u8 = 4;
-/// Exit code of a node whose stop was forced, by a second signal or because the stated time had passed.
-/// A message said what it waited for.
-pub const EXIT_FORCED: u8 = 5;
-
-/// Exit code of a node that cannot go on for this cause.
-pub fn exit_code(cause: Cause) -> u8 {
-    match cause {
-        Cause::NoSpace => EXIT_NO_SPACE,
-        Cause::Disk => EXIT_DISK,
-        Cause::Other => EXIT_FAILED,
-    }
-}
 
 /// What a command line asks for.
 #[derive(Debug)]
 pub enum Invocation {
     /// Run a node.
     Start {
-        /// What was given; [`crate::config::load`] makes the configuration of it.
+        /// What was given; [`holdfast_server::config::load`] makes the configuration of it.
         given: Given,
         /// Only check the configuration and print it.
         check: bool,
@@ -58,7 +34,7 @@ pub enum Invocation {
 /// The whole command line.
 pub fn command() -> Command {
     Command::new("holdfast")
-        .version(crate::planted::version())
+        .version(version())
         .about("Holdfast: an active-active replicated key-value store that speaks the etcd v3 API")
         .after_help(
             "Exit codes: 0 done or stopped as asked, 1 failed, 2 the command line or the configuration is refused. \
@@ -129,7 +105,7 @@ fn start_command() -> Command {
         )
         .after_long_help(concat!(
             "A configuration file with every section, as in deploy/holdfast.toml:\n\n",
-            include_str!("../../deploy/holdfast.toml")
+            include_str!("../../../deploy/holdfast.toml")
         ))
         .arg(
             Arg::new("config")
@@ -210,6 +186,23 @@ fn given(matches: &ArgMatches, environment: BTreeMap<String, String>) -> Given {
         environment,
         flags,
     }
+}
+
+/// What `--version` says after the name. A program with planted bugs confesses it.
+fn version() -> &'static str {
+    #[cfg(feature = "planted-bugs")]
+    {
+        static VERSION: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+        VERSION.get_or_init(|| {
+            let package = env!("CARGO_PKG_VERSION");
+            format!(
+                "{package} ({})",
+                holdfast_server::planted::describe(&environment())
+            )
+        })
+    }
+    #[cfg(not(feature = "planted-bugs"))]
+    env!("CARGO_PKG_VERSION")
 }
 
 /// The variables of the environment that concern the configuration. Names and values that are not

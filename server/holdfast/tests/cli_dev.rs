@@ -13,7 +13,11 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use holdfast_server::dev::cluster_file::ClusterFile;
+#[path = "../src/dev/cluster_file.rs"]
+#[allow(dead_code, reason = "the tests only read it")]
+mod cluster_file;
+
+use cluster_file::ClusterFile;
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 

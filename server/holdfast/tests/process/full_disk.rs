@@ -16,7 +16,7 @@ use std::{
 use holdfast_proto::etcdserverpb::{
     AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, PutRequest, StatusRequest,
 };
-use holdfast_server::{cli::EXIT_NO_SPACE, config::Config};
+use holdfast_server::{config::Config, exit::EXIT_NO_SPACE};
 use tonic::Code;
 
 use crate::harness::{Cluster, History, Node, PATIENCE, run, until, within};

@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use tracing::Level;
 
-use crate::limits;
+use holdfast_server::limits;
 
 /// Lines that were withheld.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! How fast the log appends, beside a plain append and `fdatasync` of the same bytes.
 //!
-//! `cargo test --release -p holdfast-server --test log_bench -- --ignored --nocapture`
+//! `cargo bench -p holdfast-server --features internals --bench log`
 //!
 //! Both take turns in short rounds on the same disk, and medians of the rounds are compared, so that
 //! noise of the machine hits both alike. One caller waits for each batch; group commit is not measured.
@@ -12,8 +12,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use holdfast_server::storage::log::files::DiskFiles;
-use holdfast_server::storage::log::{Entry, GroupLog, Log, LogOptions, LogPos};
+use holdfast_server::internals::{DiskFiles, Entry, GroupLog, Log, LogOptions, LogPos};
 
 const PAYLOAD_BYTES: usize = 256;
 const ROUND: Duration = Duration::from_millis(250);
@@ -42,9 +41,7 @@ fn append(log: &GroupLog, runtime: &tokio::runtime::Runtime, entries: Vec<Entry>
     told.recv().expect("an answer").expect("durable");
 }
 
-#[test]
-#[ignore = "a measurement; takes half a minute"]
-fn appends_beside_a_plain_file() {
+fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("runtime");

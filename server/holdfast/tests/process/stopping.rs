@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use holdfast_proto::etcdserverpb::{CompactionRequest, PutRequest};
-use holdfast_server::{cli::EXIT_FORCED, limits};
+use holdfast_server::{exit::EXIT_FORCED, limits};
 use tonic::Request;
 
 use crate::harness::{Cluster, Node, PATIENCE, run, until, within};

@@ -30,8 +30,8 @@ use std::{
 use holdfast_client::{Client, ClientBuilder};
 use holdfast_proto::v1::{Group, GroupsResponse, TransferLeaderRequest};
 use holdfast_server::{
+    DEFAULT_KEYSPACE,
     config::{Config, Member},
-    keyspace::DEFAULT,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
@@ -278,7 +278,7 @@ impl Cluster {
                 return Ok(());
             }
             let request = TransferLeaderRequest {
-                keyspace: DEFAULT.to_string(),
+                keyspace: DEFAULT_KEYSPACE.to_string(),
                 to_node: to,
             };
             let answer = self.node(leader).admin().transfer_leader(request).await;
@@ -397,8 +397,11 @@ impl Drop for Cluster {
 
 /// The group of the keyspace `default` in what a node reports.
 pub fn default_group(told: &GroupsResponse) -> Result<&Group, String> {
-    let group = told.groups.iter().find(|group| group.keyspace == DEFAULT);
-    group.ok_or_else(|| format!("node {} does not run {DEFAULT:?}", told.node_id))
+    let group = told
+        .groups
+        .iter()
+        .find(|group| group.keyspace == DEFAULT_KEYSPACE);
+    group.ok_or_else(|| format!("node {} does not run {DEFAULT_KEYSPACE:?}", told.node_id))
 }
 
 /// Copies a directory with all that is in it.

@@ -3,7 +3,6 @@
 use std::{os::unix::process::CommandExt, time::Duration};
 
 use holdfast_proto::etcdserverpb::PutRequest;
-use holdfast_server::descriptors;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -23,7 +22,7 @@ const HANDSHAKE: &[u8] =
 #[test]
 fn strangers_take_no_files_and_keep_nobody_out() {
     run(async |rng| {
-        descriptors::raise();
+        holdfast_server::raise_open_files();
         let mut cluster = Cluster::start(rng).await;
         for id in [1, 2, 3] {
             cluster.node_mut(id).term().await;

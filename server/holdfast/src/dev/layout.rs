@@ -109,7 +109,7 @@ mod tests {
 
     use super::*;
     use crate::cli::{Invocation, parse};
-    use crate::config::load;
+    use holdfast_server::config::load;
 
     #[test]
     fn ports_and_directories_are_those_promised() {

@@ -8,8 +8,8 @@ use std::{
 
 use holdfast_proto::etcdserverpb::HashKvRequest;
 use holdfast_server::{
-    cli::EXIT_DISK,
     config::{Config, EngineName},
+    exit::EXIT_DISK,
 };
 use rand::{Rng, rngs::StdRng};
 

@@ -29,8 +29,8 @@ use super::screen::{Screen, short};
 use super::signals::Signals;
 use super::view::{Observation, View};
 use super::watcher;
-use crate::cli::EXIT_REFUSED;
-use crate::limits::NODE_STOP_MS_MAX;
+use holdfast_server::exit::EXIT_REFUSED;
+use holdfast_server::limits::NODE_STOP_MS_MAX;
 
 /// Events that wait for the loop. At the bound the watchers wait, which costs them nothing.
 const EVENTS_MAX: usize = 256;

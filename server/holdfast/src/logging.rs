@@ -35,11 +35,12 @@ use std::{
 use tracing::Level;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-use self::{limited::Limited, queue::Queue, repeats::Summary};
-use crate::{
+use holdfast_server::{
     config::{LogConfig, LogFormat},
     limits,
 };
+
+use self::{limited::Limited, queue::Queue, repeats::Summary};
 
 mod limited;
 mod queue;

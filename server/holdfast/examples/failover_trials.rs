@@ -3,7 +3,7 @@
 //! Start a cluster with `holdfast dev`, then:
 //!
 //! ```sh
-//! cargo run --release -p holdfast-server --example failover_trials -- holdfast-data/cluster.json 10
+//! cargo run --release -p holdfast --example failover_trials -- holdfast-data/cluster.json 10
 //! ```
 //!
 //! In each trial 64 writers write unique keys through `holdfast-client`; the leader of `default` is
@@ -24,7 +24,12 @@ use std::{
 
 use anyhow::{Context, bail};
 use holdfast_client::Client;
-use holdfast_server::dev::cluster_file::ClusterFile;
+
+#[path = "../src/dev/cluster_file.rs"]
+#[allow(dead_code, reason = "it only reads the file")]
+mod cluster_file;
+
+use cluster_file::ClusterFile;
 use tokio::sync::mpsc;
 
 const WRITERS: usize = 64;

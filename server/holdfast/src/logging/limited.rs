@@ -56,7 +56,7 @@ impl<S: Subscriber> Layer<S> for Limited {
 }
 
 /// Target of the events of the module above.
-const OWN_TARGET: &str = "holdfast_server::logging";
+const OWN_TARGET: &str = "holdfast::logging";
 
 /// The text of an event and what identifies it.
 #[derive(Default)]
