@@ -60,8 +60,9 @@ pub fn raise() -> u64 {
 ///   where the limit is absurd.
 fn shares(config: &Config, groups: usize, open_max: u64) -> Shares {
     let others = config.cluster.members.len().saturating_sub(1) as u64;
-    let groups = groups as u64;
-    let log_bytes = (groups * config.raft.log_bytes_max).max(config.storage.log_bytes_max);
+    let groups = (groups as u64).min(limits::DESCRIPTORS_GROUPS_MAX);
+    // The groups share one log and its budget, however many they are.
+    let log_bytes = (2 * config.raft.log_bytes_max).max(config.storage.log_bytes_max);
     let segments =
         log_bytes / config.storage.log_segment_bytes + limits::LOG_FREE_SEGMENTS_MAX as u64;
     let peers = limits::PEER_PORT_STRANGERS_MAX + others * limits::CONNECTIONS_PER_PEER_MAX;
@@ -103,6 +104,14 @@ mod tests {
         let absurd = shares(&config, 2, 16);
         assert_eq!(absurd.clients_max as u64, limits::CLIENT_CONNECTIONS_MIN);
         assert_eq!(absurd.peers_max, low.peers_max);
+    }
+
+    #[test]
+    fn hundreds_of_groups_need_few_files_more() {
+        let config = Config::default();
+        let (two, hundreds) = (shares(&config, 2, 2048), shares(&config, 302, 2048));
+        assert_eq!(hundreds.lacking, 0, "{hundreds:?}");
+        assert!(hundreds.clients_max < two.clients_max);
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //!     identity.json   cluster, node id, incarnation, whether the node has taken part, sessions
 //!     peers.json      what is remembered of every peer that was met
 //!     log/            the shared Raft log, and whose it is
-//!     state/          one directory per group
+//!     state/          the database with the states of all groups
+//!     groups.json     the groups that the node runs beside those that every node runs
 //!     incoming/       snapshots being received
 //! ```
 //!
@@ -352,7 +353,7 @@ impl DataDir {
     }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, IdentityError> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, IdentityError> {
     let text = match fs::read(path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -372,7 +373,11 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, IdentityErro
 }
 
 /// Replaces a file so that after a crash either the old or the new one is there, whole.
-fn write_json<T: Serialize>(dir: &Path, name: &str, value: &T) -> Result<(), IdentityError> {
+pub(crate) fn write_json<T: Serialize>(
+    dir: &Path,
+    name: &str,
+    value: &T,
+) -> Result<(), IdentityError> {
     let target = dir.join(name);
     let write = || -> io::Result<()> {
         let temporary = dir.join(format!("{name}.new"));

@@ -77,11 +77,18 @@ pub const CONNECTION_SETTLES_MAX: Duration = Duration::from_secs(10);
 /// Files that a node keeps open for itself: standard streams, sockets it listens on, events of the
 /// runtime, the lock of its directory, and connections that were told to go.
 pub const DESCRIPTORS_RESERVED: u64 = 32;
+/// Groups of a node that start at the same time. At the bound: wait.
+pub const GROUPS_STARTING_MAX: usize = 16;
+/// Groups of a node that fetch a lost state from a peer at the same time. At the bound: wait.
+pub const GROUPS_RESTORING_MAX: usize = 4;
 /// Files of the database of a node: those that it keeps open, and those that a compaction reads and writes.
 pub const DESCRIPTORS_OF_STATE: u64 = LSM_OPEN_TABLES_MAX as u64 + 16;
 /// Files of one group beside its log and its state: a snapshot that comes and one that goes to each of
 /// some followers.
 pub const DESCRIPTORS_PER_GROUP: u64 = 8;
+/// Groups that have such files at the same time, as far as they are set aside. Those beyond take from what
+/// is there for clients.
+pub const DESCRIPTORS_GROUPS_MAX: u64 = 64;
 
 // ---- proposals and reads ---------------------------------------------------------------------
 

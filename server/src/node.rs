@@ -12,6 +12,7 @@
 //! write to.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -26,7 +27,7 @@ use crate::{
     identity::DataDir,
     keyspace::Keyspaces,
     limits,
-    raft::{NodeId, has_promised_nothing},
+    raft::{GroupId, NodeId, has_promised_nothing},
     service::{
         ServiceContext, Serving,
         peer::{
@@ -40,19 +41,24 @@ use crate::{
         cause::Cause,
         log::{Log, files::DiskFiles},
         room::Room,
-        state::{Database, StateStore},
+        state::Database,
     },
 };
 
+mod assigned;
 mod error;
 mod groups;
 mod joining;
+mod lifecycle;
+mod opening;
 mod space;
 
 pub use self::error::{NodeFailure, StartError};
 use self::{
+    assigned::Assigned,
     error::RunError,
-    groups::{GROUPS, log_options},
+    groups::OpenState,
+    opening::{GROUPS_OF_ALL, log_options},
 };
 
 /// A running node.
@@ -77,7 +83,10 @@ struct Inner {
     /// Kept to be closed last: everything above writes to it.
     log: Mutex<Option<Log>>,
     database: Mutex<Option<Database>>,
-    stores: Mutex<Vec<Arc<StateStore>>>,
+    /// The states of groups that run, wait, or are about to.
+    states: Mutex<BTreeMap<GroupId, OpenState>>,
+    /// Which groups there are, for whoever changes that; taken before `states`.
+    owned: lifecycle::Changing,
     room: Arc<Room>,
     failed: watch::Sender<Option<NodeFailure>>,
 }
@@ -131,12 +140,14 @@ impl Node {
             keyspaces: keyspaces.clone(),
             stays_out: stays_out.clone(),
             stopping: watch::channel(false).0,
+            lifecycle: std::sync::OnceLock::new(),
         });
         let standing = Standing {
             gate: gate.clone(),
             stays_out,
         };
-        let shares = descriptors::take(&context.config, GROUPS.len());
+        let groups = Assigned::read(data.path())?.groups().count() + GROUPS_OF_ALL.len();
+        let shares = descriptors::take(&context.config, groups);
         let versions = MemberVersions::new(identity.node_id);
         let heard = Arc::new(Heard::default());
         let peer_server = PeerServer::new(
@@ -158,10 +169,13 @@ impl Node {
             gate,
             log: Mutex::new(None),
             database: Mutex::default(),
-            stores: Mutex::default(),
+            states: Mutex::default(),
+            owned: lifecycle::Changing::default(),
             room: Arc::new(Room::new(context.config.storage.reserve_bytes)),
             failed: watch::channel(None).0,
         });
+        let handle = lifecycle::Handle(Arc::downgrade(&inner));
+        context.set_lifecycle(Arc::new(handle));
         let joining = tokio::spawn({
             let inner = inner.clone();
             async move { inner.join().await }
@@ -199,6 +213,8 @@ impl Node {
         self.context.stopping.send_replace(true);
         self.clients.stop(limits::DRAIN_MAX).await;
         step.send_replace(Step::StopGroups);
+        // A change under way ends first; there is none afterwards.
+        *self.inner.owned.lock().await = None;
         for group in self.context.keyspaces.take_all() {
             group.raft().shutdown().await;
         }
@@ -208,9 +224,9 @@ impl Node {
         if let Err(e) = tokio::task::block_in_place(|| self.context.data.save_promises()) {
             tracing::warn!(error = %e, "what peers have promised was not written down");
         }
-        let stores = std::mem::take(&mut *self.inner.stores.lock());
+        let states = std::mem::take(&mut *self.inner.states.lock());
         // Together, so that they share the batch.
-        let flushed = stores.iter().map(|store| store.flush_at_rest());
+        let flushed = states.values().map(|open| open.store.flush_at_rest());
         for flushed in futures_util::future::join_all(flushed).await {
             if let Err(e) = flushed {
                 tracing::warn!(error = %e, "the last checkpoint was not made; the log has what it lacks");

@@ -15,7 +15,10 @@ use super::{
     session::{Session, Sessions},
     write_json,
 };
-use crate::raft::{GroupId, NodeId, Promises, Reach};
+use crate::{
+    raft::{GroupId, NodeId, Promises, Reach},
+    storage::log::DroppedGroups,
+};
 
 /// What is on record of a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +98,8 @@ pub struct Memory {
     pub sessions: Sessions,
     /// How far its memory goes, by group.
     pub reaches: Vec<(GroupId, Reach)>,
+    /// Groups that it dropped: it promises nothing there any more, whatever it had promised.
+    pub dropped: DroppedGroups,
 }
 
 /// What a peer has on record of a node.
@@ -146,7 +151,8 @@ pub enum Contradiction {
 }
 
 impl Memory {
-    /// What of it contradicts a record. A group that the node does not tell of has no reach.
+    /// What of it contradicts a record. A group that the node does not tell of has no reach, unless it
+    /// has dropped the group.
     pub fn contradicts(&self, recorded: &Recorded) -> Option<Contradiction> {
         if recorded.incarnation != self.incarnation {
             return Some(Contradiction::Incarnation {
@@ -162,7 +168,9 @@ impl Memory {
                 own: self.sessions.number(),
             });
         }
-        recorded.promised.iter().find_map(|(group, promised)| {
+        let promised = recorded.promised.iter();
+        let mut promised = promised.filter(|(group, _)| !self.dropped.contains(*group));
+        promised.find_map(|(group, promised)| {
             let told = self.reaches.iter().find(|(id, _)| id == group);
             let own = told.map_or_else(Reach::default, |(_, reach)| *reach);
             (own < *promised).then_some(Contradiction::Promise {
@@ -251,6 +259,20 @@ impl DataDir {
             .map(|record| record.incarnation)
     }
 
+    /// Forgets what peers have promised in groups that are no more. Blocks.
+    pub fn forget_groups(&self, groups: &[GroupId]) -> Result<(), IdentityError> {
+        for group in groups {
+            self.promises.forget(*group);
+        }
+        self.change_peers(|peers| {
+            for (node, record) in peers {
+                record.promised = promised(&self.promises, *node);
+                let before = &mut record.promised_before;
+                before.retain(|promised| !groups.contains(&promised.group));
+            }
+        })
+    }
+
     /// Writes down what peers have promised since the last time. Blocks.
     pub fn save_promises(&self) -> Result<(), IdentityError> {
         self.change_peers(|peers| {
@@ -281,6 +303,7 @@ mod tests {
             incarnation: 9,
             sessions,
             reaches: vec![(2, reach)],
+            dropped: DroppedGroups::default(),
         }
     }
 
@@ -411,6 +434,31 @@ mod tests {
             next.contradicts(&data.meet_peer(2, &next, false).unwrap())
                 .is_some()
         );
+    }
+
+    /// On one node a group may be gone while the others still know what was promised in it.
+    #[test]
+    fn a_dropped_group_needs_no_memory_and_a_forgotten_one_asks_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path(), "c", 7, 1).unwrap();
+        data.promises().keep(2, 2, at(3, 10));
+        data.promises().keep(2, 5, at(3, 10));
+        let sessions = Sessions::default().next(1);
+        let mut told = memory(sessions.clone(), at(3, 10));
+        let met = data.meet_peer(2, &told, true).unwrap();
+        assert!(matches!(
+            told.contradicts(&met),
+            Some(Contradiction::Promise { group: 5, .. })
+        ));
+        told.dropped.insert(5);
+        assert_eq!(told.contradicts(&met), None);
+
+        data.forget_groups(&[5]).unwrap();
+        drop(data);
+        let data = DataDir::open(dir.path(), "c", 7, 1).unwrap();
+        let next = memory(sessions.next(2), at(3, 10));
+        let met = data.meet_peer(2, &next, true).unwrap();
+        assert_eq!(met.promised, [(2, at(3, 10))]);
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! From the name of a keyspace to the group that replicates it.
 
+mod lifecycle;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
 };
 
 use parking_lot::RwLock;
 
+pub use self::lifecycle::{Assignment, Lifecycle, LifecycleError};
 use crate::{group::Group, raft::GroupId};
 
 /// Group that replicates what the cluster knows of itself.
@@ -20,12 +23,20 @@ pub const DEFAULT: &str = "default";
 
 /// The keyspaces that run on this node.
 ///
-/// Empty until the node takes part in its cluster. The lock is held for a look-up only.
+/// Empty until the node takes part in its cluster. The locks are held for a look-up only, which takes
+/// the same time however many there are.
 #[derive(Default)]
 pub struct Keyspaces {
-    groups: RwLock<BTreeMap<GroupId, Arc<Group>>>,
-    /// Names of keyspaces whose groups are on their way. Never locked together with `groups`.
-    awaited: RwLock<BTreeSet<String>>,
+    running: RwLock<Running>,
+    /// Names of keyspaces whose groups are on their way. Never locked together with `running`.
+    awaited: RwLock<HashSet<String>>,
+}
+
+/// - Both maps hold the same groups.
+#[derive(Default)]
+struct Running {
+    by_id: HashMap<GroupId, Arc<Group>>,
+    by_name: HashMap<String, Arc<Group>>,
 }
 
 impl Keyspaces {
@@ -37,9 +48,19 @@ impl Keyspaces {
 
     /// Adds a group that runs on this node.
     pub fn add(&self, group: Arc<Group>) {
-        let keyspace = group.keyspace().to_owned();
-        self.groups.write().insert(group.id(), group);
-        self.awaited.write().remove(&keyspace);
+        let name = group.keyspace().to_owned();
+        self.awaited.write().remove(&name);
+        let mut running = self.running.write();
+        running.by_id.insert(group.id(), group.clone());
+        running.by_name.insert(name, group);
+    }
+
+    /// Takes a group away that is about to stop.
+    pub fn remove(&self, id: GroupId) -> Option<Arc<Group>> {
+        let mut running = self.running.write();
+        let group = running.by_id.remove(&id)?;
+        running.by_name.remove(group.keyspace());
+        Some(group)
     }
 
     /// Whether the group of a keyspace is on its way: it waits for its state.
@@ -49,24 +70,29 @@ impl Keyspaces {
 
     /// The group of a keyspace.
     pub fn by_name(&self, name: &str) -> Option<Arc<Group>> {
-        let groups = self.groups.read();
-        groups.values().find(|g| g.keyspace() == name).cloned()
+        self.running.read().by_name.get(name).cloned()
     }
 
     /// A group by its id, as peers name it.
     pub fn by_id(&self, id: GroupId) -> Option<Arc<Group>> {
-        self.groups.read().get(&id).cloned()
+        self.running.read().by_id.get(&id).cloned()
+    }
+
+    /// Whether no group runs.
+    pub fn is_empty(&self) -> bool {
+        self.running.read().by_id.is_empty()
     }
 
     /// All groups, by id.
     pub fn all(&self) -> Vec<Arc<Group>> {
-        self.groups.read().values().cloned().collect()
+        let mut groups: Vec<_> = self.running.read().by_id.values().cloned().collect();
+        groups.sort_unstable_by_key(|group| group.id());
+        groups
     }
 
     /// Takes all groups away, for shutdown.
     pub fn take_all(&self) -> Vec<Arc<Group>> {
-        std::mem::take(&mut *self.groups.write())
-            .into_values()
-            .collect()
+        let running = std::mem::take(&mut *self.running.write());
+        running.by_id.into_values().collect()
     }
 }

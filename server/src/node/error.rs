@@ -70,6 +70,12 @@ pub(super) enum RunError {
     NothingToRestoreFrom { group: u64, purged: u64 },
     #[error("how far the memory of group {group} goes: {error}")]
     Vote { group: u64, error: std::io::Error },
+    #[error(
+        "there is data of group {group}, but groups.json does not name it; put the file back as it was"
+    )]
+    NotAssigned { group: u64 },
+    #[error("starting a group panicked: {0}")]
+    Panicked(String),
     /// Nothing is broken, but the node may not take part.
     #[error("{0}")]
     StaysOut(String),
@@ -91,6 +97,8 @@ impl RunError {
             | Self::NothingToRestoreFrom { .. }
             | Self::Vote { .. }
             | Self::Dropped(_)
+            | Self::NotAssigned { .. }
+            | Self::Panicked(_)
             | Self::StaysOut(_) => Cause::Other,
             Self::Directory { source, .. } => Cause::of(source),
         }

@@ -1,128 +1,111 @@
-//! The groups of a node: their log and states are opened, a state that was lost is fetched from a peer,
-//! and what stops or fails is watched. Each group starts by itself; one that waits holds up no other.
+//! The groups of a node: each starts by itself, a state that was lost is fetched from a peer first, and
+//! what stops or fails is watched. One that waits holds up no other.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use holdfast_proto::command::Settings;
+use tokio::{
+    sync::Semaphore,
+    task::{AbortHandle, JoinSet},
 };
 
-use futures_util::future::try_join_all;
-use holdfast_proto::command::Settings;
-
-use super::{Inner, error::RunError, space};
+use super::{Inner, assigned::Assigned, error::RunError};
 use crate::{
-    config::{Config, EngineName},
     group::{Group, GroupLimits, Raising, Retention, keep_log_within},
-    keyspace::{DEFAULT, DEFAULT_GROUP, SYSTEM, SYSTEM_GROUP},
+    keyspace::Assignment,
     limits,
     planted::{self, Bug},
-    raft::{NodeId, Parts, PeerTransport, RaftGroup, SnapshotRate, Tuning, Voter, restore_state},
+    raft::{
+        GroupId, NodeId, Parts, PeerTransport, RaftGroup, SnapshotRate, Tuning, Voter,
+        restore_state,
+    },
     storage::{
         cause::Cause,
-        engine::OpenEngine,
-        log::{GroupLog, Log, LogOptions, files::DiskFiles},
-        lsm_engine::Lsm,
-        sled_engine::Sled,
-        state::{Database, StateOptions, StateStore},
+        log::{GroupLog, Log},
+        state::{Database, StateStore},
     },
 };
-
-/// The groups that every node runs.
-pub(super) const GROUPS: [(u64, &str); 2] = [(SYSTEM_GROUP, SYSTEM), (DEFAULT_GROUP, DEFAULT)];
 
 /// Time between two rounds of asking peers for a state that was lost.
 const RESTORE_EVERY: Duration = Duration::from_millis(500);
 
-/// What the node found on its disk: the log, then each group with its keyspace and its state.
+/// What the node found on its disk, and the groups that it is to run.
 pub(super) struct Opened {
     pub(super) log: Log,
-    pub(super) groups: Vec<OpenedGroup>,
+    pub(super) database: Database,
+    pub(super) groups: Vec<Assignment>,
+    pub(super) assigned: Assigned,
 }
 
-pub(super) struct OpenedGroup {
-    pub(super) id: u64,
-    pub(super) keyspace: &'static str,
+/// The state of a group that is open.
+pub(super) struct OpenState {
     pub(super) store: Arc<StateStore>,
+    /// Looks whether it fails.
+    pub(super) watching: AbortHandle,
+}
+
+/// What all groups of the node are made with.
+pub(super) struct Surroundings {
+    pub(super) log: Log,
+    pub(super) database: Database,
+    pub(super) incoming_dir: PathBuf,
+    snapshot_rate: Arc<SnapshotRate>,
+    /// Groups that start now; it is work for the processor and the disk.
+    starting: Semaphore,
+    /// Groups that fetch a state now.
+    restoring: Semaphore,
 }
 
 impl Inner {
-    /// Opens the log, if it is the one of this node, and the states; begins a session.
-    pub(super) fn open(self: &Arc<Self>) -> Result<Opened, RunError> {
-        let config = &self.context.config;
-        let data = &self.context.data;
-        let began = Instant::now();
-        let log_dir = data.log_dir();
-        let files = Arc::new(DiskFiles);
-        let stored = Log::stored_id(&log_dir, &*files)?;
-        if let Some(why) = data.log_mismatch(stored)? {
-            if !planted::trusts_any_memory() {
-                return Err(RunError::StaysOut(why));
-            }
-            tracing::warn!(why, "a planted bug: the node takes part all the same");
-        }
-        let log_options = log_options(config);
-        let (log, recovery) =
-            tokio::task::block_in_place(|| Log::open(&log_dir, log_options, files))?;
-        let session = data.begin_session(recovery.log_id)?;
-        tracing::info!(elapsed = ?began.elapsed(), session = session.number, ?recovery, "log opened");
-        *self.log.lock() = Some(log.clone());
-        space::watch(self);
-        let database = self.open_database()?;
-        let mut groups = Vec::new();
-        for (id, keyspace) in GROUPS {
-            let store = self.open_store(&database, id)?;
-            if store.applied_record().is_some() && !data.identity().took_part {
-                return Err(RunError::StaysOut(format!(
-                    "its directory state/ holds data of group {id}, but the node has never taken \
-                     part in a cluster"
-                )));
-            }
-            groups.push(OpenedGroup {
-                id,
-                keyspace,
-                store,
-            });
-        }
-        Ok(Opened { log, groups })
-    }
-
+    /// Runs all groups, and returns when each runs.
     pub(super) async fn run_groups(self: &Arc<Self>, opened: Opened) -> Result<(), RunError> {
-        let Opened { log, groups } = opened;
+        let Opened {
+            log,
+            database,
+            groups,
+            assigned,
+        } = opened;
         let config = &self.context.config;
-        let data = &self.context.data;
-        let incoming_dir = data.path().join("incoming");
+        let incoming_dir = self.incoming_dir();
         std::fs::create_dir_all(&incoming_dir).map_err(|source| RunError::Directory {
             path: incoming_dir.clone(),
             source,
         })?;
-        let voters: BTreeMap<NodeId, Voter> = config
-            .cluster
-            .members
-            .iter()
-            .map(|m| {
-                let voter = Voter {
-                    zone: m.zone.clone(),
-                    peer_url: m.peer_url.clone(),
-                    client_url: m.client_url.clone(),
-                };
-                (m.id, voter)
-            })
-            .collect();
         let snapshot_rate = config.limits.snapshot_bytes_per_second_max;
-        let snapshot_rate = Arc::new(SnapshotRate::new(snapshot_rate));
-        let keyspaces = &self.context.keyspaces;
-        keyspaces.expect(GROUPS.map(|(_, keyspace)| keyspace));
-        self.watch_log(log.clone());
-        // Each by itself: one that waits for a peer keeps no other from serving.
-        let groups = groups.into_iter().map(|opened| {
-            let (log, voters, incoming_dir) = (log.clone(), voters.clone(), incoming_dir.clone());
-            let snapshot_rate = snapshot_rate.clone();
-            self.run_group(opened, log, voters, incoming_dir, snapshot_rate)
+        let surroundings = Arc::new(Surroundings {
+            log: log.clone(),
+            database,
+            incoming_dir,
+            snapshot_rate: Arc::new(SnapshotRate::new(snapshot_rate)),
+            starting: Semaphore::new(limits::GROUPS_STARTING_MAX),
+            restoring: Semaphore::new(limits::GROUPS_RESTORING_MAX),
         });
-        try_join_all(groups).await?;
+        let names = groups.iter().map(|group| group.keyspace.as_str());
+        self.context.keyspaces.expect(names);
+        self.watch_log(log);
+        *self.owned.lock().await = Some(super::lifecycle::Owned {
+            assigned,
+            surroundings: surroundings.clone(),
+        });
+        let mut starting = self.start_all(&surroundings, groups);
+        while let Some(started) = starting.join_next().await {
+            started.map_err(|e| RunError::Panicked(e.to_string()))??;
+        }
         Ok(())
+    }
+
+    /// Starts groups side by side. They stop starting when the set is dropped.
+    pub(super) fn start_all(
+        self: &Arc<Self>,
+        surroundings: &Arc<Surroundings>,
+        groups: Vec<Assignment>,
+    ) -> JoinSet<Result<(), RunError>> {
+        let mut starting = JoinSet::new();
+        for group in groups {
+            let (inner, surroundings) = (self.clone(), surroundings.clone());
+            starting.spawn(async move { inner.run_group(&surroundings, group).await });
+        }
+        starting
     }
 
     /// Keeps the log within its budget, with those groups that run.
@@ -133,79 +116,99 @@ impl Inner {
         keep_log_within(budget_bytes, segment_bytes, log, move || keyspaces.all())
     }
 
+    pub(super) fn incoming_dir(&self) -> PathBuf {
+        self.context.data.path().join("incoming")
+    }
+
+    /// The voters of a new group, as the configuration knows them.
+    fn voters(&self, ids: &[NodeId]) -> BTreeMap<NodeId, Voter> {
+        let members = self.context.config.cluster.members.iter();
+        let voters = members.filter(|m| ids.contains(&m.id)).map(|m| {
+            let voter = Voter {
+                zone: m.zone.clone(),
+                peer_url: m.peer_url.clone(),
+                client_url: m.client_url.clone(),
+            };
+            (m.id, voter)
+        });
+        voters.collect()
+    }
+
     async fn run_group(
         self: &Arc<Self>,
-        opened: OpenedGroup,
-        log: Log,
-        voters: BTreeMap<NodeId, Voter>,
-        incoming_dir: PathBuf,
-        snapshot_rate: Arc<SnapshotRate>,
+        surroundings: &Surroundings,
+        assignment: Assignment,
     ) -> Result<(), RunError> {
-        let OpenedGroup {
+        let Assignment {
             id,
             keyspace,
-            store,
-        } = opened;
+            voters,
+        } = assignment;
         let config = &self.context.config;
-        let group = {
-            let log = log.group(id)?;
-            self.restore(id, &store, &log).await?;
-            let transport: Arc<dyn PeerTransport> = self.transport.clone();
-            let raft = RaftGroup::start(Parts {
-                group_id: id,
-                node_id: config.node.id,
-                log: log.clone(),
-                store,
-                transport: transport.clone(),
-                tuning: Tuning {
-                    heartbeat_interval: config.raft.heartbeat_interval(),
-                    election_timeout_min: config.raft.election_timeout_min(),
-                    election_timeout_max: config.raft.election_timeout_max(),
-                    quorum_loss_probe_interval: config.raft.quorum_loss_probe_interval(),
-                    max_payload_entries: config.raft.max_payload_entries,
-                    append_silence_max: limits::APPEND_SILENCE_MAX,
-                    snapshot_stall_max: limits::SNAPSHOT_STALL_MAX,
-                    snapshot_rate,
-                },
-                room: self.room.clone(),
-                incoming_dir,
-                promises: self.context.data.promises().clone(),
-            })
-            .await?;
-            Group::new(
-                keyspace.to_string(),
-                config.node.id,
-                raft,
-                log,
-                transport,
-                &GroupLimits {
-                    proposals_in_flight_max: config.limits.proposals_in_flight_max,
-                    proposals_in_flight_bytes_max: config.limits.proposals_in_flight_bytes_max,
-                    reads_waiting_max: config.limits.reads_waiting_max,
-                    leader_silence_max: config.raft.election_timeout_max() * 2,
-                },
-                Retention {
-                    log_entries_max: config.raft.log_entries_max,
-                    log_bytes_max: config.raft.log_bytes_max,
-                },
-                Raising {
-                    versions: self.versions.clone(),
-                    first_settings: Settings {
-                        version: 0,
-                        retry_clients_max: config.limits.retry_clients_max as u64,
-                        retry_bytes_max: config.limits.retry_bytes_max,
-                    },
-                },
-            )
+        let log = surroundings.log.group(id)?;
+        let open = self.states.lock().get(&id).map(|open| open.store.clone());
+        let store = match open {
+            Some(store) => store,
+            None => self.open_store(&surroundings.database, id)?,
         };
+        self.restore(id, &store, &log, surroundings).await?;
+        let permit = surroundings.starting.acquire().await;
+        let _permit = permit.expect("nobody closes it");
+        let transport: Arc<dyn PeerTransport> = self.transport.clone();
+        let raft = RaftGroup::start(Parts {
+            group_id: id,
+            node_id: config.node.id,
+            log: log.clone(),
+            store,
+            transport: transport.clone(),
+            tuning: Tuning {
+                heartbeat_interval: config.raft.heartbeat_interval(),
+                election_timeout_min: config.raft.election_timeout_min(),
+                election_timeout_max: config.raft.election_timeout_max(),
+                quorum_loss_probe_interval: config.raft.quorum_loss_probe_interval(),
+                max_payload_entries: config.raft.max_payload_entries,
+                append_silence_max: limits::APPEND_SILENCE_MAX,
+                snapshot_stall_max: limits::SNAPSHOT_STALL_MAX,
+                snapshot_rate: surroundings.snapshot_rate.clone(),
+            },
+            room: self.room.clone(),
+            incoming_dir: surroundings.incoming_dir.clone(),
+            promises: self.context.data.promises().clone(),
+        })
+        .await?;
+        let group = Group::new(
+            keyspace,
+            config.node.id,
+            raft,
+            log,
+            transport,
+            &GroupLimits {
+                proposals_in_flight_max: config.limits.proposals_in_flight_max,
+                proposals_in_flight_bytes_max: config.limits.proposals_in_flight_bytes_max,
+                reads_waiting_max: config.limits.reads_waiting_max,
+                leader_silence_max: config.raft.election_timeout_max() * 2,
+            },
+            Retention {
+                log_entries_max: config.raft.log_entries_max,
+                log_bytes_max: config.raft.log_bytes_max,
+            },
+            Raising {
+                versions: self.versions.clone(),
+                first_settings: Settings {
+                    version: 0,
+                    retry_clients_max: config.limits.retry_clients_max as u64,
+                    retry_bytes_max: config.limits.retry_bytes_max,
+                },
+            },
+        );
         // From the first vote on, this memory counts.
         let data = &self.context.data;
         if !data.identity().took_part {
             data.set_took_part()?;
         }
-        group.raft().initialize(voters).await?;
+        group.raft().initialize(self.voters(&voters)).await?;
         self.watch_for_failure(&group);
-        self.context.keyspaces.add(group.clone());
+        self.context.keyspaces.add(group);
         // The answer of a peer may have come while the group started.
         if self.context.stays_out.read().is_some() {
             self.stop_groups().await;
@@ -213,55 +216,14 @@ impl Inner {
         Ok(())
     }
 
-    fn open_database(&self) -> Result<Database, RunError> {
-        let storage = &self.context.config.storage;
-        let dir = self.context.data.path().join("state");
-        let engine: Arc<dyn OpenEngine> = match storage.engine {
-            EngineName::Sled => Arc::new(Sled {
-                cache_bytes: storage.cache_bytes,
-            }),
-            EngineName::LsmTree => {
-                Arc::new(Lsm::new(storage.cache_bytes, limits::LSM_OPEN_TABLES_MAX))
-            }
-        };
-        let options = StateOptions {
-            table_bytes_max: storage.table_bytes_max,
-            flush_interval: storage.flush_interval(),
-            engine,
-            ..StateOptions::default()
-        };
-        let (database, moved_aside) = tokio::task::block_in_place(|| Database::open(&dir, options))
-            .map_err(RunError::State)?;
-        if let Some(aside) = moved_aside {
-            tracing::error!(
-                path = %aside.path.display(),
-                reason = %aside.reason,
-                "the state did not open and was moved aside; it is rebuilt from the log or a peer"
-            );
-        }
-        *self.database.lock() = Some(database.clone());
-        Ok(database)
-    }
-
-    fn open_store(
-        self: &Arc<Self>,
-        database: &Database,
-        group: u64,
-    ) -> Result<Arc<StateStore>, RunError> {
-        let store = tokio::task::block_in_place(|| database.group(group));
-        let store = Arc::new(store.map_err(RunError::State)?);
-        self.stores.lock().push(store.clone());
-        self.watch_store(group, store.clone());
-        Ok(store)
-    }
-
     /// A group whose state is behind the beginning of its log cannot be brought up from it: the
     /// state is fetched from a peer, before the group votes. The log and the votes in it are kept.
     async fn restore(
         &self,
-        group: u64,
+        group: GroupId,
         store: &Arc<StateStore>,
         log: &GroupLog,
+        surroundings: &Surroundings,
     ) -> Result<(), RunError> {
         let Some(purged) = log.state().purged.map(|pos| pos.index) else {
             return Ok(());
@@ -277,8 +239,8 @@ impl Inner {
         if peers.is_empty() {
             return Err(RunError::NothingToRestoreFrom { group, purged });
         }
-        let spool = self.context.data.path().join("incoming");
-        let spool = spool.join(format!("group-{group}.restore"));
+        let spool = format!("group-{group}.restore");
+        let spool = surroundings.incoming_dir.join(spool);
         tracing::warn!(
             group,
             purged,
@@ -286,6 +248,8 @@ impl Inner {
         );
         loop {
             for peer in &peers {
+                let permit = surroundings.restoring.acquire().await;
+                let _permit = permit.expect("nobody closes it");
                 let restored = match self.transport.fetch_snapshot(*peer, group).await {
                     Ok(chunks) => restore_state(store.clone(), spool.clone(), chunks, purged).await,
                     Err(e) => {
@@ -331,10 +295,17 @@ impl Inner {
 
     /// So is a state that cannot be written or read for want of room or because of the disk: all
     /// groups of the node are on it.
-    fn watch_store(self: &Arc<Self>, group: u64, store: Arc<StateStore>) {
-        let inner = self.clone();
-        tokio::spawn(async move {
+    pub(super) fn watch_store(
+        self: &Arc<Self>,
+        group: GroupId,
+        store: Arc<StateStore>,
+    ) -> AbortHandle {
+        let inner = Arc::downgrade(self);
+        let watching = tokio::spawn(async move {
             let failure = store.failed().await;
+            let Some(inner) = inner.upgrade() else {
+                return;
+            };
             let why = format!("the state of group {group}: {}", failure.reason);
             if failure.damaged {
                 inner.start_over_next_time(&why);
@@ -344,6 +315,7 @@ impl Inner {
                 Cause::Other => {}
             }
         });
+        watching.abort_handle()
     }
 }
 
@@ -365,12 +337,5 @@ impl Inner {
             ),
             Err(error) => tracing::error!(why, %error, "the damage could not be written down"),
         }
-    }
-}
-
-pub(super) fn log_options(config: &Config) -> LogOptions {
-    LogOptions {
-        segment_bytes: u32::try_from(config.storage.log_segment_bytes).unwrap_or(u32::MAX),
-        ..LogOptions::default()
     }
 }

@@ -5,16 +5,13 @@ use std::sync::Arc;
 
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 
-use super::{
-    Inner,
-    error::RunError,
-    groups::{Opened, OpenedGroup},
-};
+use super::{Inner, error::RunError, groups::Opened};
 use crate::{
     identity::Memory,
     limits,
-    raft::{GroupId, NodeId, Reach, reach_of},
+    raft::{NodeId, Reach, reach_of},
     service::peer::{Gate, Introduction},
+    storage::log::{DroppedGroups, Log},
 };
 
 impl Inner {
@@ -37,19 +34,21 @@ impl Inner {
                 incarnation: identity.incarnation,
                 sessions: identity.sessions,
                 reaches: Vec::new(),
+                dropped: DroppedGroups::default(),
             };
-            self.introduce(&nothing, &Vec::new, None).await?;
+            let now = || nothing.clone();
+            self.introduce(&nothing, &now, None).await?;
         }
         let opened = self.open()?;
         let memory = self.memory(&opened)?;
-        let reaches_now = reaches_now(&opened, &memory);
         // Aborted with this task. None waits for the groups: one of those may wait for its state as long
         // as no peer has it.
         let mut beside = JoinSet::new();
-        let inner = self.clone();
+        let (inner, log) = (self.clone(), opened.log.clone());
         beside.spawn(async move {
             let gate = Some(&*inner.gate);
-            match inner.introduce(&memory, &reaches_now, gate).await {
+            let memory_now = || inner.memory_now(&log, &memory);
+            match inner.introduce(&memory, &memory_now, gate).await {
                 Ok(()) => {}
                 Err(RunError::StaysOut(why)) => inner.stay_out(&why).await,
                 Err(e) => inner.fail(&e),
@@ -79,7 +78,7 @@ impl Inner {
     async fn introduce(
         &self,
         memory: &Memory,
-        reaches_now: &(dyn Fn() -> Vec<(GroupId, Reach)> + Sync),
+        memory_now: &(dyn Fn() -> Memory + Sync),
         gate: Option<&Gate>,
     ) -> Result<(), RunError> {
         let config = &self.context.config;
@@ -90,7 +89,7 @@ impl Inner {
             zone: &config.node.zone,
             members: &members,
             memory,
-            reaches_now,
+            memory_now,
             versions: &self.versions,
         };
         let lost = match gate {
@@ -110,22 +109,35 @@ impl Inner {
     fn memory(&self, opened: &Opened) -> Result<Memory, RunError> {
         let identity = self.context.data.identity();
         let mut reaches = Vec::new();
-        for OpenedGroup {
-            id: group, store, ..
-        } in &opened.groups
-        {
-            let reach =
-                reach_of(&opened.log.group(*group)?, store).map_err(|error| RunError::Vote {
-                    group: *group,
-                    error,
-                })?;
-            reaches.push((*group, reach));
+        for (&group, open) in self.states.lock().iter() {
+            let reach = reach_of(&opened.log.group(group)?, &open.store)
+                .map_err(|error| RunError::Vote { group, error })?;
+            reaches.push((group, reach));
         }
         Ok(Memory {
             incarnation: identity.incarnation,
             sessions: identity.sessions,
             reaches,
+            dropped: opened.log.dropped(),
         })
+    }
+
+    /// How far the memory of a node that runs goes; where that cannot be read, how far it went.
+    fn memory_now(&self, log: &Log, found: &Memory) -> Memory {
+        // What is dropped meanwhile is neither here nor there: so the dropped ones come last.
+        let then = |id| found.reaches.iter().find(|(group, _)| *group == id);
+        let states = self.states.lock();
+        let reaches = states.iter().map(|(&id, open)| {
+            let now = log.group(id).map_err(std::io::Error::from);
+            let now = now.and_then(|log| reach_of(&log, &open.store));
+            let then = then(id).map_or_else(Reach::default, |(_, reach)| *reach);
+            (id, now.unwrap_or(then))
+        });
+        Memory {
+            reaches: reaches.collect(),
+            dropped: log.dropped(),
+            ..found.clone()
+        }
     }
 
     /// The node has lost its memory: it must neither vote nor acknowledge anything.
@@ -145,29 +157,5 @@ impl Inner {
         for group in self.context.keyspaces.take_all() {
             group.raft().shutdown().await;
         }
-    }
-}
-
-/// Tells how far the memory of a node that runs goes; where that cannot be read, how far it went.
-fn reaches_now(
-    opened: &Opened,
-    memory: &Memory,
-) -> impl Fn() -> Vec<(GroupId, Reach)> + Send + Sync + use<> {
-    let known = memory.reaches.clone();
-    let sources: Vec<_> = opened
-        .groups
-        .iter()
-        .flat_map(|group| {
-            let log = opened.log.group(group.id).ok()?;
-            Some((group.id, log, group.store.clone()))
-        })
-        .collect();
-    move || {
-        let then = |id| known.iter().find(|(group, _)| *group == id);
-        let reaches = sources.iter().map(|(id, log, store)| {
-            let then = then(*id).map_or_else(Reach::default, |(_, reach)| *reach);
-            (*id, reach_of(log, store).unwrap_or(then))
-        });
-        reaches.collect()
     }
 }

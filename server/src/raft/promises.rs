@@ -163,6 +163,12 @@ impl Promises {
         of_group.copied().collect()
     }
 
+    /// Forgets a group that is no more.
+    pub fn forget(&self, group: GroupId) {
+        self.kept.lock().retain(|(_, of), _| *of != group);
+        self.broken.lock().retain(|(_, of), _| *of != group);
+    }
+
     /// What one node has promised in one group.
     pub fn get(&self, node: NodeId, group: GroupId) -> Option<Reach> {
         self.kept.lock().get(&(node, group)).copied()

@@ -4,8 +4,9 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::Stream;
 use holdfast_proto::v1::{
-    self, GroupsRequest, GroupsResponse, NodesRequest, NodesResponse, TransferLeaderRequest,
-    TransferLeaderResponse, WatchGroupsRequest, admin_server::Admin,
+    self, DebugCreateGroupsRequest, DebugCreateGroupsResponse, DebugDropGroupsRequest,
+    DebugDropGroupsResponse, GroupsRequest, GroupsResponse, NodesRequest, NodesResponse,
+    TransferLeaderRequest, TransferLeaderResponse, WatchGroupsRequest, admin_server::Admin,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -15,10 +16,16 @@ use super::{
     context::{self, ServiceContext},
     maintenance, status,
 };
-use crate::{group::Group, keyspace};
+use crate::{
+    group::Group,
+    keyspace::{self, Assignment, Lifecycle, LifecycleError},
+};
 
 /// Time between two looks at groups that may have been added, and at the leadership of all.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// File in the data directory that lets groups be created and dropped from outside.
+const ALLOWS_DEBUG_GROUPS: &str = "debug-groups";
 
 /// Serves the administrative API.
 pub(super) struct AdminService {
@@ -28,6 +35,31 @@ pub(super) struct AdminService {
 impl AdminService {
     pub(super) fn new(context: Arc<ServiceContext>) -> Self {
         Self { context }
+    }
+
+    /// Whoever starts and drops groups, if that is allowed from outside: a file says so, which only
+    /// somebody makes who may write to the data directory.
+    fn lifecycle(&self) -> Result<&Arc<dyn Lifecycle>, Status> {
+        let allowed = self.context.data.path().join(ALLOWS_DEBUG_GROUPS);
+        if !allowed.exists() {
+            return Err(Status::failed_precondition(format!(
+                "holdfast: groups are created and dropped from outside in tests and measurements only; \
+                 there is no file {} that allows it",
+                allowed.display()
+            )));
+        }
+        let owner = self.context.lifecycle.get();
+        owner.ok_or_else(|| Status::unavailable("holdfast: the node is starting"))
+    }
+}
+
+fn lifecycle_failed(e: LifecycleError) -> Status {
+    let why = format!("holdfast: {e}");
+    match e {
+        LifecycleError::NotRunning(_) => Status::unavailable(why),
+        LifecycleError::Refused { .. } => Status::failed_precondition(why),
+        LifecycleError::Unknown(_) => Status::not_found(why),
+        LifecycleError::Failed(_) => Status::internal(why),
     }
 }
 
@@ -41,6 +73,7 @@ fn groups(context: &ServiceContext) -> GroupsResponse {
             .map(|g| describe(g))
             .collect(),
         stays_out_because: context.stays_out.read().clone().unwrap_or_default(),
+        next_group_id: context.lifecycle.get().map_or(0, |owner| owner.next_id()),
     }
 }
 
@@ -123,6 +156,34 @@ impl Admin for AdminService {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+    }
+
+    async fn debug_create_groups(
+        &self,
+        request: Request<DebugCreateGroupsRequest>,
+    ) -> Result<Response<DebugCreateGroupsResponse>, Status> {
+        let members = &self.context.config.cluster.members;
+        let groups = request.into_inner().groups.into_iter();
+        let groups = groups.map(|group| Assignment {
+            id: group.id,
+            keyspace: group.keyspace,
+            voters: match group.voters.is_empty() {
+                true => members.iter().map(|member| member.id).collect(),
+                false => group.voters,
+            },
+        });
+        let created = self.lifecycle()?.create(groups.collect());
+        created.await.map_err(lifecycle_failed)?;
+        Ok(Response::new(DebugCreateGroupsResponse {}))
+    }
+
+    async fn debug_drop_groups(
+        &self,
+        request: Request<DebugDropGroupsRequest>,
+    ) -> Result<Response<DebugDropGroupsResponse>, Status> {
+        let dropped = self.lifecycle()?.drop_groups(request.into_inner().ids);
+        dropped.await.map_err(lifecycle_failed)?;
+        Ok(Response::new(DebugDropGroupsResponse {}))
     }
 
     async fn transfer_leader(

@@ -1,6 +1,9 @@
 //! What every service of a node needs, and what every request is asked first.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use holdfast_proto::{
@@ -17,7 +20,7 @@ use crate::{
     config::Config,
     group::{Group, GroupError},
     identity::DataDir,
-    keyspace::{self, Keyspaces},
+    keyspace::{self, Keyspaces, Lifecycle},
     limits::REQUEST_PATIENCE,
 };
 
@@ -37,6 +40,8 @@ pub struct ServiceContext {
     pub stays_out: Arc<RwLock<Option<String>>>,
     /// True once the node takes no more requests: streams without an end of their own end then.
     pub stopping: watch::Sender<bool>,
+    /// Starts and drops groups; set before the node takes part.
+    pub lifecycle: OnceLock<Arc<dyn Lifecycle>>,
 }
 
 /// Who sends a write, for the retry table.
@@ -61,6 +66,12 @@ impl RetryId {
 }
 
 impl ServiceContext {
+    /// Gives the services a hand on the groups of the node. Once.
+    pub fn set_lifecycle(&self, lifecycle: Arc<dyn Lifecycle>) {
+        let first = self.lifecycle.set(lifecycle).is_ok();
+        assert!(first, "a node has one owner of its groups");
+    }
+
     /// The group that a request is for.
     pub(super) async fn group<T: Sync>(&self, request: &Request<T>) -> Result<Arc<Group>, Status> {
         let authority = request.extensions().get::<Authority>();
@@ -112,12 +123,13 @@ impl ServiceContext {
         if let Some(why) = self.stays_out.read().as_deref() {
             return Status::unavailable(format!("holdfast: this node stays out: {why}"));
         }
-        if !self.keyspaces.all().is_empty() && self.keyspaces.is_awaited(name) {
+        let none = self.keyspaces.is_empty();
+        if !none && self.keyspaces.is_awaited(name) {
             return Status::unavailable(format!(
                 "holdfast: keyspace {name:?} waits for its state from another node"
             ));
         }
-        if self.keyspaces.all().is_empty() {
+        if none {
             return Status::unavailable(
                 "holdfast: this node does not take part in its cluster yet",
             );

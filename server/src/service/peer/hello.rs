@@ -35,7 +35,8 @@ use crate::{
     group::MemberVersions,
     identity::{Contradiction, DataDir, IdentityError, Memory, Recorded, Session},
     limits, planted,
-    raft::{GroupId, NodeId, Reach, TransportError},
+    raft::{NodeId, Reach, TransportError},
+    storage::log::DroppedGroups,
 };
 
 /// Time between two attempts to reach a member.
@@ -109,8 +110,8 @@ pub struct Introduction<'a> {
     pub members: &'a [NodeId],
     /// What it knew when it began.
     pub memory: &'a Memory,
-    /// How far its memory goes now, by group.
-    pub reaches_now: &'a (dyn Fn() -> Vec<(GroupId, Reach)> + Sync),
+    /// What it knows now.
+    pub memory_now: &'a (dyn Fn() -> Memory + Sync),
     /// Where the versions of the members are kept.
     pub versions: &'a MemberVersions,
 }
@@ -144,6 +145,7 @@ impl Introduction<'_> {
                 session_nonces: self.memory.sessions.nonces().to_vec(),
                 reaches: reaches_to_wire(&self.memory.reaches),
                 takes_part: false,
+                dropped: dropped_to_wire(&self.memory.dropped),
                 version: holdfast_mvcc::VERSION,
             },
             needed,
@@ -238,23 +240,26 @@ impl Asking<'_> {
             transport,
             data,
             memory,
-            reaches_now,
+            memory_now,
             versions,
             ..
         } = self.introduction;
+        // What was dropped meanwhile was not lost.
         let known = || match takes_part {
-            true => Memory {
-                reaches: reaches_now(),
+            true => memory_now(),
+            false => Memory {
+                dropped: memory_now().dropped,
                 ..(*memory).clone()
             },
-            false => (*memory).clone(),
         };
         loop {
+            let told = known();
             let hello = transport.hello(
                 member,
                 peer::HelloRequest {
                     takes_part,
-                    reaches: reaches_to_wire(&known().reaches),
+                    reaches: reaches_to_wire(&told.reaches),
+                    dropped: dropped_to_wire(&told.dropped),
                     ..self.request.clone()
                 },
             );
@@ -329,6 +334,19 @@ pub(super) fn reaches_to_wire(reaches: &[(u64, Reach)]) -> Vec<peer::Reach> {
         index: reach.index,
     });
     wire.collect()
+}
+
+fn dropped_to_wire(dropped: &DroppedGroups) -> Vec<peer::GroupRange> {
+    let ranges = dropped.ranges();
+    ranges
+        .map(|(first, last)| peer::GroupRange { first, last })
+        .collect()
+}
+
+/// Ranges that make no sense are none.
+pub(super) fn dropped_from_wire(wire: &[peer::GroupRange]) -> DroppedGroups {
+    let ranges = wire.iter().map(|range| (range.first, range.last));
+    ranges.filter(|(first, last)| first <= last).collect()
 }
 
 pub(super) fn reaches_from_wire(wire: &[peer::Reach]) -> Vec<(u64, Reach)> {

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     super::listener::Guest,
     Gate,
-    hello::{reaches_from_wire, reaches_to_wire},
+    hello::{dropped_from_wire, reaches_from_wire, reaches_to_wire},
     reachability::Heard,
     until_error,
 };
@@ -192,6 +192,7 @@ impl Peer for PeerServer {
             incarnation: request.incarnation,
             sessions,
             reaches: reaches_from_wire(&request.reaches),
+            dropped: dropped_from_wire(&request.dropped),
         };
         let (data, takes_part) = (self.data.clone(), request.takes_part);
         let (memory, met) = tokio::task::spawn_blocking(move || {
@@ -274,7 +275,10 @@ impl Peer for PeerServer {
         let replies = serve_batches(
             requests,
             move |heartbeat| {
-                if let Some(request) = &heartbeat.request {
+                // Nothing is kept of a group that is not here.
+                if let Some(request) = &heartbeat.request
+                    && keyspaces.by_id(request.group_id).is_some()
+                {
                     keep_flushed(&promises, from, request.group_id, request);
                 }
                 answer_heartbeat(gate.lets(from), keyspaces.clone(), heartbeat)
