@@ -233,6 +233,11 @@ impl Group {
         )
     }
 
+    /// Syncs of the log of this node, which the group shares with all others.
+    pub fn log_syncs(&self) -> u64 {
+        self.log.log_syncs()
+    }
+
     /// Bytes that the group's entries take in the log.
     fn live_log_bytes(&self) -> u64 {
         self.log.live_bytes()

@@ -64,14 +64,11 @@ fn lifecycle_failed(e: LifecycleError) -> Status {
 }
 
 fn groups(context: &ServiceContext) -> GroupsResponse {
+    let groups = context.keyspaces.all();
     GroupsResponse {
         node_id: context.config.node.id,
-        groups: context
-            .keyspaces
-            .all()
-            .iter()
-            .map(|g| describe(g))
-            .collect(),
+        log_syncs: groups.first().map_or(0, |group| group.log_syncs()),
+        groups: groups.iter().map(|g| describe(g)).collect(),
         stays_out_because: context.stays_out.read().clone().unwrap_or_default(),
         next_group_id: context.lifecycle.get().map_or(0, |owner| owner.next_id()),
     }

@@ -50,6 +50,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Groups that every node runs by itself.
+const GROUPS_OF_ALL: usize = 2;
 /// Ports come from here: below what the system hands out for outgoing connections.
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
 /// Variable that repeats the random choices of a failed test.
@@ -124,6 +126,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     workdir: Workdir,
     loads: usize,
+    /// Groups that every node is to run.
+    pub groups: usize,
 }
 
 impl Cluster {
@@ -146,6 +150,7 @@ impl Cluster {
                 nodes,
                 workdir,
                 loads: 0,
+                groups: GROUPS_OF_ALL,
             };
             match cluster.leaders(PATIENCE).await {
                 Ok(()) => return cluster,
@@ -164,6 +169,7 @@ impl Cluster {
             nodes: configs.into_iter().map(Node::new).collect(),
             workdir,
             loads: 0,
+            groups: GROUPS_OF_ALL,
         }
     }
 
@@ -254,7 +260,7 @@ impl Cluster {
             if !told.stays_out_because.is_empty() {
                 return Err(format!("node {id} stays out: {}", told.stays_out_because));
             }
-            if told.groups.len() != 2 {
+            if told.groups.len() != self.groups {
                 return Err(format!("node {id} runs {} groups", told.groups.len()));
             }
             if let Some(stopped) = told.groups.iter().find(|g| !g.stopped_because.is_empty()) {
@@ -333,7 +339,7 @@ impl Cluster {
                     .collect::<Vec<_>>(),
             );
         }
-        let goal = (0..2)
+        let goal = (0..self.groups)
             .map(|group| {
                 goal.iter()
                     .filter_map(|node| node.get(group))

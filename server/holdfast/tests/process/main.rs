@@ -18,6 +18,7 @@ mod deadlines;
 mod diagnostics;
 mod founding;
 mod full_disk;
+mod groups;
 mod large_reads;
 mod log_lines;
 mod lost_memory;

@@ -162,6 +162,11 @@ impl GroupLog {
         self.group.view.lock().live_bytes()
     }
 
+    /// Syncs of the whole log since it was opened.
+    pub fn log_syncs(&self) -> u64 {
+        self.log.shared.counters.syncs.load(Ordering::Relaxed)
+    }
+
     fn check_there(&self, view: &GroupView) -> io::Result<()> {
         match view.is_dropped() {
             true => Err(GroupDropped {
