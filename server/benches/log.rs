@@ -50,7 +50,7 @@ fn main() {
     for batch in [1, 16, 128] {
         let path = dir.path().join(format!("log-{batch}"));
         let (log, _) = Log::open(&path, LogOptions::default(), Arc::new(DiskFiles)).expect("log");
-        let group = log.group(1).unwrap();
+        let group = log.group(1).expect("a new group");
         let mut plain = File::create(dir.path().join(format!("plain-{batch}"))).expect("file");
         let bytes = vec![7; batch * (PAYLOAD_BYTES + 34)];
         let (mut next, mut purged) = (0, 0);
