@@ -39,6 +39,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub(crate) use self::forward::error as forward_error;
+#[cfg(feature = "planted-bugs")]
+pub(crate) use self::read::NoIndex;
 use self::{admission::Admission, read::Confirmation, rounds::Rounds};
 pub use self::{
     hand_over::HandOverError,

@@ -12,7 +12,7 @@ use prost::Message;
 
 use super::{Group, GroupError, Proposed, left};
 use crate::{
-    planted::{self, Bug},
+    planted::planted,
     raft::{NodeId, ProposeError, TransportError},
 };
 
@@ -24,6 +24,12 @@ pub(super) enum Attempt {
     /// It may have been appended.
     Unknown,
     Failed(GroupError),
+}
+
+/// Whether a command may be offered again that may have been appended.
+fn takes_effect_once(command: &Command) -> bool {
+    planted!(DuplicateOnForwardTimeout => return true);
+    !command.client_id.is_empty()
 }
 
 /// Whether an answer tells nothing of earlier offers of the command.
@@ -95,10 +101,7 @@ impl Group {
                 Attempt::Failed(_) if in_doubt => return Err(GroupError::LeaderLost),
                 Attempt::Failed(error) => return Err(error),
                 Attempt::NotAppended(other) => hint = other,
-                Attempt::Unknown
-                    if command.client_id.is_empty()
-                        && !planted::is(Bug::DuplicateOnForwardTimeout) =>
-                {
+                Attempt::Unknown if !takes_effect_once(&command) => {
                     return Err(GroupError::LeaderLost);
                 }
                 Attempt::Unknown => {

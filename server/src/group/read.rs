@@ -7,12 +7,12 @@ use holdfast_proto::peer::{self, forward, forward_error::Kind, forward_reply};
 use super::{Group, GroupError, left, rounds::JoinError};
 use crate::{
     limits,
-    planted::{self, Bug},
+    planted::planted,
     raft::{NodeId, ReadIndexError, TransportError},
 };
 
 /// Why a leader gave no read index.
-enum NoIndex {
+pub(crate) enum NoIndex {
     /// Ask again, the node named if one is.
     Ask(Option<NodeId>),
     /// A queue on the way is full.
@@ -102,7 +102,7 @@ impl Group {
                 Some(leader) => {
                     let answer = self.ask_index(leader);
                     #[cfg(feature = "planted-bugs")]
-                    let answer = self.or_the_last(answer);
+                    let answer = crate::planted::reads::index_or_the_last(self.id(), answer);
                     tokio::select! {
                         index = answer => index,
                         () = self.deposed(leadership.clone(), leader) => {
@@ -113,8 +113,8 @@ impl Group {
                 None => Err(NoIndex::Ask(None)),
             };
             match index {
-                Ok(_) if planted::is(Bug::ReadIndexNotAwaited) => return Ok(()),
                 Ok(index) => {
+                    planted!(ReadIndexNotAwaited => return Ok(()));
                     self.confirmation.lock().given(asked);
                     let mut published = self.raft.shared().watch();
                     // The sender lives as long as the group's state.
@@ -125,32 +125,6 @@ impl Group {
                 Err(NoIndex::Ask(Some(other))) => hint = Some(other),
                 Err(NoIndex::Ask(None)) => Self::leadership_may_have_changed(&mut leadership).await,
             }
-        }
-    }
-
-    /// Falls back on the index of an earlier round when the leader does not answer soon.
-    #[cfg(feature = "planted-bugs")]
-    async fn or_the_last(
-        &self,
-        answer: impl Future<Output = Result<u64, NoIndex>>,
-    ) -> Result<u64, NoIndex> {
-        use std::{collections::BTreeMap, time::Duration};
-        static LAST: parking_lot::Mutex<BTreeMap<u64, u64>> =
-            parking_lot::Mutex::new(BTreeMap::new());
-        const SOON: Duration = Duration::from_millis(200);
-        if !planted::is(Bug::StaleAfterRejoin) {
-            return answer.await;
-        }
-        match tokio::time::timeout(SOON, answer).await {
-            Ok(Ok(index)) => {
-                LAST.lock().insert(self.id(), index);
-                Ok(index)
-            }
-            Ok(Err(NoIndex::Ask(None))) | Err(_) => {
-                let last = LAST.lock().get(&self.id()).copied();
-                last.ok_or(NoIndex::Ask(None))
-            }
-            Ok(Err(other)) => Err(other),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
     group::{Group, GroupLimits, Raising, Retention, keep_log_within},
     keyspace::Assignment,
     limits,
-    planted::{self, Bug},
+    planted::planted,
     raft::{
         GroupId, NodeId, Parts, PeerTransport, RaftGroup, SnapshotRate, Tuning, Voter,
         restore_state,
@@ -228,9 +228,8 @@ impl Inner {
         let Some(purged) = log.state().purged.map(|pos| pos.index) else {
             return Ok(());
         };
-        let trusts_the_state = planted::is(Bug::LogPurgedPastDurable);
-        if store.applied_record().is_some() && (store.applied_index() >= purged || trusts_the_state)
-        {
+        planted!(LogPurgedPastDurable => if store.applied_record().is_some() { return Ok(()) });
+        if store.applied_record().is_some() && store.applied_index() >= purged {
             return Ok(());
         }
         let config = &self.context.config;

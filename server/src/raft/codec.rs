@@ -38,7 +38,7 @@ impl From<DecodeError> for std::io::Error {
     }
 }
 
-pub(super) fn log_id(term: u64, index: u64) -> LogId {
+pub(crate) fn log_id(term: u64, index: u64) -> LogId {
     LogId {
         leader_id: term.into(),
         index,

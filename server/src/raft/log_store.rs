@@ -35,11 +35,11 @@ use super::{
         entry_from_log, entry_to_log, log_id, log_id_from_bytes, log_id_to_bytes, vote_from_bytes,
         vote_to_bytes,
     },
-    types::{Entry, LeaderId, LogId, TypeConfig, Vote},
+    types::{Entry, LogId, TypeConfig, Vote},
 };
 use crate::{
     limits,
-    planted::{self, Bug},
+    planted::planted,
     storage::log::{Done, GroupLog, LogPos},
 };
 
@@ -57,7 +57,8 @@ pub(super) struct Hole {
 
 /// Checks that the entry at `found` is the one that is due.
 pub(super) fn check_next(expected: u64, found: Option<u64>) -> Result<(), Hole> {
-    if found == Some(expected) || planted::is(Bug::EntrySkipped) {
+    planted!(EntrySkipped => return Ok(()));
+    if found == Some(expected) {
         return Ok(());
     }
     Err(Hole { expected, found })
@@ -65,10 +66,14 @@ pub(super) fn check_next(expected: u64, found: Option<u64>) -> Result<(), Hole> 
 
 /// Most bytes of entries that are read at once to be applied.
 fn apply_bytes_max() -> usize {
-    match planted::is(Bug::EntrySkipped) {
-        true => 4 << 10,
-        false => limits::APPEND_BYTES_MAX as usize,
-    }
+    planted!(EntrySkipped => return 4 << 10);
+    limits::APPEND_BYTES_MAX as usize
+}
+
+/// Where reading goes on after an entry.
+fn after(index: u64) -> u64 {
+    planted!(EntrySkipped => return index + 2);
+    index + 1
 }
 
 /// Log storage and log reader of one group; clones share the log.
@@ -199,9 +204,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
                 let range = rest.filter(|range| range.start < range.end)?;
                 match store.read_due(range.clone()) {
                     Ok(entries) => {
-                        let last = entries.last()?.log_id.index;
-                        let skipped = u64::from(planted::is(Bug::EntrySkipped));
-                        Some((Ok(entries), Some(last + 1 + skipped..range.end)))
+                        let next = after(entries.last()?.log_id.index);
+                        Some((Ok(entries), Some(next..range.end)))
                     }
                     Err(e) => Some((Err(e), None)),
                 }
@@ -216,16 +220,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
-        if planted::is(Bug::VoteNotPersisted) {
-            return Ok(self.log.state().last.map(|last| Vote {
-                // The next campaign raises it to the term of the last entry.
-                leader_id: LeaderId {
-                    term: last.term.saturating_sub(1),
-                    voted_for: 0,
-                },
-                committed: false,
-            }));
-        }
+        planted!(VoteNotPersisted => return Ok(crate::planted::log::vote_of_the_last_entry(&self.log)));
         let vote = self.log.state().vote;
         Ok(vote.map(|bytes| vote_from_bytes(&bytes)).transpose()?)
     }
@@ -265,9 +260,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        if planted::is(Bug::VoteNotPersisted) {
-            return Ok(());
-        }
+        planted!(VoteNotPersisted => return Ok(()));
         let (done, flushed) = completion();
         self.log.save_vote(vote_to_bytes(vote), done).await?;
         flushed.await
@@ -303,12 +296,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut entries: Vec<_> = entries.into_iter().map(entry_to_log).collect();
-        if planted::is(Bug::TruncateIgnored) {
-            // Sent again by the leader: they are here already.
-            let last = self.log.state().last.map(|last| last.index);
-            entries.retain(|entry| last.is_none_or(|last| entry.index > last));
-        }
+        let entries: Vec<_> = entries.into_iter().map(entry_to_log).collect();
+        #[cfg(feature = "planted-bugs")]
+        let entries = crate::planted::log::without_those_it_has(&self.log, entries);
         let last = entries.last().map_or(0, |entry| entry.index);
         let flushed = self.flushed.clone();
         let done = move |result: io::Result<()>| {
@@ -321,9 +311,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
-        if planted::is(Bug::TruncateIgnored) {
-            return Ok(());
-        }
+        planted!(TruncateIgnored => return Ok(()));
         let (done, flushed) = completion();
         let last = last.map(|id| id.index);
         let mark = self.flushed.clone();

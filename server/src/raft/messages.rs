@@ -7,7 +7,7 @@ use holdfast_proto::peer;
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
 
 use super::{RaftGroup, codec, codec::DecodeError, snapshot};
-use crate::planted::{self, Bug};
+use crate::planted::planted;
 
 /// Why a message of a peer was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +38,7 @@ impl RaftGroup {
             request.last_log_id.map(codec::log_id_from_wire),
         );
         rpc.leadership_transfer = request.leadership_transfer;
-        if planted::is(Bug::ElectionWithoutLogCheck) {
-            rpc.last_log_id = Some(codec::log_id(u64::MAX, u64::MAX));
-        }
+        planted!(ElectionWithoutLogCheck => rpc.last_log_id = Some(codec::log_id(u64::MAX, u64::MAX)));
         self.check_running()?;
         let answer = if request.pre_vote {
             self.raft.pre_vote(rpc).await

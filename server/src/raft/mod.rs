@@ -28,6 +28,15 @@ pub mod state_machine;
 pub mod transport;
 pub mod types;
 
+/// What the bodies of planted bugs need.
+#[cfg(feature = "planted-bugs")]
+pub(crate) mod planted {
+    pub(crate) use super::{
+        codec::log_id,
+        state_machine::GroupStateMachine,
+        types::{LeaderId, Vote},
+    };
+}
 #[cfg(test)]
 pub(crate) mod scripted;
 #[cfg(test)]
@@ -63,7 +72,7 @@ use self::{
 };
 use crate::{
     limits,
-    planted::{self, Bug},
+    planted::planted,
     storage::{log::GroupLog, room::Room, state::StateStore},
 };
 
@@ -233,8 +242,9 @@ impl RaftGroup {
         };
         let config = Arc::new(config.validate().map_err(StartError::Config)?);
         reconcile::reconcile(&log, &store).await?;
+        let machine = GroupStateMachine::open(group_id, store)?;
         #[cfg(feature = "planted-bugs")]
-        let log_of_group = log.clone();
+        let machine = crate::planted::state::opened(machine, &log, node_id);
         let log = LogStore::new(log);
         let observer = Observer {
             group_id,
@@ -242,16 +252,6 @@ impl RaftGroup {
             flushed: log.flushed(),
         };
         let network = NetworkFactory::new(observer, transport, room.clone(), &tuning);
-        #[cfg_attr(
-            not(feature = "planted-bugs"),
-            allow(unused_mut, reason = "only a planted bug changes it here")
-        )]
-        let mut machine = GroupStateMachine::open(group_id, store)?;
-        #[cfg(feature = "planted-bugs")]
-        {
-            machine.take_unapplied_for_applied(&log_of_group);
-            machine.is_of_node(node_id);
-        }
         let shared = machine.shared();
         let raft = Raft::new(node_id, config, network, log, machine)
             .await
@@ -333,12 +333,12 @@ impl RaftGroup {
     /// The index that a linearizable read must have applied (Raft thesis, section 6.4), confirmed
     /// by a quorum after this call began. Only the leader can tell.
     pub async fn read_index(&self) -> Result<u64, ReadIndexError> {
-        if planted::is(Bug::DeposedLeaderReads) {
+        planted!(DeposedLeaderReads => {
             let metrics = self.raft.metrics().borrow_watched().clone();
             if metrics.state.is_leader() {
                 return Ok(metrics.last_applied.map_or(0, |id| id.index));
             }
-        }
+        });
         if let Some(why) = self.stopped() {
             return Err(ReadIndexError::Stopped(why));
         }

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     limits,
-    planted::{self, Bug},
+    planted::planted,
     storage::{
         cause::Cause,
         state::{StateError, StateStore, View},
@@ -65,9 +65,6 @@ pub struct GroupStateMachine {
     scrubbed_to: i64,
     /// Bytes written since the last applied mark.
     unmarked_bytes: u64,
-    /// This node acts as one of an earlier version that skips what it does not know.
-    #[cfg(feature = "planted-bugs")]
-    is_older: bool,
 }
 
 fn written_bytes(write: &mvcc::Write) -> u64 {
@@ -89,8 +86,6 @@ impl GroupStateMachine {
             scrub: None,
             scrubbed_to: -1,
             unmarked_bytes: 0,
-            #[cfg(feature = "planted-bugs")]
-            is_older: false,
         })
     }
 
@@ -109,24 +104,16 @@ impl GroupStateMachine {
         self.scrubbed_to = -1;
     }
 
-    /// Moves the applied position without applying: to the next entry of the log, or to where the
-    /// log begins.
+    /// The last entry applied.
     #[cfg(feature = "planted-bugs")]
-    pub(super) fn take_unapplied_for_applied(&mut self, log: &crate::storage::log::GroupLog) {
-        let Some(applied) = self.applied else {
-            return;
-        };
-        if planted::is(Bug::ApplySkippedOnRestart)
-            && let Some(term) = log.term_of(applied.index + 1)
-        {
-            self.applied = Some(log_id(term, applied.index + 1));
-        }
-        if planted::is(Bug::LogPurgedPastDurable)
-            && let Some(purged) = log.state().purged
-            && purged.index > applied.index
-        {
-            self.applied = Some(log_id(purged.term, purged.index));
-        }
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        self.applied
+    }
+
+    /// Moves the applied position without applying.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn stand_at(&mut self, applied: LogId) {
+        self.applied = Some(applied);
         self.publish();
     }
 
@@ -136,12 +123,6 @@ impl GroupStateMachine {
         if self.applied.map_or(0, |applied| applied.index + 1) != index {
             self.applied = index.checked_sub(1).map(|before| log_id(0, before));
         }
-    }
-
-    /// Makes one node of three one of an earlier version.
-    #[cfg(feature = "planted-bugs")]
-    pub(super) fn is_of_node(&mut self, node: super::NodeId) {
-        self.is_older = planted::is(Bug::UnknownOperationSkipped) && node.is_multiple_of(3);
     }
 
     fn publish(&self) {
@@ -180,9 +161,7 @@ impl GroupStateMachine {
             }
             EntryPayload::Normal(proposal) => match mvcc::decode(proposal.0) {
                 #[cfg(feature = "planted-bugs")]
-                Ok(command) if self.is_older && command.min_version > 1 => {
-                    command::Answer::default()
-                }
+                Ok(command) if crate::planted::state::is_skipped(&command) => Default::default(),
                 Ok(command) => {
                     // A view of its own for every entry: the table that takes the writes may be cut
                     // off at any time before the first of them, and a view from before the cut does
@@ -409,9 +388,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Checkpoint {
             meta,
             snapshot: SnapshotData::Checkpoint,
         };
-        if planted::is(Bug::LogPurgedPastDurable) {
-            return Ok(snapshot);
-        }
+        planted!(LogPurgedPastDurable => return Ok(snapshot));
         let durable = self.shared.store.flush().await.map_err(io::Error::other)?;
         let index = snapshot.meta.last_log_id.map_or(0, |id| id.index);
         assert!(

@@ -79,10 +79,10 @@ openraft::declare_raft_types!(
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
 );
 
-pub(super) type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>;
-pub(super) type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
-pub(super) type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
-pub(super) type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
-pub(super) type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
-pub(super) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
-pub(super) type Membership = openraft::Membership<NodeId, Voter>;
+pub(crate) type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>;
+pub(crate) type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
+pub(crate) type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
+pub(crate) type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
+pub(crate) type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
+pub(crate) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
+pub(crate) type Membership = openraft::Membership<NodeId, Voter>;

@@ -20,10 +20,7 @@ use super::{
     status,
 };
 use crate::group::{Group, GroupError};
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{self, Bug};
-#[cfg(feature = "planted-bugs")]
-use crate::storage::state::View;
+use crate::planted::planted;
 
 /// Serves etcd's KV API.
 pub(super) struct KvService {
@@ -112,13 +109,11 @@ impl KvService {
         }
         let request = request.into_inner();
         let term = group.leadership().borrow().term;
-        #[cfg(feature = "planted-bugs")]
-        if planted::is(Bug::SerializableGoesBack) && shape.serializable {
-            let (revisions, view) = kept_by_this_thread(&group);
-            let reading = Reading::small();
-            let answer = read(&reading.of(&view), revisions, &request);
+        planted!(SerializableGoesBack => if shape.serializable {
+            let (revisions, view) = crate::planted::reads::kept_by_this_thread(&group);
+            let answer = read(&Reading::small().of(&view), revisions, &request);
             return Ok((answer.map_err(|e| reads::refused(&e))?, term, None));
-        }
+        });
         if shape.small {
             return Ok((read_small(&group, &request, &read)?, term, None));
         }
@@ -129,48 +124,6 @@ impl KvService {
         let (answer, held) = done.await?;
         Ok((answer.map_err(|e| reads::refused(&e))?, term, Some(held)))
     }
-}
-
-#[cfg(feature = "planted-bugs")]
-impl KvService {
-    /// Spares the leader the comparisons of a transaction that hold on this node.
-    async fn without_what_holds_here(
-        &self,
-        mut request: Request<TxnRequest>,
-    ) -> Result<Request<TxnRequest>, Status> {
-        if !planted::is(Bug::CompareOnStaleState) {
-            return Ok(request);
-        }
-        let group = self.context.group(&request).await?;
-        let (published, view) = group.read();
-        let comparisons = TxnRequest {
-            compare: std::mem::take(&mut request.get_mut().compare),
-            ..Default::default()
-        };
-        let compared = mvcc::read_txn(&view, published.revisions, &comparisons);
-        if !compared.map_err(|e| status::unreadable(&e))?.succeeded {
-            request.get_mut().compare = comparisons.compare;
-        }
-        Ok(request)
-    }
-}
-
-/// The state of a group as this thread saw it a short while ago: spares the shared lock.
-#[cfg(feature = "planted-bugs")]
-fn kept_by_this_thread(group: &Group) -> (Revisions, View) {
-    use std::{cell::RefCell, collections::BTreeMap, time::Duration};
-    const KEPT: Duration = Duration::from_millis(100);
-    thread_local! {
-        static STATES: RefCell<BTreeMap<u64, (Instant, Revisions, View)>> = RefCell::default();
-    }
-    STATES.with_borrow_mut(|states| {
-        states.retain(|_, (since, ..)| since.elapsed() < KEPT);
-        let (_, revisions, view) = states.entry(group.id()).or_insert_with(|| {
-            let (published, view) = group.read();
-            (Instant::now(), published.revisions, view)
-        });
-        (*revisions, view.clone())
-    })
 }
 
 /// What a read costs and needs, known from the request alone. Only small reads stay on the threads
@@ -288,7 +241,10 @@ impl Kv for KvService {
             .await?
         } else {
             #[cfg(feature = "planted-bugs")]
-            let request = self.without_what_holds_here(request).await?;
+            let request = {
+                let group = self.context.group(&request).await?;
+                request.map(|txn| crate::planted::reads::without_what_holds_here(&group, txn))
+            };
             match self.write(request, Op::Txn).await? {
                 (Outcome::Txn(answer), term) => (answer, term, None),
                 (other, _) => return Err(mismatch(&other)),

@@ -26,7 +26,7 @@ use super::segment::Segment;
 use super::tracked::{Pins, Tracked};
 use super::{DroppedGroups, Entry, Failure, Shared};
 use crate::limits;
-use crate::planted::{self, Bug};
+use crate::planted::planted;
 
 /// Where the log ends, as recovery left it.
 pub(super) struct Tail {
@@ -368,9 +368,7 @@ impl Writer {
         self.batch
             .shrink_to(2 * self.shared.options.batch_bytes as usize);
         self.publish_places();
-        if planted::is(Bug::AckBeforeFsync) {
-            self.answer();
-        }
+        planted!(AckBeforeFsync => self.answer());
         if sync {
             self.sync()?;
         }

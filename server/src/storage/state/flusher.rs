@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use super::database::{Queue, Shared};
 use super::group::{self, Frozen};
 use super::{MARK_KEY, StateError, catalogue};
-use crate::planted::{self, Bug};
+use crate::planted::planted;
 use crate::storage::engine::Batch;
 
 /// Keys of a batch are put together in pieces of memory of this size.
@@ -117,10 +117,7 @@ fn flush(shared: &Shared, tables: &[(Arc<group::Shared>, Frozen)]) -> Result<(),
             .collect()
     };
     counting.sort_by_key(|frozen| frozen.base.prefix());
-    if planted::is(Bug::TornBatch) {
-        let marks = counting.iter().map(|frozen| mark(frozen)).collect();
-        shared.call(|engine| engine.apply_batch(marks))?;
-    }
+    planted!(TornBatch => shared.call(|engine| engine.apply_batch(counting.iter().map(|frozen| mark(frozen)).collect()))?);
     let records: usize = counting.iter().map(|frozen| frozen.table.len() + 2).sum();
     let mut batch = Batch::with_capacity(records);
     let new = shared.catalogue.lock().unwritten();
