@@ -107,6 +107,18 @@ pub const READS_WAITING_DEFAULT: usize = 16 * 1024;
 /// any client waits for a leader. etcd allows itself 5 s and twice its election timeout. At the
 /// bound: refused with etcd's `request timed out`.
 pub const REQUEST_PATIENCE: Duration = Duration::from_secs(7);
+/// Time in which reads find no leader with a quorum before it counts as lost, if nothing else shows it.
+pub const LEADER_SILENCE_MAX: Duration = Duration::from_secs(1);
+/// The same time if this node knows of no leader, holds it for dead, or leads and hears no quorum.
+pub const LEADER_LOSS_SHOWN_AFTER: Duration = Duration::from_millis(200);
+/// Time between two looks at whether a leader that is waited for is lost.
+pub const LEADER_LOSS_LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Age up to which a read index proves that there is a leader, to requests that want one.
+pub const LEADER_PROOF_AGE_MAX: Duration = Duration::from_millis(160);
+/// Time after which a leader that waits for a quorum to confirm a read asks it again, and again.
+pub const READ_BEAT_EVERY: Duration = Duration::from_millis(50);
+/// Longest wait of a leader for such a confirmation. At the bound the read asks anew who leads.
+pub const READ_INDEX_MAX: Duration = Duration::from_secs(2);
 /// Longest round of reads: at the bound all its callers have given up. It ends with
 /// `etcdserver: no leader`.
 pub const READ_ROUND_MAX: Duration = REQUEST_PATIENCE;
@@ -190,6 +202,12 @@ pub const PEER_PROBE_MAX: Duration = Duration::from_secs(2);
 pub const PEER_LOST_AFTER: Duration = Duration::from_secs(3);
 /// Time after which a group without a leader is told of.
 pub const LEADERLESS_TOLD_AFTER: Duration = Duration::from_secs(5);
+/// Longest wait for a connection to a peer, and for the first answer on a stream of requests to it.
+pub const PEER_CONNECT_MAX: Duration = Duration::from_secs(1);
+/// First pause before a peer that could not be reached is tried again; each is twice the one before.
+pub const PEER_RETRY_MIN: Duration = Duration::from_millis(40);
+/// The longest such pause: a peer that comes back is found within it.
+pub const PEER_RETRY_MAX: Duration = Duration::from_millis(160);
 /// Bytes on their way to a peer that it has not yet read, for each stream. At the bound: wait.
 pub const PEER_STREAM_WINDOW_BYTES: u32 = 8 * MIB as u32;
 /// The same for each connection, all its streams together. At the bound: wait. A stream whose
@@ -350,6 +368,59 @@ pub const PROMISES_SAVED_EVERY: Duration = Duration::from_secs(2);
 pub const APPLIES_WATCHED_MAX: usize = 64;
 /// Shortest stall of a part of a node that the node tells its peers of.
 pub const STALL_TOLD_MIN: Duration = Duration::from_millis(200);
+
+// ---- failover ----------------------------------------------------------------------------------
+
+/// Heartbeats of a leader that may be missed before its followers ask whether it leads.
+pub const HEARTBEATS_MISSED_MAX: u32 = 2;
+/// How late a heartbeat may be beside that.
+pub const HEARTBEAT_DELAY_MAX: Duration = Duration::from_millis(500);
+/// Time in which an election finds a leader, or else is held to have found none. A leader that has won
+/// is heard within it; before, nobody stands against it.
+pub const ELECTION_SETTLES_WITHIN: Duration = Duration::from_millis(120);
+/// Longest wait for a vote that is on its way to the disk before this node stands for election. At the
+/// bound it does not.
+pub const CAMPAIGN_BEGINS_WITHIN: Duration = Duration::from_millis(200);
+/// Campaigns under way on a node. At the bound: wait.
+pub const CAMPAIGNS_MAX: usize = 32;
+/// Time that a voter which is better placed has to stand before the next one does, beside four round
+/// trips.
+pub const CAMPAIGN_TURN_MIN: Duration = Duration::from_millis(60);
+/// The longest such time, for voters that stood in vain.
+pub const CAMPAIGN_TURN_MAX: Duration = Duration::from_secs(1);
+/// Turns of others that a voter waits for at most.
+pub const CAMPAIGN_TURNS_MAX: u32 = 8;
+/// Groups in one message of a survey. At the bound: cut.
+pub const SURVEY_GROUPS_MAX: usize = 1024;
+/// Longest wait for the answer of a voter to a survey, beside four round trips. It is doubled for each
+/// survey in a row that the voter did not answer.
+pub const SURVEY_WAIT_MIN: Duration = Duration::from_millis(60);
+/// The longest such wait.
+pub const SURVEY_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Pause between two surveys of a group, doubled each time.
+pub const SURVEY_PAUSE_MIN: Duration = Duration::from_millis(25);
+/// The longest such pause.
+pub const SURVEY_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Longest time between two looks at the groups of a node: one for all of them.
+pub const FAILOVER_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A look that comes so late shows that the node did not run: it makes sure that it still leads.
+pub const FAILOVER_OVERSLEPT_MIN: Duration = Duration::from_millis(200);
+/// Time after which a leader that reaches no quorum refuses requests.
+pub const POWERLESS_AFTER: Duration = Duration::from_millis(200);
+/// Time after which a leader whose transfer found nobody says that it leads no longer.
+pub const HAND_OVER_STUCK_AFTER: Duration = Duration::from_secs(1);
+/// Leaderships that a sick node hands over at a time. At the bound: wait.
+pub const HAND_OVERS_MAX: usize = 16;
+/// A node whose parts all get on within this time is well: it may lead.
+pub const WELL_STALL_MAX: Duration = Duration::from_millis(300);
+/// A leader of which a part has not got on for so long hands over.
+pub const SICK_AFTER: Duration = Duration::from_millis(800);
+/// If it still leads after this time, the others stand against it.
+pub const SICK_OVERDUE_AFTER: Duration = Duration::from_millis(1_600);
+/// Shortest time between two attempts to hand over because of that.
+pub const SICK_HAND_OVER_EVERY: Duration = Duration::from_secs(2);
+/// Time between two looks at a stall that goes on.
+pub const SICK_LOOK_EVERY: Duration = Duration::from_millis(100);
 
 // ---- shutdown --------------------------------------------------------------------------------
 

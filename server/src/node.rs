@@ -23,7 +23,8 @@ use tokio::{sync::watch, task::JoinHandle};
 use crate::{
     config::Config,
     descriptors,
-    group::{Group, HandOverError, MemberVersions},
+    detector::Views,
+    group::{Failover, Group, HandOverError, MemberVersions},
     identity::DataDir,
     keyspace::Keyspaces,
     limits,
@@ -68,6 +69,8 @@ pub struct Node {
     peers: Serving,
     /// Tells the log which peers can be reached.
     watching: JoinHandle<()>,
+    /// Sees to it that groups are led.
+    failing_over: JoinHandle<()>,
     /// Takes the node into its cluster; done once the groups run.
     joining: JoinHandle<()>,
     inner: Arc<Inner>,
@@ -78,6 +81,8 @@ struct Inner {
     context: Arc<ServiceContext>,
     transport: Arc<GrpcTransport>,
     versions: Arc<MemberVersions>,
+    views: watch::Sender<Arc<Views>>,
+    failover: Arc<Failover>,
     /// Open while the node may vote and acknowledge.
     gate: Arc<Gate>,
     /// Kept to be closed last: everything above writes to it.
@@ -128,7 +133,7 @@ impl Node {
                 incarnation: identity.incarnation,
             },
             &addresses,
-            config.raft.election_timeout_max(),
+            limits::PEER_CONNECT_MAX,
             config.limits.forward_queue_requests_max,
             gate.clone(),
         )?);
@@ -150,22 +155,28 @@ impl Node {
         let shares = descriptors::take(&context.config, groups);
         let versions = MemberVersions::new(identity.node_id);
         let heard = Arc::new(Heard::default());
+        let views = watch::Sender::new(Arc::new(Views::new(identity.node_id)));
+        let failover = Failover::new(identity.node_id, transport.clone(), views.subscribe());
         let peer_server = PeerServer::new(
             data,
             keyspaces,
             versions.clone(),
             members,
             heard.clone(),
+            failover.clone(),
             standing,
         );
         let peers = serve_peers(peer_addr, peer_server, shares.peers_max).await?;
         let clients = serve_clients(context.clone(), shares.clients_max).await?;
         announce(&context);
         let watching = tokio::spawn(watch(transport.clone(), addresses, heard));
+        let failing_over = tokio::spawn(failover.clone().run());
         let inner = Arc::new(Inner {
             context: context.clone(),
             transport,
             versions,
+            views,
+            failover,
             gate,
             log: Mutex::new(None),
             database: Mutex::default(),
@@ -185,6 +196,7 @@ impl Node {
             clients,
             peers,
             watching,
+            failing_over,
             joining,
             inner,
         })
@@ -210,6 +222,7 @@ impl Node {
         let groups = self.context.keyspaces.all();
         futures_util::future::join_all(groups.iter().map(|group| leave(group, deadline))).await;
         step.send_replace(Step::DrainClients);
+        self.failing_over.abort();
         self.context.stopping.send_replace(true);
         self.clients.stop(limits::DRAIN_MAX).await;
         step.send_replace(Step::StopGroups);

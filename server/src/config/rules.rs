@@ -154,7 +154,7 @@ impl Rules {
             self.refuse(
                 "raft.heartbeat_interval_ms",
                 "0ms",
-                "must be at least 1ms; 50ms suits one region",
+                "must be at least 1ms; 1s suits any cluster",
             );
         }
         if raft.heartbeat_interval_ms.saturating_mul(2) >= min {

@@ -158,6 +158,11 @@ impl Views {
         self.words.contains_key(&node)
     }
 
+    /// The nodes that this node hears now, itself among them.
+    pub fn heard(&self) -> impl Iterator<Item = NodeId> {
+        self.words.keys().copied()
+    }
+
     /// The start in which `node` is heard: a random number that differs from one start of a process to
     /// the next. A node that is heard in another start than before leads nothing of what it led.
     pub fn session(&self, node: NodeId) -> Option<u64> {

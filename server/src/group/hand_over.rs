@@ -1,18 +1,18 @@
 //! Leaving the leadership in good order.
 //!
 //! openraft stops accepting writes when a transfer begins, and stays so until somebody is elected.
-//! So a transfer starts only towards a voter that has the log, and if it is not done in time an
-//! election here ends it.
+//! So a transfer starts only towards a voter that has the log. If it is not done in time, this leader
+//! says that it leads no longer, and the others elect one (`failover/`).
 
 use std::time::{Duration, Instant};
 
-use super::{Group, left};
+use super::{Group, failover::is_well, left};
 use crate::raft::NodeId;
 
 /// Entries that a voter may lack and still be handed the leadership: it gets them within the
 /// transfer.
 const LAG_ENTRIES_MAX: u64 = 1_000;
-/// Time that one transfer may take before the next way is tried.
+/// Time that one transfer may take before the next voter is tried.
 const TRANSFER_WAIT: Duration = Duration::from_millis(500);
 
 /// Why a leadership was not handed over.
@@ -51,13 +51,15 @@ impl Group {
         if to == Some(self.node_id) {
             return Ok(self.node_id);
         }
-        let mut ready: Vec<(u64, NodeId)> = status
+        let views = self.views.borrow().clone();
+        // Whoever is well first, then who has most of the log.
+        let mut ready: Vec<(bool, u64, NodeId)> = status
             .matched
             .iter()
             .filter(|(node, _)| status.voters.contains(node) && **node != self.node_id)
             .filter(|(node, _)| to.is_none_or(|to| to == **node))
-            .filter_map(|(node, matched)| matched.map(|index| (index, *node)))
-            .filter(|(index, _)| index + LAG_ENTRIES_MAX >= status.last_log_index)
+            .filter_map(|(node, matched)| matched.map(|at| (is_well(&views, *node), at, *node)))
+            .filter(|(_, index, _)| index + LAG_ENTRIES_MAX >= status.last_log_index)
             .collect();
         ready.sort_unstable();
         if ready.is_empty() {
@@ -67,7 +69,7 @@ impl Group {
             )));
         }
         let mut leadership = self.leadership();
-        while let Some((_, target)) = ready.pop() {
+        while let Some((_, _, target)) = ready.pop() {
             if self.raft.transfer_leader(target).await.is_err() {
                 return Err(HandOverError::TimedOut);
             }
@@ -86,10 +88,6 @@ impl Group {
             if left(deadline).is_zero() {
                 break;
             }
-        }
-        // Nobody took it: end the blocked state by an election.
-        if let Err(e) = self.raft.elect().await {
-            tracing::error!(group = self.id(), error = %e, "election after a failed transfer");
         }
         Err(HandOverError::TimedOut)
     }

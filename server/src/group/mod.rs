@@ -16,6 +16,7 @@
 //! - Everything in flight is bounded; at the bound the request is refused at once.
 
 mod admission;
+mod failover;
 mod forward;
 mod hand_over;
 mod housekeeping;
@@ -30,7 +31,10 @@ mod versions;
 mod tests;
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -43,12 +47,14 @@ pub(crate) use self::forward::error as forward_error;
 pub(crate) use self::read::NoIndex;
 use self::{admission::Admission, read::Confirmation, rounds::Rounds};
 pub use self::{
+    failover::Failover,
     hand_over::HandOverError,
     housekeeping::Retention,
     log_budget::keep_log_within,
     versions::{MemberVersions, Raising},
 };
 use crate::{
+    detector::Views,
     raft::{
         GroupId, Leadership, NodeId, PeerTransport, Pin, Published, RaftGroup, ReadIndexError,
         Status,
@@ -120,6 +126,9 @@ pub struct Group {
     raft: RaftGroup,
     log: GroupLog,
     transport: Arc<dyn PeerTransport>,
+    views: watch::Receiver<Arc<Views>>,
+    /// This node leads and hears no quorum.
+    powerless: AtomicBool,
     raising: Raising,
     admission: Admission,
     /// Leader side: confirms the leadership with a quorum, for local and forwarded reads together.
@@ -145,6 +154,7 @@ impl Group {
         raft: RaftGroup,
         log: GroupLog,
         transport: Arc<dyn PeerTransport>,
+        views: watch::Receiver<Arc<Views>>,
         limits: &GroupLimits,
         retention: Retention,
         raising: Raising,
@@ -164,6 +174,8 @@ impl Group {
                 raft,
                 log,
                 transport,
+                views,
+                powerless: AtomicBool::new(false),
                 raising,
                 admission: Admission::new(
                     limits.proposals_in_flight_max,
@@ -252,13 +264,30 @@ impl Group {
         let _ = scrubbed.wait_for(|done| *done >= revision).await;
     }
 
+    /// Whether this node leads and hears no quorum of the voters: what it takes would wait for nothing.
+    pub fn is_powerless(&self) -> bool {
+        self.powerless.load(Ordering::Relaxed)
+    }
+
+    fn set_powerless(&self, powerless: bool) {
+        self.powerless.store(powerless, Ordering::Relaxed);
+    }
+
+    /// Whether a majority of the voters holds the leader for dead: another is elected now, and nothing
+    /// that is sent to this one is answered.
+    fn is_dead(&self, leader: NodeId) -> bool {
+        let views = self.views.borrow();
+        views.suspicion(self.node_id, leader).is_some()
+            && views.is_suspected(leader, self.status().voters)
+    }
+
     fn leads(&self, leader: NodeId) -> bool {
         leader == self.node_id
     }
 
     /// Waits until the leadership moves to another node than `leader` after `seen`, and a little
-    /// longer: an answer that is on its way may still arrive. A leader that hangs answers nothing
-    /// and breaks no connection.
+    /// longer if it lives: an answer that is on its way may still arrive. A leader that hangs answers
+    /// nothing and breaks no connection.
     async fn deposed(&self, mut seen: watch::Receiver<Leadership>, leader: NodeId) {
         const GRACE: Duration = Duration::from_millis(50);
         loop {
@@ -274,7 +303,9 @@ impl Group {
                 break;
             }
         }
-        tokio::time::sleep(GRACE).await;
+        if !self.is_dead(leader) {
+            tokio::time::sleep(GRACE).await;
+        }
     }
 
     /// Waits until the leadership differs from what `seen` shows, or for a short while: whoever

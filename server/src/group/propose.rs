@@ -134,6 +134,9 @@ impl Group {
     }
 
     pub(super) async fn offer_here(&self, command: Bytes) -> Attempt {
+        if self.is_powerless() {
+            return Attempt::NotAppended(None);
+        }
         if let Err(error) = self.admit_growth(&command) {
             return Attempt::Failed(error);
         }
@@ -150,6 +153,9 @@ impl Group {
     }
 
     async fn offer_there(&self, leader: NodeId, command: Bytes) -> Attempt {
+        if self.is_dead(leader) {
+            return Attempt::NotAppended(None);
+        }
         let reply = self
             .transport
             .forward(

@@ -52,7 +52,34 @@ impl Group {
     /// Whether reads have found no leader with a quorum for longer than electing one takes.
     pub fn leader_is_lost(&self) -> bool {
         let in_vain_since = self.confirmation.lock().in_vain_since;
-        in_vain_since.is_some_and(|at| at.elapsed() > self.leader_silence_max)
+        let Some(in_vain) = in_vain_since.map(|at| at.elapsed()) else {
+            return false;
+        };
+        in_vain > self.leader_silence_max
+            || (in_vain > limits::LEADER_LOSS_SHOWN_AFTER && self.seems_leaderless())
+    }
+
+    /// Whether something else than reads in vain speaks against the leader.
+    fn seems_leaderless(&self) -> bool {
+        let leader = self.leadership().borrow().leader;
+        leader.is_none_or(|leader| match self.leads(leader) {
+            true => self.is_powerless(),
+            false => self
+                .views
+                .borrow()
+                .suspicion(self.node_id, leader)
+                .is_some(),
+        })
+    }
+
+    /// Waits until the leader is lost. A leader that was lost has a moment to be found again.
+    pub async fn leader_lost(&self) {
+        loop {
+            tokio::time::sleep(limits::LEADER_LOSS_LOOK_EVERY).await;
+            if self.leader_is_lost() {
+                return;
+            }
+        }
     }
 
     /// The leader, unless reads show that no quorum follows it.
@@ -142,6 +169,9 @@ impl Group {
                 }
             };
         }
+        if self.is_dead(leader) {
+            return Err(NoIndex::Ask(None));
+        }
         let question = peer::Forward {
             id: 0,
             group_id: self.id(),
@@ -169,6 +199,9 @@ impl Group {
 
     /// The read index, if this node leads; shared with all who ask at the same time.
     pub(super) async fn leader_index(&self) -> Result<u64, ReadIndexError> {
+        if self.is_powerless() {
+            return Err(ReadIndexError::NoQuorum);
+        }
         match self.index_rounds.join().await {
             Ok(index) => index,
             Err(JoinError::Full) => Err(ReadIndexError::Overloaded),

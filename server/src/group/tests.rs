@@ -70,12 +70,50 @@ pub(super) async fn alone(id: GroupId, log: &Log, dir: &Path) -> Arc<Group> {
     group
 }
 
+/// A group with these other nodes and views, in which nothing happens by itself.
+pub(super) async fn among(
+    others: Arc<dyn PeerTransport>,
+    views: watch::Receiver<Arc<Views>>,
+    dir: &Path,
+) -> Arc<Group> {
+    let log = scripted::open_log(&dir.join("log"));
+    let retention = Retention {
+        log_entries_max: 1_000,
+        log_bytes_max: 1 << 20,
+    };
+    group_with(1, &log, &dir.join("state"), others, views, retention).await
+}
+
+/// Three voters in three zones.
+pub(super) fn voters() -> BTreeMap<NodeId, Voter> {
+    let voter = |id: NodeId| {
+        let voter = Voter {
+            zone: format!("zone-{id}"),
+            ..Default::default()
+        };
+        (id, voter)
+    };
+    [1, OTHER, 3].map(voter).into()
+}
+
 /// A group in which nothing happens by itself.
 async fn group(
     id: GroupId,
     log: &Log,
     state: &Path,
     network: Arc<Network>,
+    retention: Retention,
+) -> Arc<Group> {
+    let views = watch::Sender::new(Arc::new(Views::new(1))).subscribe();
+    group_with(id, log, state, network, views, retention).await
+}
+
+async fn group_with(
+    id: GroupId,
+    log: &Log,
+    state: &Path,
+    network: Arc<dyn PeerTransport>,
+    views: watch::Receiver<Arc<Views>>,
     retention: Retention,
 ) -> Arc<Group> {
     let (store, quiet) = (scripted::open_state(state), scripted::quiet());
@@ -92,6 +130,7 @@ async fn group(
         raft,
         log.group(id).unwrap(),
         network,
+        views,
         &limits,
         retention,
         Raising {
@@ -155,20 +194,13 @@ impl Node {
 
     /// This node leads, and hears of nobody any more.
     async fn lead(&self) {
-        let voter = |id: NodeId| {
-            let voter = Voter {
-                zone: format!("zone-{id}"),
-                ..Default::default()
-            };
-            (id, voter)
-        };
-        let voters: BTreeMap<_, _> = [1, OTHER, 3].map(voter).into();
+        let voters = voters();
         self.group.raft().initialize(voters).await.unwrap();
         self.until_led_by(1).await;
     }
 }
 
-fn put(client_id: &'static str) -> Command {
+pub(super) fn put(client_id: &'static str) -> Command {
     Command {
         client_id: Bytes::from_static(client_id.as_bytes()),
         request_seq: 1,

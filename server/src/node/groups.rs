@@ -182,11 +182,12 @@ impl Inner {
             raft,
             log,
             transport,
+            self.views.subscribe(),
             &GroupLimits {
                 proposals_in_flight_max: config.limits.proposals_in_flight_max,
                 proposals_in_flight_bytes_max: config.limits.proposals_in_flight_bytes_max,
                 reads_waiting_max: config.limits.reads_waiting_max,
-                leader_silence_max: config.raft.election_timeout_max() * 2,
+                leader_silence_max: limits::LEADER_SILENCE_MAX,
             },
             Retention {
                 log_entries_max: config.raft.log_entries_max,
@@ -208,6 +209,7 @@ impl Inner {
         }
         group.raft().initialize(self.voters(&voters)).await?;
         self.watch_for_failure(&group);
+        self.failover.watch(&group);
         self.context.keyspaces.add(group);
         // The answer of a peer may have come while the group started.
         if self.context.stays_out.read().is_some() {

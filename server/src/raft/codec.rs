@@ -13,7 +13,7 @@ use crate::storage::log;
 /// Kind of a log entry, on disk and on the wire.
 const KIND_BLANK: u8 = 0;
 pub(super) const KIND_COMMAND: u8 = 1;
-const KIND_MEMBERSHIP: u8 = 2;
+pub(super) const KIND_MEMBERSHIP: u8 = 2;
 
 /// A message or a stored entry that does not decode.
 #[derive(Debug, thiserror::Error)]

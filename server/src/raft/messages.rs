@@ -61,8 +61,12 @@ impl RaftGroup {
         let running = self.check_running();
         let is_running = running.is_ok();
         // A request that does not decode ends the stream: nothing after it can be in order.
+        let memory = self.memory.clone();
         let requests = requests
-            .map(codec::append_from_wire)
+            .map(move |request| {
+                memory.heard(request.vote.as_ref());
+                codec::append_from_wire(request)
+            })
             .take_while(move |request| {
                 if let Err(e) = request {
                     tracing::warn!(error = %e, "ending an append stream");
@@ -86,6 +90,7 @@ impl RaftGroup {
         &self,
         request: peer::AppendRequest,
     ) -> Result<peer::AppendResponse, MessageError> {
+        self.memory.heard(request.vote.as_ref());
         let request = codec::append_from_wire(request)?;
         self.check_running()?;
         let prev = request.prev_log_id;

@@ -24,6 +24,7 @@ mod rate;
 mod receive;
 mod reconcile;
 pub mod snapshot;
+mod standing;
 pub mod state_machine;
 pub mod transport;
 pub mod types;
@@ -37,6 +38,9 @@ pub(crate) mod planted {
         types::{LeaderId, Vote},
     };
 }
+#[cfg(test)]
+pub(crate) use self::standing::LogEnd;
+
 #[cfg(test)]
 pub(crate) mod scripted;
 #[cfg(test)]
@@ -61,6 +65,7 @@ pub use self::{
     promises::{Broken, Promises, Reach, has_promised_nothing, reach_of},
     rate::SnapshotRate,
     receive::restore_state,
+    standing::{Ballot, Standing, Surroundings},
     state_machine::{Pin, Published, SharedState},
     transport::{PeerTransport, TransportError},
     types::{GroupId, NodeId, Voter},
@@ -172,6 +177,7 @@ pub struct Status {
 #[derive(Clone)]
 pub struct RaftGroup {
     id: GroupId,
+    node_id: NodeId,
     raft: Raft,
     shared: Arc<SharedState>,
     leadership: watch::Receiver<Leadership>,
@@ -184,6 +190,7 @@ pub struct RaftGroup {
     snapshot_stall_max: Duration,
     snapshot_rate: Arc<SnapshotRate>,
     promises: Arc<Promises>,
+    memory: Arc<standing::Memory>,
 }
 
 /// What a group is made of.
@@ -245,6 +252,8 @@ impl RaftGroup {
         let machine = GroupStateMachine::open(group_id, store)?;
         #[cfg(feature = "planted-bugs")]
         let machine = crate::planted::state::opened(machine, &log, node_id);
+        let (heartbeat, lease) = (tuning.heartbeat_interval, tuning.election_timeout_max);
+        let memory = standing::Memory::new(log.clone(), heartbeat, lease);
         let log = LogStore::new(log);
         let observer = Observer {
             group_id,
@@ -256,9 +265,10 @@ impl RaftGroup {
         let raft = Raft::new(node_id, config, network, log, machine)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
-        let leadership = follow_leadership(&raft);
+        let leadership = standing::follow_leadership(&raft, memory.clone());
         Ok(Self {
             id: group_id,
+            node_id,
             raft,
             shared,
             leadership,
@@ -269,6 +279,7 @@ impl RaftGroup {
             snapshot_stall_max: tuning.snapshot_stall_max,
             snapshot_rate: tuning.snapshot_rate,
             promises,
+            memory,
         })
     }
 
@@ -320,6 +331,10 @@ impl RaftGroup {
                 },
             }),
             Ok(Err(ClientWriteError::ForwardToLeader(to))) => {
+                if to.leader_id.is_none() && self.leadership.borrow().leader == Some(self.node_id) {
+                    // It has not heard from a quorum for a lease; it may, as soon as it asks.
+                    self.beat().await;
+                }
                 Err(ProposeError::NotLeader(to.leader_id))
             }
             Ok(Err(_)) => Err(ProposeError::Unknown),
@@ -342,7 +357,17 @@ impl RaftGroup {
         if let Some(why) = self.stopped() {
             return Err(ReadIndexError::Stopped(why));
         }
-        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+        let mut confirmed = std::pin::pin!(self.raft.get_read_linearizer(ReadPolicy::ReadIndex));
+        let deadline = tokio::time::Instant::now() + limits::READ_INDEX_MAX;
+        // openraft asks once for each read, and then not before the next heartbeat.
+        let confirmed = loop {
+            tokio::select! {
+                confirmed = &mut confirmed => break confirmed,
+                () = tokio::time::sleep(limits::READ_BEAT_EVERY) => self.beat().await,
+                () = tokio::time::sleep_until(deadline) => return Err(ReadIndexError::NoQuorum),
+            }
+        };
+        match confirmed {
             Ok(linearizer) => Ok(linearizer.read_log_id().index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
                 Err(ReadIndexError::NotLeader(to.leader_id))
@@ -389,13 +414,8 @@ impl RaftGroup {
     /// Tells the leader core to hand its leadership to `to`. Whether it worked is seen in
     /// [`Self::leadership`].
     pub async fn transfer_leader(&self, to: NodeId) -> Result<(), ProposeError> {
+        self.memory.hands_over(self.leadership.borrow().term);
         let done = self.raft.trigger().transfer_leader(to).await;
-        done.map_err(|e| ProposeError::Stopped(e.to_string()))
-    }
-
-    /// Starts an election here, with a pre-vote first: the way out of a transfer that failed.
-    pub async fn elect(&self) -> Result<(), ProposeError> {
-        let done = self.raft.trigger().elect(true).await;
         done.map_err(|e| ProposeError::Stopped(e.to_string()))
     }
 
@@ -445,42 +465,6 @@ impl RaftGroup {
             tracing::error!(group = self.id, error = %e, "the group did not stop cleanly");
         }
     }
-}
-
-/// Keeps a tokio watch of the leadership, which `group/` and `service/` wait on.
-fn follow_leadership(raft: &Raft) -> watch::Receiver<Leadership> {
-    let (tx, rx) = watch::channel(Leadership::default());
-    let mut metrics = raft.metrics();
-    tokio::spawn(async move {
-        loop {
-            let now = {
-                let m = metrics.borrow_and_update();
-                Leadership {
-                    leader: m.current_leader,
-                    term: m.current_term,
-                    stopped: m.running_state.as_ref().err().map(ToString::to_string),
-                }
-            };
-            tx.send_if_modified(|seen| {
-                let changed = *seen != now;
-                if changed {
-                    *seen = now;
-                }
-                changed
-            });
-            tokio::select! {
-                changed = metrics.changed() => if changed.is_err() {
-                    tx.send_modify(|seen| {
-                        seen.leader = None;
-                        seen.stopped.get_or_insert_with(|| "shut down".to_string());
-                    });
-                    return;
-                },
-                () = tx.closed() => return,
-            }
-        }
-    });
-    rx
 }
 
 /// Why a group could not start.

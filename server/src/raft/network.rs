@@ -40,7 +40,7 @@ use super::{
     transport::{PeerTransport, TransportError},
     types::{GroupId, NodeId, TypeConfig, Vote, Voter},
 };
-use crate::storage::room::Room;
+use crate::{limits, storage::room::Room};
 
 type RpcError = RPCError<TypeConfig>;
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
@@ -104,8 +104,8 @@ impl Observer {
 }
 
 impl NetworkFactory {
-    /// A factory whose clients retry an unreachable node after the heartbeat interval, doubling up
-    /// to the election timeout: a node that comes back is found within one election timeout.
+    /// A factory whose clients retry an unreachable node soon: one that comes back is found within
+    /// [`limits::PEER_RETRY_MAX`].
     pub(super) fn new(
         observer: Observer,
         transport: Arc<dyn PeerTransport>,
@@ -116,7 +116,7 @@ impl NetworkFactory {
             group_id: observer.group_id,
             transport,
             room,
-            backoff: (tuning.heartbeat_interval, tuning.election_timeout_max),
+            backoff: (limits::PEER_RETRY_MIN, limits::PEER_RETRY_MAX),
             append_silence_max: tuning.append_silence_max,
             snapshot_stall_max: tuning.snapshot_stall_max,
             snapshot_rate: tuning.snapshot_rate.clone(),

@@ -59,6 +59,13 @@ pub(crate) trait Script: Send + Sync + 'static {
     fn forward(&self, _to: NodeId, _request: peer::Forward) -> Fate<peer::ForwardReply> {
         Box::pin(std::future::pending())
     }
+
+    fn survey(&self, _to: NodeId, _request: peer::SurveyMessage) -> Fate<peer::SurveyMessage> {
+        Box::pin(std::future::pending())
+    }
+
+    /// A leader hands over. Nobody answers it.
+    fn transfer_leader(&self, _to: NodeId, _request: &peer::TransferLeaderRequest) {}
 }
 
 impl<S: Script> PeerTransport for S {
@@ -70,12 +77,31 @@ impl<S: Script> PeerTransport for S {
         })))
     }
 
+    fn survey(
+        &self,
+        to: NodeId,
+        request: peer::SurveyMessage,
+        timeout: Duration,
+    ) -> Fate<peer::SurveyMessage> {
+        let answer = Script::survey(self, to, request);
+        Box::pin(async move {
+            match tokio::time::timeout(timeout, answer).await {
+                Ok(answer) => answer,
+                Err(_) => Err(TransportError::Lost {
+                    to,
+                    why: "no answer in time".into(),
+                }),
+            }
+        })
+    }
+
     fn transfer_leader(
         &self,
-        _: NodeId,
-        _: peer::TransferLeaderRequest,
+        to: NodeId,
+        request: peer::TransferLeaderRequest,
         _: Duration,
     ) -> Fate<peer::TransferLeaderResponse> {
+        Script::transfer_leader(self, to, &request);
         Box::pin(std::future::pending())
     }
 
@@ -223,6 +249,17 @@ pub(crate) async fn until_led(raft: &RaftGroup, term: u64) {
     let mut leadership = raft.leadership();
     let known = leadership.wait_for(|now| now.leader == Some(1) && now.term >= term);
     within_a_minute("leader", known).await.unwrap();
+}
+
+/// The first entry of a log: who votes.
+pub(crate) fn first_membership(voters: BTreeMap<NodeId, Voter>) -> peer::Entry {
+    let membership = openraft::Membership::from(voters);
+    peer::Entry {
+        term: 0,
+        index: 0,
+        kind: u32::from(super::codec::KIND_MEMBERSHIP),
+        payload: super::codec::membership_to_bytes(&membership),
+    }
 }
 
 /// A command of some size, encoded.

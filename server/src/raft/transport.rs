@@ -62,6 +62,14 @@ pub trait PeerTransport: Send + Sync + 'static {
         timeout: Duration,
     ) -> BoxFuture<Result<peer::VoteResponse, TransportError>>;
 
+    /// Where nodes stand in groups whose leader is in doubt.
+    fn survey(
+        &self,
+        to: NodeId,
+        request: peer::SurveyMessage,
+        timeout: Duration,
+    ) -> BoxFuture<Result<peer::SurveyMessage, TransportError>>;
+
     /// TimeoutNow.
     fn transfer_leader(
         &self,

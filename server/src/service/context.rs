@@ -21,7 +21,7 @@ use crate::{
     group::{Group, GroupError},
     identity::DataDir,
     keyspace::{self, Keyspaces, Lifecycle},
-    limits::REQUEST_PATIENCE,
+    limits::{self, REQUEST_PATIENCE},
 };
 
 /// The host of the authority that a request was sent to, put beside it by the server.
@@ -97,7 +97,7 @@ impl ServiceContext {
         // A node of etcd forgets its leader after an election timeout, so a proof of that age will do:
         // clients that send this with every request do not cost a round of the leader each.
         if wants_leader(request.metadata())
-            && !group.led_within(self.config.raft.election_timeout_max())
+            && !group.led_within(limits::LEADER_PROOF_AGE_MAX)
             && self.leader(&group).await.is_none()
         {
             return Err(status::no_leader());
@@ -109,10 +109,14 @@ impl ServiceContext {
     ///
     /// Where etcd's nodes forget a leader after an election timeout, those here go on naming the
     /// one of the last term until another is elected, and a leader without its quorum goes on in
-    /// its term. So it has to prove itself, in the time that electing another would take.
+    /// its term. So it has to prove itself, for as long as nothing shows that it is lost.
     pub(super) async fn leader(&self, group: &Group) -> Option<u64> {
-        let patience = self.config.raft.election_timeout_max() * 2;
-        match group.linearizable(Instant::now() + patience).await {
+        let deadline = Instant::now() + limits::LEADER_SILENCE_MAX;
+        let proof = tokio::select! {
+            proof = group.linearizable(deadline) => proof,
+            () = group.leader_lost() => return None,
+        };
+        match proof {
             // Too much to do is no sign of a lost quorum.
             Ok(()) | Err(GroupError::Overloaded) => group.proven_leader(),
             Err(_) => None,

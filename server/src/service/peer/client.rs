@@ -100,8 +100,7 @@ struct PeerConnection {
 }
 
 impl GrpcTransport {
-    /// Connections of `sender` to `peers`. `patience` bounds connecting and silent connections:
-    /// the longest election timeout fits. At most `forward_queue_max` requests wait for one peer.
+    /// Connections of `sender` to `peers`. `patience` bounds connecting and the opening of a stream. At most `forward_queue_max` requests wait for one peer.
     pub fn new(
         sender: Sender,
         peers: &[PeerAddress],
@@ -295,6 +294,16 @@ impl PeerTransport for GrpcTransport {
     ) -> BoxFuture<Result<peer::VoteResponse, TransportError>> {
         let client = self.member(to).map(|p| p.client.clone());
         Box::pin(async move { within(to, timeout, { client? }.vote(request)).await })
+    }
+
+    fn survey(
+        &self,
+        to: NodeId,
+        request: peer::SurveyMessage,
+        timeout: Duration,
+    ) -> BoxFuture<Result<peer::SurveyMessage, TransportError>> {
+        let client = self.member(to).map(|p| p.client.clone());
+        Box::pin(async move { within(to, timeout, { client? }.survey(request)).await })
     }
 
     fn transfer_leader(

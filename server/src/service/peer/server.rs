@@ -20,7 +20,7 @@ use super::{
     until_error,
 };
 use crate::{
-    group::{Group, MemberVersions},
+    group::{Failover, Group, MemberVersions},
     identity::{DataDir, Memory, Sessions},
     keyspace::Keyspaces,
     limits, planted,
@@ -39,6 +39,7 @@ pub struct PeerServer {
     versions: Arc<MemberVersions>,
     members: Vec<NodeId>,
     heard: Arc<Heard>,
+    failover: Arc<Failover>,
     standing: Standing,
 }
 
@@ -60,6 +61,7 @@ impl PeerServer {
         versions: Arc<MemberVersions>,
         members: Vec<NodeId>,
         heard: Arc<Heard>,
+        failover: Arc<Failover>,
         standing: Standing,
     ) -> Self {
         Self {
@@ -68,6 +70,7 @@ impl PeerServer {
             versions,
             members,
             heard,
+            failover,
             standing,
         }
     }
@@ -237,6 +240,17 @@ impl Peer for PeerServer {
         let group = self.voting_group(from, request.group_id)?;
         let answer = group.raft().handle_vote(request).await.map_err(status)?;
         Ok(Response::new(answer))
+    }
+
+    async fn survey(
+        &self,
+        request: Request<peer::SurveyMessage>,
+    ) -> Result<Response<peer::SurveyMessage>, Status> {
+        let from = self.check_memory(&request)?;
+        if !self.standing.gate.lets(from) {
+            return Err(Status::unavailable(UNSURE));
+        }
+        Ok(Response::new(self.failover.answer(from, request.get_ref())))
     }
 
     type AppendStream = Replies<peer::AppendResponse>;

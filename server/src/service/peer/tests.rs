@@ -122,6 +122,13 @@ impl Peer for HalfAsleep {
         unused()
     }
 
+    async fn survey(
+        &self,
+        _: Request<peer::SurveyMessage>,
+    ) -> Result<Response<peer::SurveyMessage>, Status> {
+        unused()
+    }
+
     type ForwardStream = Replies<peer::ForwardReplyBatch>;
 
     async fn forward(
