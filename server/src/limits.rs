@@ -126,6 +126,13 @@ pub const READ_ROUND_MAX: Duration = REQUEST_PATIENCE;
 /// Clients in the retry table of a keyspace. At the bound the one idle for longest gives way: its
 /// requests are refused until it registers again. A client takes about 1 KiB of memory on every node.
 pub const RETRY_CLIENTS_DEFAULT: usize = 4096;
+/// Memory that all groups of a node take to remember the newest versions of keys that were written last. At
+/// the bound, and at half of it for one group: those that were written longest ago are forgotten, and read
+/// from the store when they are written again. At 256 B a value it holds some 120,000 keys.
+pub const NEWEST_VERSIONS_BYTES_MAX: u64 = 64 * MIB;
+/// Longest record that is remembered, in bytes: a longer one is read from the store.
+pub const NEWEST_VERSION_RECORD_BYTES_MAX: usize = 4 * 1024;
+
 /// Largest value that `limits.retry_clients_max` accepts: the index of the table is in memory.
 pub const RETRY_CLIENTS_CEILING: usize = 256 * 1024;
 /// Bytes of the records of the retry table of a keyspace. At the bound the clients idle for longest
@@ -152,9 +159,6 @@ pub const READ_MEMORY_BYTES_MAX: usize = 256 * MIB as usize;
 pub const READ_FREE_BYTES_MAX: usize = MIB as usize;
 /// Bytes by which an answer takes up more of that memory.
 pub const READ_STEP_BYTES: usize = MIB as usize;
-/// Bytes of answers that were freed, and may stay with the allocator. At the bound it is asked to give
-/// them back to the system, as soon as no large answer is under way.
-pub const READ_MEMORY_KEPT_BYTES_MAX: usize = 16 * MIB as usize;
 /// Bytes of a large answer that its connection gets at a time. At the bound: cut.
 pub const RESPONSE_SLICE_BYTES: usize = 64 * KIB as usize;
 
@@ -473,7 +477,6 @@ const _: () = {
     // Reads at work hold less than the bound in what is not counted.
     assert!(READS_WORKING_MAX * READ_FREE_BYTES_MAX < READ_MEMORY_BYTES_MAX);
     assert!(READ_STEP_BYTES <= READ_MEMORY_BYTES_MAX);
-    assert!(READ_MEMORY_KEPT_BYTES_MAX <= READ_MEMORY_BYTES_MAX);
     assert!(RESPONSE_SLICE_BYTES <= READ_FREE_BYTES_MAX);
 
     // An append message of the largest size finds room in the log's queue beside another, and what

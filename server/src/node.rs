@@ -28,7 +28,7 @@ use crate::{
     identity::DataDir,
     keyspace::Keyspaces,
     limits,
-    raft::{GroupId, NodeId, has_promised_nothing},
+    raft::{GroupId, NewestBudget, NodeId, has_promised_nothing},
     service::{
         ServiceContext, Serving,
         peer::{
@@ -93,6 +93,7 @@ struct Inner {
     /// Which groups there are, for whoever changes that; taken before `states`.
     owned: lifecycle::Changing,
     room: Arc<Room>,
+    newest: Arc<NewestBudget>,
     failed: watch::Sender<Option<NodeFailure>>,
 }
 
@@ -183,6 +184,7 @@ impl Node {
             states: Mutex::default(),
             owned: lifecycle::Changing::default(),
             room: Arc::new(Room::new(context.config.storage.reserve_bytes)),
+            newest: Arc::default(),
             failed: watch::channel(None).0,
         });
         let handle = lifecycle::Handle(Arc::downgrade(&inner));

@@ -103,6 +103,11 @@ pub(crate) fn split_version(key: &[u8]) -> Result<(usize, Revision), Corrupt> {
     ))
 }
 
+/// What all versions of a key begin with, for the key of a version or of a place among them.
+pub fn versions_of(key: &[u8]) -> Option<&[u8]> {
+    split_version(key).ok().map(|(length, _)| &key[..length])
+}
+
 /// The user key of a prefix; shares the memory unless bytes were escaped.
 pub(crate) fn user_key(prefix: &Bytes) -> Bytes {
     unescape(prefix, 1, prefix.len() - 2)

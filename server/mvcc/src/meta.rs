@@ -11,7 +11,8 @@ use crate::{
     version::{Unknown, VERSION},
 };
 
-const REVISIONS: [u8; 2] = [key::META, 0x00];
+/// Key of the record of [`Revisions`]. Every change writes it, and nothing but loading reads it.
+pub const REVISIONS: [u8; 2] = [key::META, 0x00];
 const EVICTIONS: [u8; 2] = [key::META, 0x01];
 const SETTINGS: [u8; 2] = [key::META, 0x02];
 const FORMAT: u8 = 1;

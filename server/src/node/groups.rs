@@ -174,6 +174,7 @@ impl Inner {
             room: self.room.clone(),
             incoming_dir: surroundings.incoming_dir.clone(),
             promises: self.context.data.promises().clone(),
+            newest: self.newest.clone(),
         })
         .await?;
         let group = Group::new(

@@ -66,7 +66,7 @@ pub use self::{
     rate::SnapshotRate,
     receive::restore_state,
     standing::{Ballot, Standing, Surroundings},
-    state_machine::{Pin, Published, SharedState},
+    state_machine::{NewestBudget, Pin, Published, SharedState},
     transport::{PeerTransport, TransportError},
     types::{GroupId, NodeId, Voter},
 };
@@ -213,6 +213,8 @@ pub struct Parts {
     pub incoming_dir: PathBuf,
     /// What other nodes have promised to this one.
     pub promises: Arc<Promises>,
+    /// What the groups of this node may remember of the newest versions.
+    pub newest: Arc<NewestBudget>,
 }
 
 impl RaftGroup {
@@ -228,6 +230,7 @@ impl RaftGroup {
             room,
             incoming_dir,
             promises,
+            newest,
         } = parts;
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let config = openraft::Config {
@@ -249,7 +252,7 @@ impl RaftGroup {
         };
         let config = Arc::new(config.validate().map_err(StartError::Config)?);
         reconcile::reconcile(&log, &store).await?;
-        let machine = GroupStateMachine::open(group_id, store)?;
+        let machine = GroupStateMachine::open(group_id, store)?.within(newest);
         #[cfg(feature = "planted-bugs")]
         let machine = crate::planted::state::opened(machine, &log, node_id);
         let (heartbeat, lease) = (tuning.heartbeat_interval, tuning.election_timeout_max);

@@ -218,6 +218,7 @@ pub(crate) async fn start(
         room: Arc::new(Room::new(0)),
         incoming_dir: incoming_dir.to_path_buf(),
         promises: Arc::default(),
+        newest: Arc::default(),
     });
     started.await.unwrap()
 }

@@ -12,6 +12,7 @@
 //! an answer can read what it wrote. Nothing here waits for the checkpoint engine, except when
 //! the memory tables are full.
 
+mod newest;
 mod shared;
 
 use std::{io, sync::Arc};
@@ -41,7 +42,11 @@ use crate::{
     },
 };
 
-pub use self::shared::{Pin, Published, SharedState};
+use self::newest::{NewestVersions, Remembering};
+pub use self::{
+    newest::NewestBudget,
+    shared::{Pin, Published, SharedState},
+};
 
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
 
@@ -63,12 +68,20 @@ pub struct GroupStateMachine {
     /// revision that is not lower.
     scrub: Option<(mvcc::ScrubCursor, i64)>,
     scrubbed_to: i64,
+    newest: NewestVersions,
+    /// The counters as the last entry left them, until the next applied mark: all changes write them, and
+    /// only the last of a chunk counts.
+    revisions: Option<mvcc::Write>,
     /// Bytes written since the last applied mark.
     unmarked_bytes: u64,
 }
 
 fn written_bytes(write: &mvcc::Write) -> u64 {
     (write.key.len() + write.value.as_ref().map_or(0, Bytes::len)) as u64
+}
+
+fn is_revisions(write: &mvcc::Write) -> bool {
+    write.key[..] == mvcc::REVISIONS
 }
 
 impl GroupStateMachine {
@@ -85,6 +98,8 @@ impl GroupStateMachine {
             membership: loaded.record.membership,
             scrub: None,
             scrubbed_to: -1,
+            newest: NewestVersions::default(),
+            revisions: None,
             unmarked_bytes: 0,
         })
     }
@@ -92,6 +107,12 @@ impl GroupStateMachine {
     /// What readers share.
     pub fn shared(&self) -> Arc<SharedState> {
         self.shared.clone()
+    }
+
+    /// Takes its share of what the groups of the node may remember.
+    pub fn within(mut self, budget: Arc<NewestBudget>) -> Self {
+        self.newest = NewestVersions::within(budget);
+        self
     }
 
     /// Goes on from a state that has taken the place of the one before.
@@ -102,6 +123,7 @@ impl GroupStateMachine {
         self.membership = loaded.record.membership;
         self.scrub = None;
         self.scrubbed_to = -1;
+        self.newest.clear();
     }
 
     /// The last entry applied.
@@ -167,12 +189,20 @@ impl GroupStateMachine {
                     // off at any time before the first of them, and a view from before the cut does
                     // not have what is written after it.
                     let view = self.shared.store.view();
-                    let applied = self
+                    let reader = Remembering {
+                        newest: &self.newest,
+                        view: &view,
+                    };
+                    let mut applied = self
                         .machine
-                        .apply(&view, id.index, command)
+                        .apply(&reader, id.index, command)
                         .map_err(|e| self.stops(id, e))?;
+                    self.newest.remember(&applied.writes);
                     let writes = applied.writes.iter();
                     self.unmarked_bytes += writes.map(written_bytes).sum::<u64>();
+                    if let Some(at) = applied.writes.iter().position(is_revisions) {
+                        self.revisions = Some(applied.writes.remove(at));
+                    }
                     self.shared
                         .store
                         .write(applied.writes)
@@ -305,8 +335,10 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
                 let Some(applied) = self.applied else {
                     continue;
                 };
-                self.shared
-                    .store
+                let store = &self.shared.store;
+                let counters = self.revisions.take().into_iter().collect();
+                store.write(counters).map_err(|e| self.stops(applied, e))?;
+                store
                     .mark_applied(applied.index, self.applied_record())
                     .map_err(|e| self.stops(applied, e))?;
                 self.publish();
