@@ -13,7 +13,6 @@ pub mod limits;
 pub mod planted;
 pub mod stop;
 
-mod allocator;
 mod descriptors;
 #[allow(dead_code, unused_imports, reason = "nothing acts yet on what it sees")]
 mod detector;

@@ -27,6 +27,10 @@ use args::{Args, Command, Global};
 use exit::{Code, Failure};
 use output::Screen;
 
+/// Small, short-lived allocations on many threads are what a request is made of.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let args = Args::parse();
     let code = match run(args) {

@@ -15,6 +15,10 @@ mod dev;
 mod logging;
 mod stop;
 
+/// Small, short-lived allocations on many threads are what a request is made of.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let invocation = match cli::parse(std::env::args_os(), cli::environment()) {
         Ok(invocation) => invocation,

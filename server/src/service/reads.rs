@@ -36,7 +36,6 @@ use tonic::{Status, body::Body};
 
 use super::status;
 use crate::{
-    allocator,
     group::GroupError,
     limits,
     storage::state::{StateError, View},
@@ -287,8 +286,6 @@ struct Used {
     bytes: usize,
     /// When any was given back.
     freed: Option<Instant>,
-    /// What was given back since the allocator was last asked for it.
-    kept_by_allocator: usize,
     beyond: bool,
 }
 
@@ -296,11 +293,6 @@ impl Used {
     fn give_back(&mut self, bytes: usize) {
         self.bytes -= bytes;
         self.freed = Some(Instant::now());
-        self.kept_by_allocator += bytes;
-        if self.bytes == 0 && self.kept_by_allocator >= limits::READ_MEMORY_KEPT_BYTES_MAX {
-            self.kept_by_allocator = 0;
-            give_back_to_the_system();
-        }
     }
 }
 
@@ -335,18 +327,6 @@ impl Memory {
                 return Err(WalkError::NoMemory);
             }
         }
-    }
-}
-
-/// Once the last slices have left the connections.
-fn give_back_to_the_system() {
-    const SENT_BY_THEN: Duration = Duration::from_secs(1);
-    // Without a runtime the process is about to end.
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn(async {
-            tokio::time::sleep(SENT_BY_THEN).await;
-            tokio::task::spawn_blocking(allocator::give_back_free_memory);
-        });
     }
 }
 
