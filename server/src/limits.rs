@@ -54,6 +54,10 @@ pub const METADATA_BYTES_MAX: usize = 16 * KIB as usize;
 /// stream or the connection ends.
 pub const METADATA_WIRE_BYTES_MAX: u32 = MIB as u32;
 
+/// How much before its deadline a request is answered, at most; of short times a twentieth. At the
+/// bound: what is not done is given up.
+pub const DEADLINE_MARGIN_MAX: Duration = Duration::from_millis(10);
+
 // ---- connections -----------------------------------------------------------------------------
 
 /// Connections of clients to one node, however many files it may open. At the bound: one that has not
@@ -226,6 +230,12 @@ pub const FORWARDS_WORKING_MAX: usize = 16 * 1024;
 
 /// Bytes of records in one chunk of a snapshot, unless a single record is larger. At the bound: cut.
 pub const SNAPSHOT_CHUNK_BYTES: u64 = MIB;
+/// Largest chunk of a snapshot, in bytes: one that was full but for a byte when the largest record came,
+/// with its encoding. A larger one is refused when appended, and damage when read.
+pub const SNAPSHOT_CHUNK_BYTES_MAX: usize =
+    (SNAPSHOT_CHUNK_BYTES + REQUEST_BYTES_CEILING + REQUEST_OVERHEAD_BYTES_MAX) as usize;
+/// Bytes of the id of a snapshot. A longer one is refused.
+pub const SNAPSHOT_ID_BYTES_MAX: usize = 1024;
 /// Bytes of snapshots that a node sends per second, all receivers together. At the bound: wait.
 /// Keeps the catch-up of one node from starving the replication of the others.
 pub const SNAPSHOT_BYTES_PER_SECOND_DEFAULT: u64 = 64 * MIB;
@@ -247,6 +257,10 @@ pub const APPLY_CHUNK_ENTRIES_MAX: usize = 256;
 pub const APPLY_CHUNK_BYTES_MAX: u64 = MIB;
 /// Records looked at in one step of removing superseded versions, between which entries are applied.
 pub const SCRUB_STEP_RECORDS_MAX: usize = 512;
+
+/// Batches of a link that are on their way to the send buffer of its stream. At the bound the link waits,
+/// and its batches become larger.
+pub const PEER_BATCHES_QUEUED_MAX: usize = 4;
 
 // ---- the log ---------------------------------------------------------------------------------
 
@@ -294,6 +308,14 @@ pub const LOG_VACATE_FRACTION: u64 = 8;
 /// Longest time that a log is over its budget before that is told, and between two times.
 pub const LOG_OVER_BUDGET_MAX: Duration = Duration::from_secs(60);
 
+/// Bytes of the log that one read from the disk covers; a longer record is read alone. At the bound: cut.
+pub const LOG_READ_SPAN_BYTES_MAX: usize = MIB as usize;
+/// Bytes of records of other groups that are read over; longer ones are jumped.
+pub const LOG_READ_GAP_BYTES_MAX: usize = 32 * KIB as usize;
+/// Bytes of entries that one command moves out of an old segment; a longer entry is moved alone. At the
+/// bound: cut.
+pub const LOG_MOVE_BYTES_MAX: u64 = MIB;
+
 // ---- state -----------------------------------------------------------------------------------
 
 /// Bytes of the memory tables of all groups. When they are full they go to the database while others fill;
@@ -331,6 +353,16 @@ pub const RESERVE_BYTES_DEFAULT: u64 = 256 * MIB;
 pub const ROOM_LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Shortest time between two attempts to hand a leadership over because the disk is nearly full.
 pub const ROOM_HAND_OVER_EVERY: Duration = Duration::from_secs(10);
+
+/// Bytes from which on a value that was read keeps the block of lsm-tree's cache that it lies in. A smaller
+/// one is copied, so that it does not hold the memory of the values around it.
+pub const LSM_SHARED_VALUE_BYTES_MIN: usize = 4 * KIB as usize;
+/// Bytes from which on a value that was read keeps the page of sled that it lies in. A smaller one is
+/// copied.
+pub const SLED_SHARED_VALUE_BYTES_MIN: usize = 32 * KIB as usize;
+/// Longest wait for the lock of a sled database just closed: sled's own threads let go of it a moment
+/// after the last handle is dropped. At the bound: the database is not opened.
+pub const SLED_LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 
 // ---- output of the log -------------------------------------------------------------------------
 
@@ -425,6 +457,12 @@ pub const SICK_OVERDUE_AFTER: Duration = Duration::from_millis(1_600);
 pub const SICK_HAND_OVER_EVERY: Duration = Duration::from_secs(2);
 /// Time between two looks at a stall that goes on.
 pub const SICK_LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Entries that a voter may lack and still be handed the leadership: it gets them within the transfer.
+/// Beyond: another voter is chosen, or none.
+pub const HAND_OVER_LAG_ENTRIES_MAX: u64 = 1_000;
+/// Longest time that a leadership is handed over in on request. At the bound: the request fails.
+pub const HAND_OVER_REQUEST_MAX: Duration = Duration::from_secs(5);
 
 // ---- shutdown --------------------------------------------------------------------------------
 

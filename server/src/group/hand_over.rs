@@ -7,11 +7,8 @@
 use std::time::{Duration, Instant};
 
 use super::{Group, failover::is_well, left};
-use crate::raft::NodeId;
+use crate::{limits, raft::NodeId};
 
-/// Entries that a voter may lack and still be handed the leadership: it gets them within the
-/// transfer.
-const LAG_ENTRIES_MAX: u64 = 1_000;
 /// Time that one transfer may take before the next voter is tried.
 const TRANSFER_WAIT: Duration = Duration::from_millis(500);
 
@@ -59,7 +56,9 @@ impl Group {
             .filter(|(node, _)| status.voters.contains(node) && **node != self.node_id)
             .filter(|(node, _)| to.is_none_or(|to| to == **node))
             .filter_map(|(node, matched)| matched.map(|at| (is_well(&views, *node), at, *node)))
-            .filter(|(_, index, _)| index + LAG_ENTRIES_MAX >= status.last_log_index)
+            .filter(|(_, index, _)| {
+                index + limits::HAND_OVER_LAG_ENTRIES_MAX >= status.last_log_index
+            })
             .collect();
         ready.sort_unstable();
         if ready.is_empty() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::{
     identity::IdentityError,
     raft::{DecodeError, StartError as RaftStartError},
-    service::ServeError,
+    service::{ServeError, peer::AddressError},
     storage::{cause::Cause, state::StateError},
 };
 
@@ -26,7 +26,7 @@ pub enum StartError {
     Vote(#[from] DecodeError),
     /// A peer's address makes no sense.
     #[error("cluster.members: {0}")]
-    Peers(#[from] tonic::transport::Error),
+    Peers(#[from] AddressError),
 }
 
 impl StartError {

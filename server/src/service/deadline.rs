@@ -21,13 +21,12 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use tonic::{Status, body::Body};
 use tower::Service;
 
+use crate::limits;
+
 /// Header of the status of an answer that is an error.
 const GRPC_STATUS: &str = "grpc-status";
 /// The status of work that gave up, as it stands in that header.
 static UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
-
-/// How much before the deadline the answer goes out, at most; of short times a twentieth.
-const MARGIN_MAX: Duration = Duration::from_millis(10);
 
 /// The time that a request allows, if it sets any.
 pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
@@ -80,7 +79,7 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let now = Instant::now();
         let deadline = timeout(request.headers())
-            .map(|allowed| allowed - MARGIN_MAX.min(allowed / 20))
+            .map(|allowed| allowed - limits::DEADLINE_MARGIN_MAX.min(allowed / 20))
             .and_then(|allowed| now.checked_add(allowed));
         let work = self.inner.call(request);
         let Some(deadline) = deadline else {

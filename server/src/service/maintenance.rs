@@ -1,10 +1,6 @@
 //! etcd's Maintenance service: state, hash, leadership.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use holdfast_mvcc as mvcc;
 use holdfast_proto::etcdserverpb::{
@@ -21,11 +17,9 @@ use super::{
 };
 use crate::{
     group::{Group, HandOverError},
+    limits,
     raft::{Broken, NodeId},
 };
-
-/// Longest time that handing a leadership over may take.
-const HAND_OVER_MAX: Duration = Duration::from_secs(5);
 
 /// Serves etcd's Maintenance API.
 pub(super) struct MaintenanceService {
@@ -74,7 +68,7 @@ pub(super) async fn hand_over(
     to: Option<u64>,
     deadline: Instant,
 ) -> Result<u64, Status> {
-    let deadline = deadline.min(Instant::now() + HAND_OVER_MAX);
+    let deadline = deadline.min(Instant::now() + limits::HAND_OVER_REQUEST_MAX);
     group.hand_over(to, deadline).await.map_err(|e| match e {
         HandOverError::NotLeader(_) => status::not_leader(),
         HandOverError::NotAVoter(_) => status::bad_transferee(),

@@ -43,10 +43,7 @@ use self::compaction::Compactor;
 use self::reads::Reads;
 use super::engine::{Batch, Engine, EngineError, OpenEngine, Scan, allocated_bytes};
 use super::guard::guarded;
-
-/// Values from this size on are handed out as the block cache holds them; smaller ones are copied,
-/// because a value shares its memory with the whole block around it.
-const SHARED_VALUE_BYTES_MIN: usize = 4 * 1024;
+use crate::limits;
 
 /// How to open trees. What is opened through one of these, or its clones, shares its caches.
 #[derive(Clone)]
@@ -249,7 +246,7 @@ fn failed(dir: &Path) -> impl Fn(lsm_tree::Error) -> EngineError + '_ {
 }
 
 fn to_bytes(slice: Slice) -> Bytes {
-    if slice.len() < SHARED_VALUE_BYTES_MIN {
+    if slice.len() < limits::LSM_SHARED_VALUE_BYTES_MIN {
         Bytes::copy_from_slice(&slice)
     } else {
         slice.into()

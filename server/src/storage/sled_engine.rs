@@ -41,19 +41,12 @@ use parking_lot::Mutex;
 use self::redo::RedoFile;
 use super::engine::{Batch, Engine, EngineError, OpenEngine, Scan, allocated_bytes};
 use super::guard::guarded;
+use crate::limits;
 
 /// Pages are written inline up to a quarter of a segment, larger ones as a file each. A page holds up
 /// to 16 records, so at 2 MiB values of about 30 KiB still stay inline. sled cannot change the size of
 /// an existing database.
 const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
-
-/// Values from this size on are handed out as sled holds them; smaller ones are copied, because a
-/// value may share its memory with the whole page around it.
-const SHARED_VALUE_BYTES_MIN: usize = 32 * 1024;
-
-/// How long to wait for the lock of a database just closed: sled's own threads let go of it a moment
-/// after the last handle is dropped.
-const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Tree of the engine's own records, apart from the data.
 const BATCHES: &str = "holdfast.batches";
@@ -321,7 +314,7 @@ fn check_clock(dir: &Path, now: SystemTime) -> Result<(), EngineError> {
 
 fn open_database(dir: &Path, options: &Sled) -> Result<sled::Db, EngineError> {
     check_clock(dir, SystemTime::now())?;
-    let deadline = Instant::now() + LOCK_WAIT_MAX;
+    let deadline = Instant::now() + limits::SLED_LOCK_WAIT_MAX;
     loop {
         let opened = guarded(dir, || {
             sled::Config::new()
@@ -381,7 +374,7 @@ fn failed(dir: &Path) -> impl Fn(sled::Error) -> EngineError + '_ {
 }
 
 fn to_bytes(value: sled::IVec) -> Bytes {
-    if value.len() < SHARED_VALUE_BYTES_MIN {
+    if value.len() < limits::SLED_SHARED_VALUE_BYTES_MIN {
         Bytes::copy_from_slice(&value)
     } else {
         Bytes::from_owner(value)

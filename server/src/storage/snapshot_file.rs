@@ -20,19 +20,11 @@ use std::path::{Path, PathBuf};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use crate::limits::{REQUEST_BYTES_CEILING, REQUEST_OVERHEAD_BYTES_MAX, SNAPSHOT_CHUNK_BYTES};
+use crate::limits;
 
 const MAGIC: &[u8; 8] = b"HFSNAP01";
 const FILE_HEADER_LEN: usize = 16;
 const CHUNK_HEADER_LEN: usize = 16;
-
-/// Largest id, in bytes.
-pub const ID_BYTES_MAX: usize = 1024;
-
-/// Largest chunk, in bytes: one that was full but for a byte when the largest record came, with its
-/// encoding. A larger one is refused when appended, and damage when read.
-pub const CHUNK_BYTES_MAX: usize =
-    (SNAPSHOT_CHUNK_BYTES + REQUEST_BYTES_CEILING + REQUEST_OVERHEAD_BYTES_MAX) as usize;
 
 /// A failure of the spool.
 #[derive(Debug, thiserror::Error)]
@@ -91,8 +83,8 @@ impl SnapshotFile {
     /// Opens the spool at `path` for the snapshot `id`: goes on with what is there if it is of that id,
     /// begins it anew otherwise. [`SnapshotFile::next_seq`] says which chunk is due.
     pub fn open_or_resume(path: &Path, id: &str) -> Result<Self, SnapshotFileError> {
-        if id.len() > ID_BYTES_MAX {
-            let (what, bytes, max) = ("id", id.len(), ID_BYTES_MAX);
+        if id.len() > limits::SNAPSHOT_ID_BYTES_MAX {
+            let (what, bytes, max) = ("id", id.len(), limits::SNAPSHOT_ID_BYTES_MAX);
             return Err(SnapshotFileError::TooLarge { what, bytes, max });
         }
         let io = |source| SnapshotFileError::Io {
@@ -177,9 +169,9 @@ impl SnapshotFile {
         }
         let Some(len) = u32::try_from(bytes.len())
             .ok()
-            .filter(|_| bytes.len() <= CHUNK_BYTES_MAX)
+            .filter(|_| bytes.len() <= limits::SNAPSHOT_CHUNK_BYTES_MAX)
         else {
-            let (what, bytes, max) = ("chunk", bytes.len(), CHUNK_BYTES_MAX);
+            let (what, bytes, max) = ("chunk", bytes.len(), limits::SNAPSHOT_CHUNK_BYTES_MAX);
             return Err(SnapshotFileError::TooLarge { what, bytes, max });
         };
         let mut chunk = BytesMut::with_capacity(CHUNK_HEADER_LEN + bytes.len());
@@ -256,7 +248,7 @@ impl Chunks {
         let crc = u32::from_le_bytes([e, f, g, h]);
         let seq = u64::from_le_bytes(number);
         let len_bytes = len as usize;
-        if len_bytes > CHUNK_BYTES_MAX {
+        if len_bytes > limits::SNAPSHOT_CHUNK_BYTES_MAX {
             return Err(self.corrupt(format!("a chunk of {len} bytes")));
         }
         if u64::from(len) > left - CHUNK_HEADER_LEN as u64 {
@@ -382,7 +374,9 @@ mod tests {
                 matches!(error, SnapshotFileError::OutOfTurn { expected: 2, found } if found == seq)
             );
         }
-        let error = spool.append(2, &vec![0; CHUNK_BYTES_MAX + 1]).unwrap_err();
+        let error = spool
+            .append(2, &vec![0; limits::SNAPSHOT_CHUNK_BYTES_MAX + 1])
+            .unwrap_err();
         assert!(matches!(
             error,
             SnapshotFileError::TooLarge { what: "chunk", .. }
@@ -393,7 +387,9 @@ mod tests {
             SnapshotFileError::TooLarge { what: "id", .. }
         ));
         assert_eq!(spool.len, len);
-        spool.append(2, &vec![7; CHUNK_BYTES_MAX]).unwrap();
+        spool
+            .append(2, &vec![7; limits::SNAPSHOT_CHUNK_BYTES_MAX])
+            .unwrap();
         assert_eq!(contents(&spool).len(), 3);
     }
 

@@ -18,10 +18,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use crate::raft::{NodeId, TransportError, transport::BoxFuture};
-
-/// Batches on their way to the send buffer of the stream.
-const BATCHES_QUEUED_MAX: usize = 4;
+use crate::{
+    limits,
+    raft::{NodeId, TransportError, transport::BoxFuture},
+};
 
 /// Messages that a link carries.
 pub(super) trait Carried: Send + Sync + 'static {
@@ -110,7 +110,7 @@ async fn run<C: Carried>(
 ) {
     let mut next_id = 1_u64;
     while let Some(first) = arrivals.recv().await {
-        let (batches, stream) = mpsc::channel(BATCHES_QUEUED_MAX);
+        let (batches, stream) = mpsc::channel(limits::PEER_BATCHES_QUEUED_MAX);
         let opening = carried.open(Box::pin(ReceiverStream::new(stream)));
         let replies = match tokio::time::timeout(open_timeout, opening).await {
             Ok(Ok(replies)) => replies,

@@ -22,6 +22,9 @@ mod tests;
 use futures_util::Stream;
 use tonic::Streaming;
 
+/// Why an address cannot be one of a peer.
+pub use tonic::transport::Error as AddressError;
+
 pub use self::{
     client::GrpcTransport,
     hello::{Gate, Introduction},

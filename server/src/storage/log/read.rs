@@ -11,11 +11,7 @@ use super::format::{Record, decode_record};
 use super::group::{Group, Slot, Source};
 use super::segment::Segment;
 use super::{Corruption, Entry, Shared};
-
-/// One read from disk covers at most this much, or one record.
-const SPAN_BYTES_MAX: usize = 1 << 20;
-/// Records of other groups up to this long are read over rather than jumped.
-const GAP_BYTES_MAX: usize = 32 << 10;
+use crate::limits;
 
 /// Entries of one segment that one read fetches.
 struct Span {
@@ -39,8 +35,8 @@ impl Span {
     fn takes(&self, slot: Slot) -> bool {
         let (bytes, start) = (self.bytes(), slot.offset as usize);
         self.segment.sequence() == slot.segment
-            && (bytes.end..=bytes.end + GAP_BYTES_MAX).contains(&start)
-            && start + slot.len as usize - bytes.start <= SPAN_BYTES_MAX
+            && (bytes.end..=bytes.end + limits::LOG_READ_GAP_BYTES_MAX).contains(&start)
+            && start + slot.len as usize - bytes.start <= limits::LOG_READ_SPAN_BYTES_MAX
     }
 
     fn read(self, group: u64, entries: &mut Vec<Entry>) -> io::Result<()> {

@@ -21,9 +21,7 @@ use tokio::sync::oneshot;
 use super::group::{Group, GroupView, Slot};
 use super::queue::{Op, closed};
 use super::{GroupLog, Log, Shared, read};
-
-/// Bytes of entries that are moved in one command: more than one entry only while they fit.
-const MOVE_BYTES_MAX: u64 = 1 << 20;
+use crate::limits;
 
 /// What is live in one segment before the active one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +79,7 @@ impl Log {
                 let mut bytes = 0;
                 let fits = slots.iter().take_while(|(_, slot)| {
                     bytes += u64::from(slot.len);
-                    bytes <= MOVE_BYTES_MAX
+                    bytes <= limits::LOG_MOVE_BYTES_MAX
                 });
                 let rest = slots.split_off(fits.count().max(1));
                 self.move_entries(&group, std::mem::replace(&mut slots, rest))
