@@ -19,8 +19,11 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-/// A sorted batch: key, and the new value or `None` to delete. Keys are unique, ascending, not empty.
-pub type Batch = Vec<(Bytes, Option<Bytes>)>;
+/// A key, and its new value or `None` to delete.
+pub type Change = (Bytes, Option<Bytes>);
+
+/// A sorted batch. Keys are unique, ascending, not empty.
+pub type Batch = Vec<Change>;
 
 /// A scan over an engine: ascending, ends after the first error.
 pub type Scan<'a> = Box<dyn Iterator<Item = Result<(Bytes, Bytes), EngineError>> + Send + 'a>;
@@ -35,6 +38,11 @@ pub trait Engine: Send + Sync {
 
     /// Applies the whole batch, atomically across a crash. Called by one thread at a time.
     fn apply_batch(&self, batch: Batch) -> Result<(), EngineError>;
+
+    /// [`Engine::apply_batch`] for changes that come one by one, for an engine that needs no list of them.
+    fn apply_sorted(&self, changes: &mut dyn Iterator<Item = Change>) -> Result<(), EngineError> {
+        self.apply_batch(changes.collect())
+    }
 
     /// Adds records without the promise of atomicity: what nobody reads before it is complete, and what
     /// is thrown away after a crash. May be called beside [`Engine::apply_batch`].

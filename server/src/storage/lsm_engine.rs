@@ -41,7 +41,7 @@ use parking_lot::Mutex;
 
 use self::compaction::Compactor;
 use self::reads::Reads;
-use super::engine::{Batch, Engine, EngineError, OpenEngine, Scan, allocated_bytes};
+use super::engine::{Batch, Change, Engine, EngineError, OpenEngine, Scan, allocated_bytes};
 use super::guard::guarded;
 use crate::limits;
 
@@ -127,28 +127,25 @@ impl LsmEngine {
         })
     }
 
-    fn ingest(&self, batch: Batch) -> Result<(), EngineError> {
-        debug_assert!(
-            batch.is_sorted_by(|a, b| a.0 < b.0),
-            "a batch is sorted, its keys unique"
-        );
-        if batch.is_empty() {
+    fn ingest(&self, changes: &mut dyn Iterator<Item = Change>) -> Result<(), EngineError> {
+        let mut changes = changes.peekable();
+        if changes.peek().is_none() {
             return Ok(());
         }
         let _one_at_a_time = self.writer.lock();
         let failed = failed(&self.dir);
         guarded(&self.dir, || {
             self.compactor.wait_for_room(&self.tree)?;
-            let batch = long_keys::gather(batch, &self.dir, |bucket| self.get_short(bucket))?;
             let mut ingestion = self.tree.ingestion().map_err(&failed)?;
-            for (key, value) in batch {
+            let read = |bucket: &[u8]| self.get_short(bucket);
+            long_keys::gather(changes, &self.dir, read, |key, value| {
                 let key = Slice::from(key);
                 match value {
                     Some(value) => ingestion.write(key, Slice::from(value)),
                     None => ingestion.write_tombstone(key),
                 }
-                .map_err(&failed)?;
-            }
+                .map_err(&failed)
+            })?;
             ingestion.finish().map_err(&failed)?;
             self.reads.renew(&self.tree);
             Ok(())
@@ -201,7 +198,15 @@ impl Engine for LsmEngine {
     }
 
     fn apply_batch(&self, batch: Batch) -> Result<(), EngineError> {
-        self.ingest(batch)
+        debug_assert!(
+            batch.is_sorted_by(|a, b| a.0 < b.0),
+            "a batch is sorted, its keys unique"
+        );
+        self.ingest(&mut batch.into_iter())
+    }
+
+    fn apply_sorted(&self, changes: &mut dyn Iterator<Item = Change>) -> Result<(), EngineError> {
+        self.ingest(changes)
     }
 
     fn release(&self, start: &[u8], end: &[u8]) -> Result<(), EngineError> {

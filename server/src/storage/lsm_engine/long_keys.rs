@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
-use crate::storage::engine::{Batch, EngineError};
+use crate::storage::engine::{Change, EngineError};
 
 /// Length of a bucket's key. The tree takes 64 KiB; a block holds a few keys whole.
 pub(super) const KEY_BYTES_MAX: usize = 32 * 1024;
@@ -28,26 +28,24 @@ pub(super) fn bucket_of(key: &[u8]) -> Option<&[u8]> {
     key.get(..KEY_BYTES_MAX)
 }
 
-/// Replaces the long keys of a sorted batch by what their buckets are afterwards. `get` reads a bucket.
+/// Replaces the long keys of sorted changes by what their buckets are afterwards. `get` reads a bucket, `put`
+/// takes the changes that result, sorted too.
 pub(super) fn gather(
-    batch: Batch,
+    changes: impl Iterator<Item = Change>,
     dir: &Path,
     get: impl Fn(&[u8]) -> Result<Option<Bytes>, EngineError>,
-) -> Result<Batch, EngineError> {
-    if batch.iter().all(|(key, _)| bucket_of(key).is_none()) {
-        return Ok(batch);
-    }
-    let mut gathered = Batch::with_capacity(batch.len());
+    mut put: impl FnMut(Bytes, Option<Bytes>) -> Result<(), EngineError>,
+) -> Result<(), EngineError> {
     let mut open: Option<(Bytes, Bucket)> = None;
-    for (key, value) in batch {
+    for (key, value) in changes {
         let name = bucket_of(&key).map(|bucket| key.slice_ref(bucket));
         if open.as_ref().map(|(open, _)| open) != name.as_ref()
             && let Some((name, bucket)) = open.take()
         {
-            gathered.push((name, encode(&bucket)));
+            put(name, encode(&bucket))?;
         }
         let Some(name) = name else {
-            gathered.push((key, value));
+            put(key, value)?;
             continue;
         };
         let suffix = key.slice(KEY_BYTES_MAX..);
@@ -64,8 +62,10 @@ pub(super) fn gather(
             None => bucket.remove(&suffix),
         };
     }
-    gathered.extend(open.map(|(name, bucket)| (name, encode(&bucket))));
-    Ok(gathered)
+    match open {
+        Some((name, bucket)) => put(name, encode(&bucket)),
+        None => Ok(()),
+    }
 }
 
 /// The value of the long `key` in its bucket.

@@ -14,7 +14,7 @@ use super::database::{Queue, Shared};
 use super::group::{self, Frozen};
 use super::{MARK_KEY, StateError, catalogue};
 use crate::planted::planted;
-use crate::storage::engine::Batch;
+use crate::storage::engine::Change;
 
 /// Keys of a batch are put together in pieces of memory of this size.
 const KEYS_BYTES: usize = 64 * 1024;
@@ -118,33 +118,15 @@ fn flush(shared: &Shared, tables: &[(Arc<group::Shared>, Frozen)]) -> Result<(),
     };
     counting.sort_by_key(|frozen| frozen.base.prefix());
     planted!(TornBatch => shared.call(|engine| engine.apply_batch(counting.iter().map(|frozen| mark(frozen)).collect()))?);
-    let records: usize = counting.iter().map(|frozen| frozen.table.len() + 2).sum();
-    let mut batch = Batch::with_capacity(records);
     let new = shared.catalogue.lock().unwritten();
     let is_new = |frozen: &&&Frozen| new.contains(&frozen.base.group());
-    for frozen in counting.iter().filter(is_new) {
-        batch.push(catalogue::current(
-            frozen.base.group(),
-            frozen.base.number(),
-        ));
-    }
-    for frozen in &counting {
-        batch.push(mark(frozen));
-        let prefix = frozen.base.prefix();
-        // One piece of memory for many keys.
-        let mut keys = BytesMut::new();
-        for (key, value) in frozen.table.iter() {
-            let bytes = prefix.as_bytes().len() + key.len();
-            if keys.capacity() < bytes {
-                keys = BytesMut::with_capacity(bytes.max(KEYS_BYTES));
-            }
-            keys.extend_from_slice(prefix.as_bytes());
-            keys.extend_from_slice(&key);
-            batch.push((keys.split().freeze(), value));
-        }
-    }
+    let current = counting
+        .iter()
+        .filter(is_new)
+        .map(|frozen| catalogue::current(frozen.base.group(), frozen.base.number()));
+    let mut changes = current.chain(counting.iter().flat_map(|frozen| changes(frozen)));
     shared.call(|engine| {
-        engine.apply_batch(batch)?;
+        engine.apply_sorted(&mut changes)?;
         engine.sync()
     })?;
     let mut catalogue = shared.catalogue.lock();
@@ -154,6 +136,23 @@ fn flush(shared: &Shared, tables: &[(Arc<group::Shared>, Frozen)]) -> Result<(),
     drop(catalogue);
     drop(writing);
     Ok(())
+}
+
+/// The mark of a table and its records, under the keys of the database.
+fn changes(frozen: &Frozen) -> impl Iterator<Item = Change> {
+    let prefix = frozen.base.prefix();
+    // One piece of memory for many keys, and the same one again once the engine is done with them.
+    let mut keys = BytesMut::new();
+    let records = frozen.table.iter().map(move |(key, value)| {
+        let bytes = prefix.as_bytes().len() + key.len();
+        if keys.capacity() < bytes {
+            keys.reserve(bytes.max(KEYS_BYTES));
+        }
+        keys.extend_from_slice(prefix.as_bytes());
+        keys.extend_from_slice(&key);
+        (keys.split().freeze(), value)
+    });
+    std::iter::once(mark(frozen)).chain(records)
 }
 
 fn mark(frozen: &Frozen) -> (Bytes, Option<Bytes>) {

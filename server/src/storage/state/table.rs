@@ -4,7 +4,12 @@
 //! between would fall through to an older layer and see the past. So an entry stays where it is for
 //! the life of the table, and overwriting changes the cell it holds. The cell's lock is held for one
 //! pointer-sized copy by either side.
+//!
+//! A search compares keys at some twenty entries. Each has the beginning of its key beside it, so that most
+//! comparisons need no look at the key itself, which lies elsewhere in memory.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering::Equal;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,7 +18,120 @@ use crossbeam_skiplist::SkipMap;
 use parking_lot::RwLock;
 
 /// What an entry costs beside its key and value: node, tower, two `Bytes`, reference counts.
-const ENTRY_OVERHEAD_BYTES: u64 = 160;
+const ENTRY_OVERHEAD_BYTES: u64 = 176;
+
+/// Bytes of a key that are compared first.
+const HEAD_BYTES: usize = 16;
+
+/// The beginning of a key as big-endian numbers, zeros after its end: in the order of keys, but equal for
+/// some that differ.
+type Head = [u64; HEAD_BYTES / 8];
+
+fn head(key: &[u8]) -> Head {
+    let mut bytes = [0; HEAD_BYTES];
+    let known = key.len().min(HEAD_BYTES);
+    bytes[..known].copy_from_slice(&key[..known]);
+    let number = |at| u64::from_be_bytes(std::array::from_fn(|i| bytes[at + i]));
+    [number(0), number(8)]
+}
+
+/// A key, as entries hold it and as searches ask for it.
+trait Headed {
+    fn head(&self) -> Head;
+    fn key(&self) -> &[u8];
+}
+
+struct Key {
+    head: Head,
+    key: Bytes,
+}
+
+impl From<Bytes> for Key {
+    fn from(key: Bytes) -> Self {
+        Key {
+            head: head(&key),
+            key,
+        }
+    }
+}
+
+impl Headed for Key {
+    fn head(&self) -> Head {
+        self.head
+    }
+
+    fn key(&self) -> &[u8] {
+        &self.key
+    }
+}
+
+/// What is searched for, without a key of its own.
+struct Probe<'a> {
+    head: Head,
+    key: &'a [u8],
+}
+
+impl Headed for Probe<'_> {
+    fn head(&self) -> Head {
+        self.head
+    }
+
+    fn key(&self) -> &[u8] {
+        self.key
+    }
+}
+
+impl<'a> Borrow<dyn Headed + 'a> for Key {
+    fn borrow(&self) -> &(dyn Headed + 'a) {
+        self
+    }
+}
+
+impl Ord for dyn Headed + '_ {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        match self.head().cmp(&other.head()) {
+            Equal => self.key().cmp(other.key()),
+            decided => decided,
+        }
+    }
+}
+
+impl PartialOrd for dyn Headed + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for dyn Headed + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Equal
+    }
+}
+
+impl Eq for dyn Headed + '_ {}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        match self.head.cmp(&other.head) {
+            Equal => self.key.cmp(&other.key),
+            decided => decided,
+        }
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Equal
+    }
+}
+
+impl Eq for Key {}
 
 /// Records not yet in the engine; `None` marks a deletion, which hides the key in older layers.
 ///
@@ -21,7 +139,7 @@ const ENTRY_OVERHEAD_BYTES: u64 = 160;
 /// - A key that is in the table stays in it: overwriting replaces its value in one step.
 #[derive(Default)]
 pub(super) struct Table {
-    records: SkipMap<Bytes, RwLock<Option<Bytes>>>,
+    records: SkipMap<Key, RwLock<Option<Bytes>>>,
     bytes: AtomicU64,
 }
 
@@ -33,7 +151,7 @@ impl Table {
         let mut value = Some(value);
         let entry = self
             .records
-            .get_or_insert_with(key, || RwLock::new(value.take().flatten()));
+            .get_or_insert_with(Key::from(key), || RwLock::new(value.take().flatten()));
         // Only the writer changes `bytes`, so load and store need not be one operation.
         let before = self.bytes.load(Ordering::Relaxed);
         let after = match value {
@@ -49,8 +167,12 @@ impl Table {
 
     /// `None` if the table knows nothing of the key, `Some(None)` if it deletes it.
     pub(super) fn get(&self, key: &[u8]) -> Option<Option<Bytes>> {
+        let probe = Probe {
+            head: head(key),
+            key,
+        };
         self.records
-            .get(key)
+            .get(&probe as &(dyn Headed + '_))
             .map(|entry| entry.value().read().clone())
     }
 
@@ -61,20 +183,20 @@ impl Table {
         end: Bytes,
     ) -> impl Iterator<Item = (Bytes, Option<Bytes>)> + use<'_> {
         let range = (start < end).then(|| {
-            self.records
-                .range((Bound::Included(start), Bound::Excluded(end)))
+            let bounds = (Bound::Included(start.into()), Bound::Excluded(end.into()));
+            self.records.range::<Key, (Bound<Key>, Bound<Key>)>(bounds)
         });
         range
             .into_iter()
             .flatten()
-            .map(|entry| (entry.key().clone(), entry.value().read().clone()))
+            .map(|entry| (entry.key().key.clone(), entry.value().read().clone()))
     }
 
     /// Everything, ascending.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Bytes, Option<Bytes>)> + use<'_> {
         self.records
             .iter()
-            .map(|entry| (entry.key().clone(), entry.value().read().clone()))
+            .map(|entry| (entry.key().key.clone(), entry.value().read().clone()))
     }
 
     /// Memory held, in bytes, with a flat estimate of what an entry costs.
@@ -90,4 +212,43 @@ impl Table {
 
 fn value_len(value: &Option<Bytes>) -> u64 {
     value.as_ref().map_or(0, |value| value.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Keys that begin alike for longer than a head, end within it, and hold zeros.
+    fn key() -> impl Strategy<Value = Bytes> {
+        let start = prop::sample::select(vec![0, 7, 15, 16, 17, 24]);
+        let end = prop::collection::vec(prop::sample::select(vec![0, 1, 255]), 0..5);
+        (start, end).prop_map(|(start, end)| [vec![0x20; start], end].concat().into())
+    }
+
+    proptest! {
+        #[test]
+        fn keys_are_in_the_order_of_their_bytes(
+            writes in prop::collection::vec((key(), any::<Option<u8>>()), 0..80),
+            (start, end) in (key(), key()),
+        ) {
+            let table = Table::default();
+            let mut model = BTreeMap::new();
+            for (key, value) in writes {
+                let value = value.map(|byte| Bytes::copy_from_slice(&[byte]));
+                table.put(key.clone(), value.clone());
+                model.insert(key, value);
+            }
+            prop_assert!(table.iter().eq(model.clone()));
+            for (key, value) in &model {
+                prop_assert_eq!(table.get(key), Some(value.clone()));
+            }
+            prop_assert_eq!(table.get(&start), model.get(&start).cloned());
+            let expected: Vec<_> = model.into_iter().filter(|(k, _)| start <= *k && *k < end).collect();
+            prop_assert_eq!(table.range(start, end).collect::<Vec<_>>(), expected);
+        }
+    }
 }
