@@ -288,12 +288,6 @@ impl Database {
     pub fn start_over_next_time(&self, reason: &str) -> std::io::Result<()> {
         mark_damaged(&self.inner.shared.dir, reason)
     }
-
-    #[cfg(test)]
-    /// Bytes on disk. Blocks on I/O.
-    pub fn disk_bytes(&self) -> Result<u64, StateError> {
-        Ok(self.inner.shared.engine.disk_bytes()?)
-    }
 }
 
 /// Starts a thread of the database. If it panics, that ends the database: somebody waits for it.
