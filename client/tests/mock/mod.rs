@@ -504,6 +504,20 @@ impl Admin for Service {
         let leader = request.into_inner().to_node;
         Ok(Response::new(v1::TransferLeaderResponse { leader }))
     }
+
+    async fn debug_create_groups(
+        &self,
+        _: Request<v1::DebugCreateGroupsRequest>,
+    ) -> Result<Response<v1::DebugCreateGroupsResponse>, Status> {
+        Err(Status::unimplemented("mock"))
+    }
+
+    async fn debug_drop_groups(
+        &self,
+        _: Request<v1::DebugDropGroupsRequest>,
+    ) -> Result<Response<v1::DebugDropGroupsResponse>, Status> {
+        Err(Status::unimplemented("mock"))
+    }
 }
 
 #[tonic::async_trait]

@@ -37,7 +37,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{
     transport::{BoxStream, PeerTransport, TransportError},
-    types::{GroupId, NodeId},
+    type_config::{GroupId, NodeId},
 };
 use crate::limits;
 

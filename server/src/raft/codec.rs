@@ -7,7 +7,7 @@ use bytes::Bytes;
 use holdfast_proto::peer;
 use openraft::{EntryPayload, raft::StreamAppendError};
 
-use super::types::{Entry, LeaderId, LogId, Membership, Proposal, TypeConfig, Vote};
+use super::type_config::{Entry, LeaderId, LogId, Membership, Proposal, TypeConfig, Vote};
 use crate::storage::log;
 
 /// Kind of a log entry, on disk and on the wire.
@@ -130,7 +130,7 @@ pub(super) fn membership_from_bytes(bytes: &[u8]) -> Result<Membership, DecodeEr
     serde_json::from_slice(bytes).map_err(|e| DecodeError::new("membership", e))
 }
 
-fn payload_parts(payload: EntryPayload<Proposal, u64, super::types::Voter>) -> (u8, Bytes) {
+fn payload_parts(payload: EntryPayload<Proposal, u64, super::type_config::Voter>) -> (u8, Bytes) {
     match payload {
         EntryPayload::Blank => (KIND_BLANK, Bytes::new()),
         EntryPayload::Normal(proposal) => (KIND_COMMAND, proposal.0),
@@ -141,7 +141,7 @@ fn payload_parts(payload: EntryPayload<Proposal, u64, super::types::Voter>) -> (
 fn payload_from_parts(
     kind: u32,
     payload: Bytes,
-) -> Result<EntryPayload<Proposal, u64, super::types::Voter>, DecodeError> {
+) -> Result<EntryPayload<Proposal, u64, super::type_config::Voter>, DecodeError> {
     match u8::try_from(kind) {
         Ok(KIND_BLANK) => Ok(EntryPayload::Blank),
         Ok(KIND_COMMAND) => Ok(EntryPayload::Normal(Proposal(payload))),

@@ -35,7 +35,7 @@ use super::{
         entry_from_log, entry_to_log, log_id, log_id_from_bytes, log_id_to_bytes, vote_from_bytes,
         vote_to_bytes,
     },
-    types::{Entry, LogId, TypeConfig, Vote},
+    type_config::{Entry, LogId, TypeConfig, Vote},
 };
 use crate::{
     limits,

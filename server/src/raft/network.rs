@@ -38,7 +38,7 @@ use super::{
     rate::SnapshotRate,
     snapshot::{self, SnapshotData},
     transport::{PeerTransport, TransportError},
-    types::{GroupId, NodeId, TypeConfig, Vote, Voter},
+    type_config::{GroupId, NodeId, TypeConfig, Vote, Voter},
 };
 use crate::{limits, storage::room::Room};
 

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     state_machine::decode_applied,
-    types::{GroupId, NodeId},
+    type_config::{GroupId, NodeId},
 };
 use crate::storage::{log::GroupLog, state::StateStore};
 

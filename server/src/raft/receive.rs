@@ -18,7 +18,7 @@ use super::{
     snapshot::{InstallProgress, SnapshotData},
     state_machine::decode_applied,
     transport::BoxStream,
-    types::{SnapshotMeta, TypeConfig},
+    type_config::{SnapshotMeta, TypeConfig},
 };
 use crate::storage::{
     snapshot_file::{SnapshotFile, SnapshotFileError},

@@ -41,7 +41,7 @@ use super::{
     rate::SnapshotRate,
     state_machine::Pin,
     transport::{PeerTransport, TransportError},
-    types::{GroupId, NodeId, TypeConfig, Vote},
+    type_config::{GroupId, NodeId, TypeConfig, Vote},
 };
 use crate::{
     limits,

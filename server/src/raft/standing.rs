@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use super::{
     DecodeError, Leadership, ProposeError, Raft, RaftGroup, codec,
-    types::{GroupId, NodeId, Vote},
+    type_config::{GroupId, NodeId, Vote},
 };
 use crate::{limits, storage::log::GroupLog};
 

@@ -31,7 +31,7 @@ use super::{
     codec::{DecodeError, log_id, membership_from_bytes, membership_to_bytes},
     log_store::check_next,
     snapshot::{LiveSnapshot, SnapshotData},
-    types::{GroupId, LogId, Outcome, SnapshotMeta, StoredMembership, TypeConfig},
+    type_config::{GroupId, LogId, Outcome, SnapshotMeta, StoredMembership, TypeConfig},
 };
 use crate::{
     limits,
@@ -170,7 +170,7 @@ impl GroupStateMachine {
     fn apply_entry(
         &mut self,
         id: LogId,
-        payload: EntryPayload<super::types::Proposal, u64, super::types::Voter>,
+        payload: EntryPayload<super::type_config::Proposal, u64, super::type_config::Voter>,
     ) -> io::Result<command::Answer> {
         let due = self.applied.map_or(0, |applied| applied.index + 1);
         check_next(due, Some(id.index)).map_err(|e| self.stops(id, e))?;

@@ -23,7 +23,7 @@ use super::{
     log_store::bounds,
     snapshot::SnapshotData,
     state_machine::{Checkpoint, GroupStateMachine},
-    types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, Vote},
+    type_config::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, Vote},
 };
 use crate::storage::{
     log::{Log, LogOptions, files::DiskFiles},

@@ -9,7 +9,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 use futures_util::Stream;
 use holdfast_proto::peer;
 
-use super::types::NodeId;
+use super::type_config::NodeId;
 
 /// A boxed future that the transport returns.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;

@@ -15,7 +15,7 @@ use crate::{
         codec::KIND_COMMAND,
         restore_state,
         scripted::{self, Nobody, open_log, put, within_a_minute},
-        types::{LeaderId, Vote},
+        type_config::{LeaderId, Vote},
     },
     storage::log::{Entry, GroupState, Log},
 };

@@ -26,7 +26,7 @@ use crate::{
         scripted::{self, Fate, Script, SnapshotAcks},
         state_machine::GroupStateMachine,
         transport::BoxStream,
-        types::{Entry, LeaderId, Proposal},
+        type_config::{Entry, LeaderId, Proposal},
     },
     storage::{
         engine::{Batch, Engine, EngineError, OpenEngine, Scan},

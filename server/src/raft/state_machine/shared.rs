@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use super::Loaded;
 use crate::{
-    raft::{snapshot::SnapshotData, types::LogId},
+    raft::{snapshot::SnapshotData, type_config::LogId},
     storage::state::{StateStore, View},
 };
 

@@ -21,7 +21,7 @@ use crate::{
     raft::{
         rate::SnapshotRate,
         snapshot,
-        types::{Entry, Proposal},
+        type_config::{Entry, Proposal},
     },
     storage::{
         engine::{Batch, Engine, EngineError, OpenEngine, Scan},

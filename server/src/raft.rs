@@ -27,7 +27,7 @@ pub mod snapshot;
 mod standing;
 pub mod state_machine;
 pub mod transport;
-pub mod types;
+pub mod type_config;
 
 /// What the bodies of planted bugs need.
 #[cfg(feature = "planted-bugs")]
@@ -35,7 +35,7 @@ pub(crate) mod planted {
     pub(crate) use super::{
         codec::log_id,
         state_machine::GroupStateMachine,
-        types::{LeaderId, Vote},
+        type_config::{LeaderId, Vote},
     };
 }
 #[cfg(test)]
@@ -68,12 +68,12 @@ pub use self::{
     standing::{Ballot, Standing, Surroundings},
     state_machine::{NewestBudget, Pin, Published, SharedState},
     transport::{PeerTransport, TransportError},
-    types::{GroupId, NodeId, Voter},
+    type_config::{GroupId, NodeId, Voter},
 };
 use self::{
     network::{NetworkFactory, Observer},
     state_machine::GroupStateMachine,
-    types::{Outcome, Proposal, TypeConfig},
+    type_config::{Outcome, Proposal, TypeConfig},
 };
 use crate::{
     limits,
