@@ -67,12 +67,16 @@ fn shares(config: &Config, groups: usize, open_max: u64) -> Shares {
         log_bytes / config.storage.log_segment_bytes + limits::LOG_FREE_SEGMENTS_MAX as u64;
     let peers = limits::PEER_PORT_STRANGERS_MAX + others * limits::CONNECTIONS_PER_PEER_MAX;
     let outgoing = others * limits::CONNECTIONS_PER_PEER_MAX;
+    // To each peer one connection, and one that may be better.
+    let detector =
+        limits::DETECTOR_DESCRIPTORS + others * (limits::DETECTOR_INCOMING_PER_PEER_MAX as u64 + 2);
     // The log may grow past its bound while a checkpoint is late.
     let taken = limits::DESCRIPTORS_RESERVED
         + limits::DESCRIPTORS_OF_STATE
         + groups * limits::DESCRIPTORS_PER_GROUP
         + 2 * segments
         + outgoing
+        + detector
         + peers;
     let clients = open_max.saturating_sub(taken).clamp(
         limits::CLIENT_CONNECTIONS_MIN,

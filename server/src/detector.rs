@@ -14,10 +14,21 @@
 //! There is one detector per pair of nodes and none per group. [`Views`] is what is known at a moment;
 //! it is published whenever something in it changes that matters.
 
+mod machine;
+mod message;
+mod patience;
+mod peer;
+mod shell;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+mod time;
 mod views;
 mod vitals;
 
 pub use self::{
+    shell::{Detector, DetectorError, Doorway, FIRST_BYTE, Watched},
     views::{Evidence, Stall, Suspicion, Views},
     vitals::{Part, Vitals, Working},
 };

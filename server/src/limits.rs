@@ -400,6 +400,65 @@ pub const PROMISES_SAVED_EVERY: Duration = Duration::from_secs(2);
 
 // ---- failure detection -----------------------------------------------------------------------
 
+/// Interval between two messages of a detector to each peer.
+pub const BEAT_INTERVAL: Duration = Duration::from_millis(40);
+/// What a peer may be silent beyond its round trip, two beats and the measured delays of both ends,
+/// before it is suspected.
+pub const SILENCE_SLACK: Duration = Duration::from_millis(120);
+/// By how much more than the lateness of a detector silence is borne: it may be late when it sends, and
+/// again when it answers.
+pub const LATENESS_FACTOR: u32 = 2;
+/// Longest lateness of a detector that is counted. At the bound: cut.
+pub const LATENESS_COUNTED_MAX: Duration = Duration::from_millis(300);
+/// Lateness of a detector beyond which its process was stopped rather than late: not counted.
+pub const LATENESS_STOPPED_MIN: Duration = Duration::from_millis(700);
+/// Longest round trip that is counted. At the bound: cut.
+pub const ROUND_TRIP_COUNTED_MAX: Duration = Duration::from_secs(2);
+/// Delay of a detector after which the silence of all peers counts anew.
+pub const OWN_DELAY_MIN: Duration = Duration::from_millis(30);
+/// Times in a row that the silence of a peer counts anew. At the bound the delay alone is left out, so
+/// that a machine which always has too much to do suspects in the end.
+pub const SILENCE_RESTARTS_MAX: u32 = 3;
+/// Shortest time without a message on a connection of the peer's own before a peer is suspected that
+/// answers on those of this node: it could not lead anybody.
+pub const ONE_WAY_SILENCE_MIN: Duration = Duration::from_secs(1);
+/// Time after the start of a detector in which a peer that was never heard is not called silent.
+pub const MEETING_GRACE: Duration = Duration::from_secs(2);
+/// Suspicions that a message of a detector tells. At the bound: left out.
+pub const SUSPICIONS_TOLD_MAX: usize = 64;
+/// Longest time until a connection of a detector is made. At the bound: given up.
+pub const DIAL_MAX: Duration = Duration::from_secs(1);
+/// Longest time until a connection of a detector that is made is answered. At the bound: closed.
+pub const DIAL_ANSWER_MAX: Duration = Duration::from_secs(3);
+/// Shortest life of a connection after whose end a detector dials again without a pause.
+pub const DIAL_LASTS_MIN: Duration = Duration::from_secs(1);
+/// Pause before a detector dials again after the first failure; it doubles with each one.
+pub const DIAL_PAUSE_MIN: Duration = Duration::from_millis(10);
+/// Longest pause before a detector dials a peer again whose port refuses or closes.
+pub const DIAL_PAUSE_REFUSED_MAX: Duration = Duration::from_millis(250);
+/// Longest pause before a detector dials a peer again that does not answer: each attempt stays in the
+/// queue of a process that is stopped.
+pub const DIAL_PAUSE_SILENT_MAX: Duration = Duration::from_secs(3);
+/// Connections to the detector that one peer has made and that are open. At the bound the oldest is
+/// closed.
+pub const DETECTOR_INCOMING_PER_PEER_MAX: usize = 4;
+/// Connections to the detector of this node whose ends have not said yet who they are. At the bound the
+/// new one is closed.
+pub const DETECTOR_STRANGERS_MAX: usize = 16;
+/// Files of a detector beside its connections with peers: strangers, and what it waits with.
+pub const DETECTOR_DESCRIPTORS: u64 = DETECTOR_STRANGERS_MAX as u64 + 4;
+/// Longest time until such a connection says who it is. At the bound: closed.
+pub const DETECTOR_GREETING_MAX: Duration = Duration::from_secs(2);
+/// Sockets that a detector serves in one turn. The others follow in the next one.
+pub const DETECTOR_EVENTS_MAX: usize = 256;
+/// Reads of one socket of a detector in one turn. At the bound: the others come first.
+pub const DETECTOR_READS_PER_TURN_MAX: usize = 16;
+/// Niceness that the thread of a detector asks for.
+pub const DETECTOR_NICE: i32 = -10;
+/// Addresses of one peer that a detector dials. At the bound: left out.
+pub const ADDRESSES_PER_PEER_MAX: usize = 8;
+/// Shortest time between two look-ups of the name of a peer.
+pub const LOOKUP_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// State machines at work at a time whose progress is watched. At the bound: not watched.
 pub const APPLIES_WATCHED_MAX: usize = 64;
 /// Shortest stall of a part of a node that the node tells its peers of.

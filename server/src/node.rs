@@ -1,9 +1,9 @@
 //! A node: the one place where its parts are put together, and taken apart.
 //!
 //! ```text
-//!   start     data directory (lock) ─▶ peer server ─▶ client server ─▶ log, state ─▶ groups
-//!                                                      introductions ─────────────────┘ let it vote
-//!   shutdown  hand over leaderships ─▶ client server ─▶ groups ─▶ peer server ─▶ state ─▶ log
+//!   start     data directory (lock) ─▶ detector ─▶ peer server ─▶ client server ─▶ log, state ─▶ groups
+//!                                                                   introductions ─────────────────┘ let it vote
+//!   shutdown  hand over leaderships ─▶ client server ─▶ groups ─▶ detector ─▶ peer server ─▶ state ─▶ log
 //! ```
 //!
 //! The servers listen before the groups run: peers must get an answer to their introductions, and
@@ -23,7 +23,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use crate::{
     config::Config,
     descriptors,
-    detector::Views,
+    detector::{Detector, Views, Vitals, Watched},
     group::{Failover, Group, HandOverError, MemberVersions},
     identity::DataDir,
     keyspace::Keyspaces,
@@ -69,6 +69,10 @@ pub struct Node {
     peers: Serving,
     /// Tells the log which peers can be reached.
     watching: JoinHandle<()>,
+    /// Tells the vitals that the event loop runs.
+    beating: JoinHandle<()>,
+    /// Stopped once the groups are: then it says goodbye, and peers know that this node leads nothing.
+    detector: Detector,
     /// Sees to it that groups are led.
     failing_over: JoinHandle<()>,
     /// Takes the node into its cluster; done once the groups run.
@@ -81,7 +85,7 @@ struct Inner {
     context: Arc<ServiceContext>,
     transport: Arc<GrpcTransport>,
     versions: Arc<MemberVersions>,
-    views: watch::Sender<Arc<Views>>,
+    views: watch::Receiver<Arc<Views>>,
     failover: Arc<Failover>,
     /// Open while the node may vote and acknowledge.
     gate: Arc<Gate>,
@@ -95,6 +99,8 @@ struct Inner {
     room: Arc<Room>,
     newest: Arc<NewestBudget>,
     failed: watch::Sender<Option<NodeFailure>>,
+    /// What the parts of this node are doing.
+    vitals: Arc<Vitals>,
 }
 
 impl Node {
@@ -156,8 +162,19 @@ impl Node {
         let shares = descriptors::take(&context.config, groups);
         let versions = MemberVersions::new(identity.node_id);
         let heard = Arc::new(Heard::default());
-        let views = watch::Sender::new(Arc::new(Views::new(identity.node_id)));
-        let failover = Failover::new(identity.node_id, transport.clone(), views.subscribe());
+        let vitals = Arc::new(Vitals::default());
+        let watched = Watched {
+            cluster_id: identity.cluster_id,
+            me: identity.node_id,
+            session: rand::random_range(1..=u64::MAX),
+            peers: addresses
+                .iter()
+                .map(|peer| (peer.id, peer.url.clone()))
+                .collect(),
+        };
+        let detector = Detector::start(watched, vitals.clone())?;
+        let views = detector.views();
+        let failover = Failover::new(identity.node_id, transport.clone(), views.clone());
         let peer_server = PeerServer::new(
             data,
             keyspaces,
@@ -167,9 +184,11 @@ impl Node {
             failover.clone(),
             standing,
         );
-        let peers = serve_peers(peer_addr, peer_server, shares.peers_max).await?;
+        let peers =
+            serve_peers(peer_addr, peer_server, shares.peers_max, detector.doorway()).await?;
         let clients = serve_clients(context.clone(), shares.clients_max).await?;
         announce(&context);
+        let beating = tokio::spawn(beat(vitals.clone()));
         let watching = tokio::spawn(watch(transport.clone(), addresses, heard));
         let failing_over = tokio::spawn(failover.clone().run());
         let inner = Arc::new(Inner {
@@ -186,6 +205,7 @@ impl Node {
             room: Arc::new(Room::new(context.config.storage.reserve_bytes)),
             newest: Arc::default(),
             failed: watch::channel(None).0,
+            vitals,
         });
         let handle = lifecycle::Handle(Arc::downgrade(&inner));
         context.set_lifecycle(Arc::new(handle));
@@ -198,6 +218,8 @@ impl Node {
             clients,
             peers,
             watching,
+            beating,
+            detector,
             failing_over,
             joining,
             inner,
@@ -233,6 +255,9 @@ impl Node {
         for group in self.context.keyspaces.take_all() {
             group.raft().shutdown().await;
         }
+        self.beating.abort();
+        self.inner.vitals.beats_no_more();
+        tokio::task::block_in_place(|| self.detector.stop());
         step.send_replace(Step::DrainPeers);
         self.peers.stop(limits::PEER_DRAIN_MAX).await;
         step.send_replace(Step::FlushState);
@@ -255,6 +280,16 @@ impl Node {
         }
         step.send_replace(Step::Done);
         tracing::info!("stopped");
+    }
+}
+
+/// Tells that the event loop runs, as long as it does.
+async fn beat(vitals: Arc<Vitals>) {
+    let mut ticks = tokio::time::interval(limits::BEAT_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        vitals.beats();
     }
 }
 

@@ -76,6 +76,7 @@ use self::{
     type_config::{Outcome, Proposal, TypeConfig},
 };
 use crate::{
+    detector::Vitals,
     limits,
     planted::planted,
     storage::{log::GroupLog, room::Room, state::StateStore},
@@ -215,6 +216,8 @@ pub struct Parts {
     pub promises: Arc<Promises>,
     /// What the groups of this node may remember of the newest versions.
     pub newest: Arc<NewestBudget>,
+    /// Where the group says what it is doing.
+    pub vitals: Arc<Vitals>,
 }
 
 impl RaftGroup {
@@ -231,6 +234,7 @@ impl RaftGroup {
             incoming_dir,
             promises,
             newest,
+            vitals,
         } = parts;
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let config = openraft::Config {
@@ -252,7 +256,9 @@ impl RaftGroup {
         };
         let config = Arc::new(config.validate().map_err(StartError::Config)?);
         reconcile::reconcile(&log, &store).await?;
-        let machine = GroupStateMachine::open(group_id, store)?.within(newest);
+        let machine = GroupStateMachine::open(group_id, store)?
+            .within(newest)
+            .watched_by(vitals);
         #[cfg(feature = "planted-bugs")]
         let machine = crate::planted::state::opened(machine, &log, node_id);
         let (heartbeat, lease) = (tuning.heartbeat_interval, tuning.election_timeout_max);

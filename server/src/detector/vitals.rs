@@ -13,7 +13,7 @@ use crate::limits;
 /// A part of a node that may hang.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// The sync of the log.
+    /// The writer of the log: its disk.
     LogSync,
     /// The state machine of a group.
     Apply,
@@ -29,9 +29,10 @@ impl Part {
 /// What the parts of a node are doing.
 ///
 /// - A time is in nanoseconds since `epoch`, plus one; 0 is none.
+#[derive(Debug)]
 pub struct Vitals {
     epoch: Instant,
-    /// When the syncs under way began; each takes a place. A node has one log.
+    /// When the write or the sync under way began. A node has one log, and that one writer.
     syncs: Places<1>,
     /// When the state machines at work began. One that finds no place is not watched.
     applies: Places<{ limits::APPLIES_WATCHED_MAX }>,
@@ -51,7 +52,7 @@ impl Default for Vitals {
 }
 
 impl Vitals {
-    /// The log begins to sync; it is done when the answer is dropped.
+    /// The log begins to write or to sync; it is done when the answer is dropped.
     pub fn syncs_log(&self) -> Working<'_> {
         self.syncs.take(self.time(Instant::now()))
     }
@@ -97,6 +98,7 @@ impl Vitals {
 }
 
 /// Places for work that is under way, each with the time when it began; 0 is free.
+#[derive(Debug)]
 struct Places<const N: usize>([AtomicU64; N]);
 
 impl<const N: usize> Default for Places<N> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::{
+    detector::DetectorError,
     identity::IdentityError,
     raft::{DecodeError, StartError as RaftStartError},
     service::{ServeError, peer::AddressError},
@@ -24,6 +25,9 @@ pub enum StartError {
     /// A vote in the log does not decode.
     #[error("the log: {0}")]
     Vote(#[from] DecodeError),
+    /// Its failure detector does not run.
+    #[error(transparent)]
+    Detector(#[from] DetectorError),
     /// A peer's address makes no sense.
     #[error("cluster.members: {0}")]
     Peers(#[from] AddressError),
@@ -35,7 +39,7 @@ impl StartError {
         match self {
             Self::Identity(error) => error.cause(),
             Self::Log(error) => error.into(),
-            Self::Serve(_) | Self::Peers(_) | Self::Vote(_) => Cause::Other,
+            Self::Detector(_) | Self::Serve(_) | Self::Peers(_) | Self::Vote(_) => Cause::Other,
         }
     }
 }

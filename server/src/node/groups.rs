@@ -175,6 +175,7 @@ impl Inner {
             incoming_dir: surroundings.incoming_dir.clone(),
             promises: self.context.data.promises().clone(),
             newest: self.newest.clone(),
+            vitals: self.vitals.clone(),
         })
         .await?;
         let group = Group::new(
@@ -183,7 +184,7 @@ impl Inner {
             raft,
             log,
             transport,
-            self.views.subscribe(),
+            self.views.clone(),
             &GroupLimits {
                 proposals_in_flight_max: config.limits.proposals_in_flight_max,
                 proposals_in_flight_bytes_max: config.limits.proposals_in_flight_bytes_max,

@@ -54,7 +54,10 @@ impl Inner {
         {
             return Err(RunError::StaysOut(why));
         }
-        let log_options = log_options(config);
+        let log_options = LogOptions {
+            vitals: self.vitals.clone(),
+            ..log_options(config)
+        };
         let (log, recovery) =
             tokio::task::block_in_place(|| Log::open(&log_dir, log_options, files))?;
         let session = data.begin_session(recovery.log_id)?;

@@ -219,6 +219,7 @@ pub(crate) async fn start(
         incoming_dir: incoming_dir.to_path_buf(),
         promises: Arc::default(),
         newest: Arc::default(),
+        vitals: Arc::default(),
     });
     started.await.unwrap()
 }

@@ -34,6 +34,7 @@ use super::{
     type_config::{GroupId, LogId, Outcome, SnapshotMeta, StoredMembership, TypeConfig},
 };
 use crate::{
+    detector::Vitals,
     limits,
     planted::planted,
     storage::{
@@ -74,6 +75,8 @@ pub struct GroupStateMachine {
     revisions: Option<mvcc::Write>,
     /// Bytes written since the last applied mark.
     unmarked_bytes: u64,
+    /// Where it says that it applies.
+    vitals: Arc<Vitals>,
 }
 
 fn written_bytes(write: &mvcc::Write) -> u64 {
@@ -101,7 +104,15 @@ impl GroupStateMachine {
             newest: NewestVersions::default(),
             revisions: None,
             unmarked_bytes: 0,
+            vitals: Arc::default(),
         })
+    }
+
+    /// Says to `vitals` what it is doing.
+    #[must_use]
+    pub fn watched_by(mut self, vitals: Arc<Vitals>) -> Self {
+        self.vitals = vitals;
+        self
     }
 
     /// What readers share.
@@ -320,6 +331,8 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
             while chunk.len() > 0 {
                 let room = self.shared.store.wait_for_room().await;
                 room.map_err(io::Error::other)?;
+                let vitals = self.vitals.clone();
+                let _applying = vitals.applies();
                 let mut answers = Vec::with_capacity(chunk.len());
                 self.unmarked_bytes = 0;
                 // Room was awaited for so much, however many entries it takes.

@@ -11,6 +11,9 @@
 //! the handshake of HTTP/2 ([`handshake`]), on the port of peers by a call that a member has signed
 //! ([`Guest::settle`]).
 //!
+//! The port of peers is that of two protocols. The first byte of a connection tells which: those of failure
+//! detectors leave through their [`Doorway`], and give their places back.
+//!
 //! Promises:
 //!
 //! - no more than `connections_max` connections are open, and [`limits::EVICTIONS_MAX`] that were told
@@ -22,6 +25,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    os::fd::AsFd,
     pin::Pin,
     sync::{
         Arc,
@@ -31,7 +35,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -42,7 +46,10 @@ use tokio::{
 use tonic::transport::server::Connected;
 
 use self::handshake::Handshake;
-use crate::limits;
+use crate::{
+    detector::{self, Doorway},
+    limits,
+};
 
 mod handshake;
 
@@ -64,26 +71,85 @@ pub(super) fn accept(
     name: &'static str,
     connections_max: usize,
     settles: Settles,
+    doorway: Option<Doorway>,
 ) -> impl Stream<Item = io::Result<Connection<TcpStream>>> + Send {
-    let door = Arc::new(Door::new(name, connections_max, settles));
-    futures_util::stream::unfold((socket, door), move |(socket, door)| async move {
-        let connection = loop {
-            match socket.accept().await {
+    let entrance = Entrance {
+        socket,
+        door: Arc::new(Door::new(name, connections_max, settles)),
+        doorway,
+        silent: FuturesUnordered::new(),
+    };
+    futures_util::stream::unfold(entrance, async move |mut entrance| {
+        let connection = entrance.next().await;
+        Some((Ok(connection), entrance))
+    })
+}
+
+/// Where connections come in.
+///
+/// - `silent` are those that have not said their first byte, where that decides. They have their places
+///   already, so the bound of the door is theirs.
+struct Entrance {
+    socket: TcpListener,
+    door: Arc<Door>,
+    doorway: Option<Doorway>,
+    silent: FuturesUnordered<BoxFuture<'static, Option<Connection<TcpStream>>>>,
+}
+
+impl Entrance {
+    /// The next connection for the server.
+    async fn next(&mut self) -> Connection<TcpStream> {
+        loop {
+            let accepted = tokio::select! {
+                Some(sorted) = self.silent.next() => match sorted {
+                    Some(connection) => return connection,
+                    None => continue,
+                },
+                accepted = self.socket.accept() => accepted,
+            };
+            match accepted {
                 Ok((stream, _)) => {
                     // One that is gone already fails at its first read.
                     let _ = stream.set_nodelay(true);
-                    if let Some(connection) = door.enter(stream) {
-                        break connection;
+                    match (self.door.enter(stream), &self.doorway) {
+                        (Some(connection), None) => return connection,
+                        (Some(connection), Some(doorway)) => {
+                            self.silent
+                                .push(Box::pin(sort(connection, doorway.clone())));
+                        }
+                        (None, _) => {}
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(server = name, %error, "a connection was not accepted");
+                    tracing::warn!(server = self.door.name, %error, "a connection was not accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
-        };
-        Some((Ok(connection), (socket, door)))
-    })
+        }
+    }
+}
+
+/// Waits for the first byte of a connection, and hands it to the failure detector if it is for that.
+async fn sort(
+    mut connection: Connection<TcpStream>,
+    doorway: Doorway,
+) -> Option<Connection<TcpStream>> {
+    let mut first = [0];
+    let socket = &connection.socket;
+    let stranger = connection.stranger.as_mut()?;
+    let peeked = tokio::select! {
+        Ok(()) = &mut stranger.told_to_go => return None,
+        () = &mut stranger.patience => return None,
+        peeked = socket.peek(&mut first) => peeked,
+    };
+    if !matches!(peeked, Ok(1)) || first[0] != detector::FIRST_BYTE {
+        return Some(connection);
+    }
+    match socket.as_fd().try_clone_to_owned() {
+        Ok(socket) => doorway.enter(socket.into()),
+        Err(error) => tracing::warn!(%error, "a connection of a detector was not taken"),
+    }
+    None
 }
 
 /// Who is in.

@@ -39,7 +39,7 @@ use super::{
     reads::{self, LargeReads},
     sessions::SessionsService,
 };
-use crate::limits;
+use crate::{detector::Doorway, limits};
 
 /// Why a server does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -155,8 +155,14 @@ pub async fn serve_clients(
     connections_max: usize,
 ) -> Result<Serving, ServeError> {
     let socket = bind("node.client_addr", context.config.node.client_addr).await?;
-    let incoming = listener::accept(socket, "clients", connections_max, Settles::ByHandshake)
-        .map(|connection| connection.map(Mended::new));
+    let incoming = listener::accept(
+        socket,
+        "clients",
+        connections_max,
+        Settles::ByHandshake,
+        None,
+    )
+    .map(|connection| connection.map(Mended::new));
     // A little more than the limit, so that a request slightly too large gets etcd's status.
     let message_max = context.request_bytes_max() + limits::REQUEST_OVERHEAD_BYTES_MAX as usize;
     let reads = Arc::new(LargeReads::new());
@@ -205,14 +211,21 @@ pub async fn serve_clients(
     }))
 }
 
-/// Serves peers, over so many connections.
+/// Serves peers, over so many connections; those of failure detectors go through `doorway`.
 pub async fn serve_peers(
     address: SocketAddr,
     server: PeerServer,
     connections_max: usize,
+    doorway: Doorway,
 ) -> Result<Serving, ServeError> {
     let socket = bind("node.peer_addr", address).await?;
-    let incoming = listener::accept(socket, "peers", connections_max, Settles::BySignature);
+    let incoming = listener::accept(
+        socket,
+        "peers",
+        connections_max,
+        Settles::BySignature,
+        Some(doorway),
+    );
     let message_max = limits::PEER_MESSAGE_BYTES_MAX as usize;
     let router = peer_builder().add_service(
         PeerGrpc::new(server)

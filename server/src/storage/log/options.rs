@@ -1,9 +1,9 @@
 //! Sizes and bounds that a log is given, and those that it reports.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::OpenError;
-use crate::limits;
+use crate::{detector::Vitals, limits};
 
 /// Sizes and bounds of a log; the defaults are those of [`crate::limits`].
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub struct LogOptions {
     /// How long a committed mark may wait for another write to ride with, and how long after a sync an
     /// idle log attests it.
     pub lazy_delay: Duration,
+    /// Where the writer says what it is doing.
+    pub vitals: Arc<Vitals>,
 }
 
 impl Default for LogOptions {
@@ -36,6 +38,7 @@ impl Default for LogOptions {
             cache_bytes: limits::LOG_CACHE_BYTES_MAX,
             free_segments: limits::LOG_FREE_SEGMENTS_MAX,
             lazy_delay: limits::LOG_MARK_DELAY_MAX,
+            vitals: Arc::default(),
         }
     }
 }
