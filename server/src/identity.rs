@@ -19,6 +19,8 @@
 //! The same holds for a node whose log is not the one that its identity knows, and for an old copy
 //! of the whole directory: see [`log_owner`], [`session`] and [`peers`] for how each is noticed.
 
+#[cfg(test)]
+mod fuzz;
 mod log_owner;
 mod peers;
 mod session;

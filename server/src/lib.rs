@@ -16,6 +16,8 @@ pub mod stop;
 mod descriptors;
 #[allow(dead_code, unused_imports, reason = "nothing acts yet on what it sees")]
 mod detector;
+#[cfg(test)]
+mod fuzz;
 mod group;
 mod identity;
 mod keyspace;

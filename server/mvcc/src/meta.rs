@@ -59,10 +59,12 @@ pub(crate) fn load_revisions<R: Reader>(reader: &R) -> Result<Revisions, StateEr
         Some((&FORMAT, rest)) if rest.len() == 16 => {
             let (current, compact) = rest.split_at(8);
             let number = |bytes: &[u8]| i64::from_be_bytes(bytes.try_into().expect("eight bytes"));
-            Ok(Revisions {
-                current: number(current),
-                compact: number(compact),
-            })
+            let (current, compact) = (number(current), number(compact));
+            // The last number of all has no successor.
+            if !(1..i64::MAX).contains(&current) || !(-1..=current).contains(&compact) {
+                return Err(Corrupt::new(&REVISIONS, "revisions that cannot be").into());
+            }
+            Ok(Revisions { current, compact })
         }
         Some((&format, _)) if format != FORMAT => {
             Err(Corrupt::new(&REVISIONS, "unknown format of the state").into())

@@ -11,6 +11,9 @@
 //!
 //! Who decides which groups there are is not known here: whatever does writes it down in this file.
 
+#[cfg(test)]
+mod fuzz;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},

@@ -3,6 +3,9 @@
 //! A log id is a pair (term, index): with one leader per term the leader's id adds nothing.
 //! A missing log id is a missing message, never a zero.
 
+#[cfg(test)]
+mod fuzz;
+
 use bytes::Bytes;
 use holdfast_proto::peer;
 use openraft::{EntryPayload, raft::StreamAppendError};

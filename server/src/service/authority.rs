@@ -34,6 +34,8 @@ use tonic::transport::server::Connected;
 
 use super::http2::{FRAME_HEADER, HEADERS, PREFACE};
 
+#[cfg(test)]
+mod fuzz;
 mod hpack;
 
 /// Longest payload of a frame that a client may send, for the server announces no other (RFC 9113, 4.2).

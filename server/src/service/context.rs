@@ -1,5 +1,8 @@
 //! What every service of a node needs, and what every request is asked first.
 
+#[cfg(test)]
+mod fuzz;
+
 use std::{
     sync::{Arc, OnceLock},
     time::Instant,

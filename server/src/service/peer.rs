@@ -12,6 +12,8 @@
 //! not sure of its own memory its [`Gate`] is closed: it neither votes nor acknowledges.
 
 pub mod client;
+#[cfg(test)]
+mod fuzz;
 mod hello;
 mod link;
 pub mod reachability;

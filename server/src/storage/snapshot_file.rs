@@ -14,6 +14,9 @@
 //! nothing is lost by it. On reading back there is no such excuse: a chunk that does not match its
 //! checksum is an error that names file and offset.
 
+#[cfg(test)]
+mod fuzz;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};

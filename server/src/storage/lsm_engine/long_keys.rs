@@ -10,6 +10,9 @@
 //!
 //! A write rewrites its bucket. Long keys are rare, and many that begin alike are rarer.
 
+#[cfg(test)]
+mod fuzz;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -13,6 +13,9 @@
 //!   32  body: per record  key length u32 le, value length u32 le (all ones: delete), key, value
 //! ```
 
+#[cfg(test)]
+mod fuzz;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::FileExt as _;

@@ -1,6 +1,9 @@
 //! Decoding of segment bytes: nothing counts that does not match its checksum, and what does not is
 //! described, not interpreted. The layout is that of the module above.
 
+#[cfg(test)]
+mod fuzz;
+
 use bytes::Bytes;
 
 use super::{
