@@ -24,7 +24,7 @@ const HEADER_BYTES: usize = 40;
 const SUSPICION_BYTES: usize = 24;
 const CHECKSUM_BYTES: usize = 4;
 /// Length of the longest message.
-pub(super) const MESSAGE_BYTES_MAX: usize =
+pub(super) const LONGEST_MESSAGE_BYTES: usize =
     HEADER_BYTES + SUSPICIONS_TOLD_MAX * SUSPICION_BYTES + CHECKSUM_BYTES;
 
 const BEAT: u8 = 1;
@@ -317,7 +317,7 @@ mod tests {
         let mut message = message();
         message.suspicions = vec![message.suspicions[0]; SUSPICIONS_TOLD_MAX + 5];
         let mut bytes = bytes(&message);
-        assert_eq!(bytes.len(), MESSAGE_BYTES_MAX);
+        assert_eq!(bytes.len(), LONGEST_MESSAGE_BYTES);
         message.suspicions.truncate(SUSPICIONS_TOLD_MAX);
         assert_eq!(Message::decode(&bytes).unwrap().unwrap().0, message);
         bytes[1] += 1;

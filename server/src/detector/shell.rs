@@ -27,18 +27,20 @@ use mio::{Events, Poll, Token, Waker};
 use tokio::sync::watch;
 
 use self::{
+    operator::{raise_priority, report},
     resolve::{Addresses, Resolver},
     socket::{Read, Socket, Stage},
 };
 use super::{
     Views, Vitals,
-    machine::{Action, Machine, News},
+    machine::{Action, Machine},
     message::{Greeting, MAGIC},
     peer::{ConnectionId, Failure},
     time::Time,
 };
 use crate::{limits, raft::NodeId};
 
+mod operator;
 mod resolve;
 mod socket;
 #[cfg(test)]
@@ -468,34 +470,4 @@ struct Dialed {
 
 fn socket_write(sockets: &mut BTreeMap<Token, Socket>, token: Token) -> io::Result<()> {
     sockets.get_mut(&token).map_or(Ok(()), Socket::write)
-}
-
-/// Lets the scheduler prefer this thread: it does little, and what it does is in a hurry.
-fn raise_priority() {
-    #[cfg(target_os = "linux")]
-    {
-        // SAFETY: the call takes no pointers; 0 is the calling thread.
-        let refused =
-            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, limits::DETECTOR_NICE) } != 0;
-        if refused {
-            tracing::debug!("the failure detector runs without a better priority");
-        }
-    }
-}
-
-fn report(peer: NodeId, news: News) {
-    match news {
-        News::Gone => tracing::warn!(
-            peer,
-            "the process of a peer is gone: its connections were closed, and its port refuses"
-        ),
-        News::Left => tracing::info!(peer, "a peer has stopped"),
-        News::Silent { silence, patience } => tracing::warn!(
-            peer,
-            ?silence,
-            ?patience,
-            "a peer is silent for longer than its link and the load of both machines explain"
-        ),
-        News::Back { after } => tracing::info!(peer, ?after, "a peer gives signs of life again"),
-    }
 }

@@ -52,9 +52,10 @@ impl Default for Vitals {
 }
 
 impl Vitals {
-    /// The log begins to write or to sync; it is done when the answer is dropped.
-    pub fn syncs_log(&self) -> Working<'_> {
-        self.syncs.take(self.time(Instant::now()))
+    /// The log writes or syncs as long as `work` takes.
+    pub fn while_the_log_works<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _working = self.syncs.take(self.time(Instant::now()));
+        work()
     }
 
     /// A state machine begins to apply; it is done when the answer is dropped.
@@ -144,14 +145,14 @@ mod tests {
         let start = vitals.epoch;
         assert_eq!(vitals.worst(start), None);
         vitals.beats();
-        let sync = vitals.syncs_log();
         let later = start + Duration::from_secs(9);
-        let (part, age) = vitals.worst(later).unwrap();
-        assert_eq!(part, Part::EventLoop, "it began first");
-        assert!(age > Duration::from_secs(8));
-        vitals.beats_no_more();
-        assert_eq!(vitals.worst(later).unwrap().0, Part::LogSync);
-        drop(sync);
+        vitals.while_the_log_works(|| {
+            let (part, age) = vitals.worst(later).unwrap();
+            assert_eq!(part, Part::EventLoop, "it began first");
+            assert!(age > Duration::from_secs(8));
+            vitals.beats_no_more();
+            assert_eq!(vitals.worst(later).unwrap().0, Part::LogSync);
+        });
         assert_eq!(vitals.worst(later), None);
     }
 
@@ -174,7 +175,7 @@ mod tests {
     fn what_begins_after_the_look_has_no_age() {
         let vitals = Vitals::default();
         let before = vitals.epoch;
-        let _sync = vitals.syncs_log();
+        let _applying = vitals.applies();
         let (_, age) = vitals.worst(before).unwrap();
         assert_eq!(age, Duration::ZERO);
     }

@@ -14,7 +14,7 @@ use mio::{Interest, Poll, Token, net::TcpStream};
 use super::{Dialed, resolve::Addresses};
 use crate::{
     detector::{
-        message::{GREETING_BYTES, Greeting, MESSAGE_BYTES_MAX, Malformed, Message},
+        message::{GREETING_BYTES, Greeting, LONGEST_MESSAGE_BYTES, Malformed, Message},
         peer::ConnectionId,
         time::Time,
     },
@@ -122,7 +122,7 @@ impl Socket {
 
     /// Reads once.
     pub fn read(&mut self) -> io::Result<Read> {
-        let mut bytes = [0; 2 * MESSAGE_BYTES_MAX];
+        let mut bytes = [0; 2 * LONGEST_MESSAGE_BYTES];
         loop {
             match self.stream.read(&mut bytes) {
                 Ok(0) => return Ok(Read::End),

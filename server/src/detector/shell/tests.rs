@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::*;
-use crate::detector::{Part, message::MESSAGE_BYTES_MAX};
+use crate::detector::{Part, message::LONGEST_MESSAGE_BYTES};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -111,13 +111,13 @@ fn detectors_meet_see_one_go_and_come_back() {
         });
     }
     again.until("it hears all", |views| (1..=3).all(|id| views.hears(id)));
-    let syncing = again.vitals.syncs_log();
-    running[0].until("3 is sick", |views| {
-        views
-            .stalled(3)
-            .is_some_and(|stall| stall.part == Part::LogSync)
+    again.vitals.while_the_log_works(|| {
+        running[0].until("3 is sick", |views| {
+            views
+                .stalled(3)
+                .is_some_and(|stall| stall.part == Part::LogSync)
+        });
     });
-    drop(syncing);
     running[0].until("3 is well", |views| views.stalled(3).is_none());
     again.stop();
     running.into_iter().for_each(Running::stop);
@@ -149,7 +149,7 @@ fn knock(address: SocketAddr, bytes: &[u8]) -> Duration {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     // One that is closed meanwhile does not take everything.
     let _ = stream.write_all(bytes);
-    let mut answer = [0; 2 * MESSAGE_BYTES_MAX];
+    let mut answer = [0; 2 * LONGEST_MESSAGE_BYTES];
     loop {
         match stream.read(&mut answer) {
             Ok(0) => return begun.elapsed(),

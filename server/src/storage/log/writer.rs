@@ -349,13 +349,9 @@ impl Writer {
         let len = self.batch.len() as u64;
         let bytes = self.batch.seal(number, self.synced_through);
         let end = position + bytes.len() as u64;
-        let writing = self.shared.options.vitals.syncs_log();
-        self.tail
-            .active
-            .file
-            .write_all_at(bytes, position)
-            .map_err(failed("write a batch"))?;
-        drop(writing);
+        let (file, vitals) = (&self.tail.active.file, &self.shared.options.vitals);
+        let written = vitals.while_the_log_works(|| file.write_all_at(bytes, position));
+        written.map_err(failed("write a batch"))?;
         self.tail.active.bytes.fetch_max(end, Ordering::Relaxed);
         let counters = &self.shared.counters;
         counters.batches.fetch_add(1, Ordering::Relaxed);
@@ -379,13 +375,9 @@ impl Writer {
 
     /// Syncs what was written, answers, frees segments.
     fn sync(&mut self) -> Result<(), Failure> {
-        let syncing = self.shared.options.vitals.syncs_log();
-        self.tail
-            .active
-            .file
-            .sync()
-            .map_err(|error| Failure::of_sync("sync a batch", &error))?;
-        drop(syncing);
+        let (file, vitals) = (&self.tail.active.file, &self.shared.options.vitals);
+        let synced = vitals.while_the_log_works(|| file.sync());
+        synced.map_err(|error| Failure::of_sync("sync a batch", &error))?;
         self.shared.counters.syncs.fetch_add(1, Ordering::Relaxed);
         self.synced_through = self.tail.next_batch - 1;
         self.unsynced = false;
