@@ -432,7 +432,7 @@ pub const DIAL_MAX: Duration = Duration::from_secs(1);
 pub const DIAL_ANSWER_MAX: Duration = Duration::from_secs(3);
 /// Shortest life of a connection after whose end a detector dials again without a pause.
 pub const DIAL_LASTS_MIN: Duration = Duration::from_secs(1);
-/// Pause before a detector dials again after the first failure; it doubles with each one.
+/// Pause before a detector dials again after the second failure; it doubles with each one.
 pub const DIAL_PAUSE_MIN: Duration = Duration::from_millis(10);
 /// Longest pause before a detector dials a peer again whose port refuses or closes.
 pub const DIAL_PAUSE_REFUSED_MAX: Duration = Duration::from_millis(250);

@@ -356,7 +356,11 @@ impl Peer {
             Failure::Refused | Failure::Other => limits::DIAL_PAUSE_REFUSED_MAX,
             Failure::Unanswered => limits::DIAL_PAUSE_SILENT_MAX,
         };
-        let doubled = limits::DIAL_PAUSE_MIN * (1 << self.failures.min(16));
+        // At once the first time: the port of a process that ends may be closed last.
+        let doubled = match self.failures.checked_sub(1) {
+            None => Duration::ZERO,
+            Some(before) => limits::DIAL_PAUSE_MIN * (1 << before.min(16)),
+        };
         self.failures += 1;
         self.dial_at = now + doubled.min(longest);
     }

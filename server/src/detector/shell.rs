@@ -94,9 +94,12 @@ pub struct Doorway {
     bell: Arc<Bell>,
 }
 
+/// What wakes the thread, and what it has to do then.
 struct Bell {
     waker: Waker,
     stops: AtomicBool,
+    /// Before it ends.
+    says_goodbye: AtomicBool,
 }
 
 impl Bell {
@@ -125,6 +128,7 @@ impl Detector {
         let bell = Arc::new(Bell {
             waker: Waker::new(poll.registry(), WAKER)?,
             stops: AtomicBool::new(false),
+            says_goodbye: AtomicBool::new(false),
         });
         let mut resolvers = BTreeMap::new();
         for (peer, url) in &watched.peers {
@@ -175,8 +179,10 @@ impl Detector {
 
     /// Says goodbye to all peers, which hold this node for gone from then on, and ends the thread.
     pub fn stop(mut self) {
-        self.doorway.bell.stops.store(true, Ordering::Release);
-        self.doorway.bell.ring();
+        let bell = &self.doorway.bell;
+        bell.says_goodbye.store(true, Ordering::Release);
+        bell.stops.store(true, Ordering::Release);
+        bell.ring();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -185,7 +191,7 @@ impl Detector {
     }
 }
 
-/// Does not wait for the thread to end.
+/// Without a goodbye, and without waiting for the thread.
 impl Drop for Detector {
     fn drop(&mut self) {
         self.doorway.bell.stops.store(true, Ordering::Release);
@@ -246,8 +252,10 @@ impl Shell {
             self.perform(now);
             self.publish_views();
         }
-        self.machine.goodbye(self.now());
-        self.perform(self.now());
+        if self.bell.says_goodbye.load(Ordering::Acquire) {
+            self.machine.goodbye(self.now());
+            self.perform(self.now());
+        }
     }
 
     fn now(&self) -> Time {

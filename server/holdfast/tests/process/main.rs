@@ -15,6 +15,7 @@ mod connections;
 mod crashes;
 mod damage;
 mod deadlines;
+mod detector;
 mod diagnostics;
 mod founding;
 mod full_disk;

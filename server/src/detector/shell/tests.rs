@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::*;
-use crate::detector::{Part, message::LONGEST_MESSAGE_BYTES};
+use crate::detector::{Evidence, Part, message::LONGEST_MESSAGE_BYTES};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -17,7 +17,7 @@ struct Running {
     vitals: Arc<Vitals>,
     address: SocketAddr,
     closes: Arc<AtomicBool>,
-    accepting: Option<JoinHandle<()>>,
+    accepting: JoinHandle<()>,
 }
 
 impl Running {
@@ -48,16 +48,22 @@ impl Running {
             vitals,
             address,
             closes,
-            accepting: Some(accepting),
+            accepting,
         }
     }
 
     /// Says goodbye and closes the port.
-    fn stop(mut self) {
+    fn stop(self) {
+        let (address, closes, accepting) = (self.address, self.closes, self.accepting);
         self.detector.stop();
-        self.closes.store(true, Ordering::Release);
-        drop(TcpStream::connect(self.address));
-        self.accepting.take().unwrap().join().unwrap();
+        close(address, &closes, accepting);
+    }
+
+    /// As the system does when a process is killed: the port is closed, and all that was open.
+    fn kill(self) {
+        let (address, closes, accepting) = (self.address, self.closes, self.accepting);
+        close(address, &closes, accepting);
+        drop(self.detector);
     }
 
     /// Waits until what is known is as it should be.
@@ -70,6 +76,39 @@ impl Running {
         }
         begun.elapsed()
     }
+}
+
+fn close(address: SocketAddr, closes: &AtomicBool, accepting: JoinHandle<()>) {
+    closes.store(true, Ordering::Release);
+    drop(TcpStream::connect(address));
+    accepting.join().unwrap();
+}
+
+/// A proxy in front of `to` that goes on accepting, and keeps what it has accepted open, when nobody is
+/// there any more.
+fn proxy(to: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for near in listener.incoming() {
+            let near = near.unwrap();
+            if let Ok(far) = TcpStream::connect(to) {
+                for (mut from, mut to) in [
+                    (near.try_clone().unwrap(), far.try_clone().unwrap()),
+                    (far.try_clone().unwrap(), near.try_clone().unwrap()),
+                ] {
+                    std::thread::spawn(move || io::copy(&mut from, &mut to));
+                }
+            }
+            kept.push(near);
+        }
+    });
+    address
+}
+
+fn evidence(views: &Views, subject: NodeId) -> Option<Evidence> {
+    Some(views.suspicion(views.me(), subject)?.evidence)
 }
 
 fn ports(count: u64) -> (Vec<TcpListener>, Vec<(NodeId, String)>) {
@@ -121,6 +160,38 @@ fn detectors_meet_see_one_go_and_come_back() {
     running[0].until("3 is well", |views| views.stalled(3).is_none());
     again.stop();
     running.into_iter().for_each(Running::stop);
+}
+
+#[test]
+fn who_is_killed_is_gone_and_behind_a_proxy_that_accepts_for_it_silent() {
+    for proxied in [false, true] {
+        let (listeners, mut urls) = ports(3);
+        if proxied {
+            let third = listeners[2].local_addr().unwrap();
+            urls[2].1 = format!("http://{}", proxy(third));
+        }
+        let mut running: Vec<_> = listeners
+            .into_iter()
+            .zip(1..)
+            .map(|(listener, id)| Running::start(id, 10 + id, listener, &urls))
+            .collect();
+        for node in &running {
+            node.until("all hear all", |views| (1..=3).all(|id| views.hears(id)));
+        }
+        running.pop().unwrap().kill();
+        let died = Instant::now();
+        for node in &running {
+            node.until("3 is suspected", |views| views.is_suspected(3, 1..=3));
+            println!("proxied: {proxied}, a majority after {:?}", died.elapsed());
+            let expected = if proxied {
+                Evidence::Silent
+            } else {
+                Evidence::Gone
+            };
+            assert_eq!(evidence(&node.detector.views().borrow(), 3), Some(expected));
+        }
+        running.into_iter().for_each(Running::stop);
+    }
 }
 
 #[test]
@@ -207,14 +278,12 @@ fn strangers_are_shown_out() {
         .collect();
     // None of it counts as the peer, which has only a port that accepts.
     node.until("2 is silent", |views| {
-        let suspicion = views.suspicion(1, 2);
-        suspicion.is_some_and(|s| s.evidence == crate::detector::Evidence::Silent)
+        evidence(views, 2) == Some(Evidence::Silent)
     });
     drop(many);
     drop(silent);
     node.until("2 is gone", |views| {
-        let suspicion = views.suspicion(1, 2);
-        suspicion.is_some_and(|s| s.evidence == crate::detector::Evidence::Gone)
+        evidence(views, 2) == Some(Evidence::Gone)
     });
     node.stop();
 }
