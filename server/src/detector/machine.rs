@@ -192,21 +192,6 @@ impl Machine {
         }
     }
 
-    /// Closes an attempt that was not answered in time.
-    fn give_up(&mut self, id: ConnectionId, now: Time) {
-        let attempt = self.peer_of(id).and_then(|peer| peer.attempt.as_ref());
-        let is_made = attempt.is_some_and(|attempt| attempt.connected);
-        if self.connections.contains_key(&id) {
-            let failure = if is_made {
-                Failure::Unanswered
-            } else {
-                Failure::Other
-            };
-            self.ended(id, failure, now);
-            self.actions.push(Action::Close { connection: id });
-        }
-    }
-
     // ---- time -------------------------------------------------------------------------------------
 
     /// Judges, dials and beats, as far as it is due. All that has come is known already. `stall` is the
@@ -219,7 +204,7 @@ impl Machine {
         let own_lateness = self.lateness.bound();
         let mut changed = false;
         let mut to_dial = Vec::new();
-        let mut unanswered = Vec::new();
+        let mut overdue = Vec::new();
         for peer in self.peers.values_mut() {
             if !accepts {
                 peer.excuse_incoming(now);
@@ -228,30 +213,20 @@ impl Machine {
             let before = peer.suspicion;
             if peer.judge(patience, now) {
                 changed = true;
-                if peer.suspicion.is_none() {
-                    unanswered.extend(peer.stale_attempt(patience, now));
-                }
                 let news = news(before, peer, patience, now);
                 self.actions.extend(news.map(|news| Action::Report {
                     peer: peer.id,
                     news,
                 }));
             }
-            match &peer.attempt {
-                Some(attempt) => {
-                    if now > attempt_ends(attempt) {
-                        unanswered.push(attempt.connection.id);
-                    }
-                }
-                None => {
-                    if now >= peer.dial_at && peer.doubts_outgoing(patience, now) {
-                        to_dial.push(peer.id);
-                    }
-                }
+            overdue.extend(peer.overdue(patience, now));
+            if peer.wants_to_dial(patience, now) {
+                to_dial.push(peer.id);
             }
         }
-        for id in unanswered {
-            self.give_up(id, now);
+        for (id, failure) in overdue {
+            self.ended(id, failure, now);
+            self.actions.push(Action::Close { connection: id });
         }
         to_dial.into_iter().for_each(|peer| self.dial(peer, now));
         self.send(changed, now);
@@ -411,15 +386,6 @@ fn on_clock((part, since): (Part, Time), start: Instant) -> Stall {
         part,
         since: since.on(start),
     }
-}
-
-fn attempt_ends(attempt: &Attempt) -> Time {
-    let longest = if attempt.connected {
-        limits::DIAL_ANSWER_MAX
-    } else {
-        limits::DIAL_MAX
-    };
-    attempt.connection.since + longest
 }
 
 /// What is new for an operator. A peer that was never met is none: it has not been started yet. Nor is it

@@ -247,7 +247,10 @@ fn time_at(bytes: &[u8], at: usize) -> Option<Time> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+    use crate::detector::machine::Machine;
 
     fn message() -> Message {
         let told = |subject, evidence| Told {
@@ -322,6 +325,38 @@ mod tests {
         assert_eq!(Message::decode(&bytes).unwrap().unwrap().0, message);
         bytes[1] += 1;
         assert!(Message::decode(&bytes).is_err());
+    }
+
+    /// With checksums that fit, as who means harm would make them; and the machine takes what comes of it.
+    #[test]
+    fn whatever_comes_is_read_or_refused() {
+        let greeting = Greeting {
+            cluster_id: 1,
+            from: 2,
+            to: 1,
+            session: 4,
+        };
+        let written = [bytes(&message()), greeting.encode().to_vec()];
+        crate::fuzz::check("detector-message", written, |read| {
+            let mut sealed = read[..read.len().saturating_sub(CHECKSUM_BYTES)].to_vec();
+            let checksum = crc32c::crc32c(&sealed);
+            sealed.extend_from_slice(&checksum.to_le_bytes());
+            for bytes in [read, &sealed] {
+                let _ = Greeting::decode(bytes);
+                let Ok(Some((message, length))) = Message::decode(bytes) else {
+                    continue;
+                };
+                assert!(length <= bytes.len() && length <= LONGEST_MESSAGE_BYTES);
+                let now = Time::from_micros(7_000_000);
+                let mut machine = Machine::new(1, 9, [2, 3], Time::default());
+                let id = machine.accepted(2, message.session, now).unwrap();
+                for _ in 0..2 {
+                    machine.received(id, &message, now);
+                    machine.tick(None, now);
+                }
+                machine.views(Instant::now());
+            }
+        });
     }
 
     #[test]

@@ -24,6 +24,8 @@ use super::{
 };
 use crate::{limits, raft::NodeId};
 
+mod dialing;
+
 /// A connection, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ConnectionId(pub u64);
@@ -301,70 +303,6 @@ impl Peer {
         });
     }
 
-    /// The peer has made a connection. Returns one that has to go for it.
-    pub fn accepted(&mut self, connection: Connection) -> Option<ConnectionId> {
-        let full = self.incoming.len() >= limits::DETECTOR_INCOMING_PER_PEER_MAX;
-        let oldest = full.then(|| self.incoming.remove(0).id);
-        self.incoming.push(connection);
-        oldest
-    }
-
-    /// A connection is made.
-    pub fn connected(&mut self, id: ConnectionId, now: Time) {
-        if let Some(attempt) = &mut self.attempt
-            && attempt.connection.id == id
-        {
-            attempt.connected = true;
-            attempt.connection.since = now;
-            self.refused = false;
-        }
-    }
-
-    /// A connection is closed, or could not be made.
-    pub fn ended(&mut self, id: ConnectionId, failure: Failure, now: Time) {
-        let was_open = self.is_open();
-        let mut lived = false;
-        if let Some(attempt) = self.attempt.take_if(|attempt| attempt.connection.id == id) {
-            self.refused |= failure == Failure::Refused && !attempt.connected;
-            self.failed(failure, now);
-        } else if let Some(outgoing) = self.outgoing.take_if(|outgoing| outgoing.id == id) {
-            lived = now.since(outgoing.since) > limits::DIAL_LASTS_MIN;
-            self.failed(failure, now);
-        } else if let Some(at) = self.incoming.iter().position(|open| open.id == id) {
-            lived = self.incoming.remove(at).echoed.is_some();
-        }
-        if lived {
-            self.failures = 0;
-            self.dial_at = now;
-        }
-        if was_open && !self.is_open() {
-            // What was refused before says nothing of now.
-            self.refused = false;
-        }
-    }
-
-    fn is_open(&self) -> bool {
-        let attempt = self
-            .attempt
-            .as_ref()
-            .is_some_and(|attempt| attempt.connected);
-        attempt || self.outgoing.is_some() || !self.incoming.is_empty()
-    }
-
-    fn failed(&mut self, failure: Failure, now: Time) {
-        let longest = match failure {
-            Failure::Refused | Failure::Other => limits::DIAL_PAUSE_REFUSED_MAX,
-            Failure::Unanswered => limits::DIAL_PAUSE_SILENT_MAX,
-        };
-        // At once the first time: the port of a process that ends may be closed last.
-        let doubled = match self.failures.checked_sub(1) {
-            None => Duration::ZERO,
-            Some(before) => limits::DIAL_PAUSE_MIN * (1 << before.min(16)),
-        };
-        self.failures += 1;
-        self.dial_at = now + doubled.min(longest);
-    }
-
     // ---- judgement --------------------------------------------------------------------------------
 
     /// How long the peer may be silent.
@@ -463,24 +401,6 @@ impl Peer {
         let fresh = now.since(proved_at) <= patience;
         let reaches = now.since(self.proved_incoming_at) <= one_way(patience);
         !self.is_gone() && since_then && fresh && reaches
-    }
-
-    /// An attempt that nobody has answered for so long that another may do better, now that the peer lives.
-    pub fn stale_attempt(&self, patience: Duration, now: Time) -> Option<ConnectionId> {
-        let attempt = self.attempt.as_ref()?;
-        let is_old = now.since(attempt.connection.since) > patience;
-        is_old.then_some(attempt.connection.id)
-    }
-
-    /// Whether the outgoing connection does not answer though the peer may live: another one could.
-    pub fn doubts_outgoing(&self, patience: Duration, now: Time) -> bool {
-        self.outgoing.as_ref().is_none_or(|outgoing| {
-            let answered = outgoing
-                .echoed
-                .unwrap_or(outgoing.since)
-                .max(outgoing.since);
-            now.since(answered.max(self.counts_from)) > 2 * patience
-        })
     }
 }
 

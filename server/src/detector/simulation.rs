@@ -102,6 +102,8 @@ pub(super) struct World {
     held: BTreeMap<(NodeId, NodeId), Vec<(Wire, Carried)>>,
     /// A proxy accepts for a node that is dead.
     pub proxied: bool,
+    /// What has happened, for whoever looks into a failure.
+    pub told: Vec<String>,
     wires: BTreeMap<Wire, Ends>,
     next_wire: Wire,
     events: BinaryHeap<Reverse<(Time, u64)>>,
@@ -131,6 +133,7 @@ impl World {
             cut: BTreeMap::new(),
             held: BTreeMap::new(),
             proxied: false,
+            told: Vec::new(),
             wires: BTreeMap::new(),
             next_wire: 0,
             events: BinaryHeap::new(),
@@ -170,7 +173,12 @@ impl World {
 
     // ---- what happens to nodes and links ----------------------------------------------------------
 
+    fn tell(&mut self, what: String) {
+        self.told.push(format!("{:?} {what}", self.now));
+    }
+
     pub fn start(&mut self, id: NodeId) {
+        self.tell(format!("{id} starts"));
         let session = self.rng.random_range(1..u64::MAX);
         let all: Vec<NodeId> = (1..=self.size).collect();
         let now = self.now;
@@ -187,6 +195,7 @@ impl World {
 
     /// The process ends; its kernel closes what it had open.
     pub fn kill(&mut self, id: NodeId) {
+        self.tell(format!("{id} is killed, proxied: {}", self.proxied));
         let node = self.nodes.get_mut(&id).unwrap();
         node.machine = None;
         node.process += 1;
@@ -209,12 +218,14 @@ impl World {
 
     /// The node does not run for so long, whatever comes.
     pub fn delay(&mut self, id: NodeId, by: Duration) {
+        self.tell(format!("{id} does not run for {by:?}"));
         let until = self.now + by;
         let node = self.nodes.get_mut(&id).unwrap();
         node.busy_until = node.busy_until.max(until);
     }
 
     pub fn cut(&mut self, from: NodeId, to: NodeId, cut: bool) {
+        self.tell(format!("from {from} to {to} is cut: {cut}"));
         self.cut.insert((from, to), cut);
         if !cut {
             for (wire, carried) in self.held.remove(&(from, to)).unwrap_or_default() {

@@ -395,9 +395,10 @@ fn with_any_seed_who_is_well_is_not_suspected_and_all_is_well_in_the_end() {
                         let well = trouble > TROUBLE_LASTS;
                         assert!(
                             !(well && views.is_suspected(*subject, ids.iter().copied())),
-                            "{} holds that a majority suspects {subject} at {:?}",
+                            "{views:#?}\n{} holds that a majority suspects {subject} at {:?}\n{:#?}",
                             views.me(),
-                            world.now
+                            world.now,
+                            world.told
                         );
                     }
                 }
