@@ -8,7 +8,7 @@
 //! ```text
 //!   request fails ─▶ endpoint Down ─▶ prober: ask, every 20 ms … 500 ms ─▶ answered ─▶ Up
 //!                                       │                                      │
-//!   keeper: every refresh interval ─────┴──▶ Sighting ─▶ learn(): kind, cluster id, zones,
+//!   refresh: at every interval ─────────┴──▶ Sighting ─▶ learn(): kind, cluster id, zones,
 //!                                                        new endpoints, endpoints that are gone
 //! ```
 
@@ -61,7 +61,7 @@ pub(crate) struct Cluster {
     learning: Mutex<()>,
     /// How the latest failed probe failed, for the error of a connect that nobody answered.
     last_failure: Mutex<Option<Error>>,
-    keeper: Mutex<Option<AbortHandle>>,
+    refresher: Mutex<Option<AbortHandle>>,
 }
 
 /// What one node said about the cluster.
@@ -97,13 +97,13 @@ impl Cluster {
             cluster_id: AtomicU64::new(0),
             learning: Mutex::new(()),
             last_failure: Mutex::new(None),
-            keeper: Mutex::new(None),
+            refresher: Mutex::new(None),
         });
-        let keeper = tokio::spawn(keep(
+        let refresher = tokio::spawn(refresh(
             Arc::downgrade(&cluster),
             cluster.settings.refresh_interval,
         ));
-        *cluster.keeper.lock() = Some(keeper.abort_handle());
+        *cluster.refresher.lock() = Some(refresher.abort_handle());
         Ok(cluster)
     }
 
@@ -169,7 +169,7 @@ impl Cluster {
 
     /// Asks one endpoint about the cluster and takes in what it says.
     async fn ask(self: &Arc<Self>, endpoint: &Arc<Endpoint>) -> Result<(), Status> {
-        let answer = time::timeout(PROBE_TIMEOUT, sight(endpoint.channel(), self.kind())).await;
+        let answer = time::timeout(PROBE_TIMEOUT, discover(endpoint.channel(), self.kind())).await;
         let result = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("probe timed out")));
         match result {
             Ok(sighting) => {
@@ -292,14 +292,14 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if let Some(keeper) = self.keeper.get_mut() {
-            keeper.abort();
+        if let Some(refresher) = self.refresher.get_mut() {
+            refresher.abort();
         }
     }
 }
 
 /// Asks every seed at once, then somebody at every interval.
-async fn keep(cluster: Weak<Cluster>, interval: Duration) {
+async fn refresh(cluster: Weak<Cluster>, interval: Duration) {
     if let Some(cluster) = cluster.upgrade() {
         for endpoint in cluster.endpoints().iter() {
             let (cluster, endpoint) = (Arc::downgrade(&cluster), endpoint.clone());
@@ -346,7 +346,8 @@ async fn probe_until_up(cluster: Weak<Cluster>, endpoint: Arc<Endpoint>) {
     }
 }
 
-async fn sight(channel: Channel, kind: ServerKind) -> Result<Sighting, Status> {
+/// Asks a node who the members of its cluster are.
+async fn discover(channel: Channel, kind: ServerKind) -> Result<Sighting, Status> {
     if kind != ServerKind::Etcd {
         match AdminClient::new(channel.clone())
             .nodes(with_timeout(NodesRequest {}))

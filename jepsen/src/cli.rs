@@ -28,7 +28,7 @@ use crate::{
         heal::heal,
         judge::judge,
         scenario::{ClusterKind, Scenario, parse_time, spell_time},
-        session::{HISTORY, conclude},
+        session::{HISTORY, run_scenario},
     },
     suite::{self, Suite, Surroundings, planted},
     terminal,
@@ -207,7 +207,7 @@ async fn run(scenario: &Scenario, out: Option<PathBuf>) -> anyhow::Result<ExitCo
         spell_time(scenario.time),
         dir.display()
     ));
-    let results = conclude(scenario, seed, &dir, interruption()?).await?;
+    let results = run_scenario(scenario, seed, &dir, interruption()?).await?;
     terminal::print(summary::of_results(&results).trim_end());
     terminal::print(format_args!(
         "report: {}",

@@ -197,7 +197,7 @@ pub struct Reply {
     pub data: Data,
 }
 
-/// Which event of an operation.
+/// The kind of an event: an operation is invoked, and completed in one of three ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -207,7 +207,7 @@ pub enum Kind {
     Ok,
     /// It did not, and never will.
     Fail,
-    /// Not known.
+    /// Whether it took effect is not known.
     Info,
 }
 
@@ -218,7 +218,7 @@ pub struct ClientEvent {
     pub process: u64,
     /// Node that the client of the process talks to; 0 if it may talk to any.
     pub node: NodeId,
-    /// Which event.
+    /// Kind of the event.
     pub kind: Kind,
     /// What was asked; the same in both events.
     pub op: Op,
@@ -310,7 +310,7 @@ pub enum Outcome<'a> {
     Ok(&'a Reply),
     /// It did not take effect; the reply, if there is one, is a reading.
     Fail(Option<&'a Reply>),
-    /// Not known: *info*, or no completion at all.
+    /// Its outcome is not known: *info*, or no completion at all.
     Unknown,
 }
 

@@ -48,7 +48,7 @@ pub enum Remedy {
     End {
         /// The node that it is.
         node: NodeId,
-        /// Which process.
+        /// Identity of the process.
         process: Identity,
     },
 }
@@ -64,7 +64,7 @@ enum Line {
         what: String,
         remedy: Remedy,
     },
-    Mended {
+    AuthorityStream {
         id: u64,
     },
 }
@@ -149,7 +149,7 @@ impl Journal {
     /// Notes that something is mended. If that cannot be noted, it is mended once more by who reads the
     /// journal, which does no harm.
     pub fn mended(&self, id: u64) {
-        let _ = self.append(&Line::Mended { id }, false);
+        let _ = self.append(&Line::AuthorityStream { id }, false);
     }
 
     /// The directory that it is in.
@@ -208,7 +208,7 @@ pub fn read(dir: &Path) -> io::Result<Option<Left>> {
             Line::Broken { id, what, remedy } => {
                 open.insert(id, Open { id, what, remedy });
             }
-            Line::Mended { id } => {
+            Line::AuthorityStream { id } => {
                 open.remove(&id);
             }
         }

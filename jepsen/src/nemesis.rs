@@ -4,7 +4,7 @@
 //!   schedule (one task for each nemesis asked for)
 //!      │ draws a fault, holds it, heals it
 //!      ▼
-//!   fault ──▶ ground: who holds what down, paused, cut ──▶ cluster
+//!   fault ──▶ active_faults: who holds what down, paused, cut ──▶ cluster
 //! ```
 //!
 //! - What a fault does is looked at from outside: seen, not to be seen, or disproved, and then it was not
@@ -16,12 +16,12 @@
 //! - Faults of different nemeses together stay within the [`BlastRadius`] of the run.
 //! - All is healed at the end of a run, whatever happened.
 
+pub mod active_faults;
 mod claims;
 mod disk;
 mod effect;
 mod ending;
 pub mod fault;
-pub mod ground;
 mod installs;
 mod memory;
 pub mod names;
@@ -33,8 +33,8 @@ mod scarcity;
 pub mod schedule;
 
 pub use self::{
+    active_faults::ActiveFaults,
     fault::Fault,
-    ground::Ground,
     observe::Observer,
     radius::BlastRadius,
     schedule::{Nemesis, Plan},

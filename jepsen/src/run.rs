@@ -43,7 +43,7 @@ use crate::{
     cluster::{Cluster, Node, target::Target},
     evidence::{leadership::Leadership, progress::Stage},
     history::{History, Kind, NodeId, Op, What, jsonl::Recorder},
-    nemesis::{BlastRadius, Ground, Nemesis, Observer, Plan, schedule},
+    nemesis::{ActiveFaults, BlastRadius, Nemesis, Observer, Plan, schedule},
     workload::{self, Generator, Settings, repeat::Repeater, store::Store},
 };
 
@@ -107,7 +107,7 @@ pub enum RunError {
     /// A file of the run.
     #[error("{path}: {error}")]
     File {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
         /// What happened.
         error: std::io::Error,
@@ -115,7 +115,7 @@ pub enum RunError {
     /// A client could not be made.
     #[error("a client cannot be made: {0}")]
     Client(#[from] holdfast_client::Error),
-    /// Nor one that repeats requests.
+    /// A client that repeats requests cannot be made.
     #[error("a client that repeats requests cannot be made: {0}")]
     Repeater(tonic::transport::Error),
     /// What must be there before the load could not be written.
@@ -162,9 +162,9 @@ pub async fn run(
 ) -> Result<Observed, RunError> {
     let nodes = cluster.nodes().to_vec();
     let observer = Observer::new(&nodes)?;
-    let ground = Ground::new(cluster.clone(), observer).within(options.blast_radius);
+    let active = ActiveFaults::new(cluster.clone(), observer).within(options.blast_radius);
     let shared = Arc::new(schedule::Shared {
-        ground,
+        active,
         recorder: recorder.clone(),
         plan: Plan {
             interval: options.interval,
@@ -197,7 +197,7 @@ pub async fn run(
         load.spawn(worker.work(generator, every, load_stopped.clone()));
     }
     let leaders = tokio::spawn(leaders::watch_leaders(
-        shared.ground.observer().clone(),
+        shared.active.observer().clone(),
         recorder.clone(),
         load_stopped.clone(),
     ));
@@ -227,7 +227,7 @@ pub async fn run(
         ended?;
     }
     let mut shortcomings = Vec::new();
-    let healed = shared.ground.heal_all().await;
+    let healed = shared.active.heal_all().await;
     if let Err(e) = &healed {
         shortcomings.push(format!("not everything could be healed: {e}"));
     }
@@ -244,7 +244,7 @@ pub async fn run(
     }
 
     let leaders = leaders.await?;
-    let out = shared.ground.out().await;
+    let out = shared.active.out().await;
     let taking_part: Vec<Node> = nodes
         .iter()
         .filter(|node| !out.contains_key(&node.id))
@@ -252,12 +252,12 @@ pub async fn run(
         .collect();
     let last_looks = async {
         options.stage.enter("waiting until all nodes serve");
-        let absent = team.recovered(&shared.ground, &taking_part).await;
+        let absent = team.recovered(&shared.active, &taking_part).await;
         options.stage.enter("reading everything once more");
         team.read_finally(&taking_part, &absent).await?;
         options.stage.enter("waiting until all nodes hold the same");
         Ok::<_, RunError>(match healed {
-            Ok(()) => team.states(&shared.ground, &taking_part, absent).await,
+            Ok(()) => team.states(&shared.active, &taking_part, absent).await,
             // What is still broken by our hand says nothing against a node.
             Err(_) => Vec::new(),
         })
@@ -367,9 +367,9 @@ impl Team<'_> {
     }
 
     /// Waits until all nodes serve. Returns those that do not, and why.
-    async fn recovered(&self, ground: &Ground, nodes: &[Node]) -> BTreeMap<NodeId, String> {
+    async fn recovered(&self, active: &ActiveFaults, nodes: &[Node]) -> BTreeMap<NodeId, String> {
         let waits = nodes.iter().map(async |node| {
-            let served = ground
+            let served = active
                 .observer()
                 .until_serving(&node.direct, RECOVERY_PATIENCE)
                 .await;
@@ -380,7 +380,7 @@ impl Team<'_> {
             .into_iter()
             .flatten()
             .collect();
-        for node in ground.ended_by_themselves().await {
+        for node in active.ended_by_themselves().await {
             absent.insert(node, "its process ended by itself".to_owned());
         }
         absent
@@ -432,13 +432,13 @@ impl Team<'_> {
 
     async fn states(
         &self,
-        ground: &Ground,
+        active: &ActiveFaults,
         nodes: &[Node],
         absent: BTreeMap<NodeId, String>,
     ) -> Vec<NodeState> {
         let there = nodes.iter().filter(|node| !absent.contains_key(&node.id));
         let there: Vec<NodeId> = there.map(|node| node.id).collect();
-        let mut states = ground.observer().states(&there, RECOVERY_PATIENCE).await;
+        let mut states = active.observer().states(&there, RECOVERY_PATIENCE).await;
         states.extend(absent.into_iter().map(|(node, why)| NodeState {
             node,
             revision: 0,

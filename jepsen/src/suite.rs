@@ -28,7 +28,7 @@ use crate::{
     },
     run::{
         scenario::{ClusterKind, Scenario},
-        session::{SessionError, conclude},
+        session::{SessionError, run_scenario},
     },
     terminal,
 };
@@ -79,8 +79,10 @@ pub async fn run_all(
         let dir = out.join(&entry.name);
         let begun = std::time::Instant::now();
         let concluded = match entry.scenario.cluster {
-            ClusterKind::Netns => elsewhere::conclude(entry, seed, &dir, interrupted.clone()).await,
-            _ => conclude(&entry.scenario, seed, &dir, interrupted.clone()).await,
+            ClusterKind::Netns => {
+                elsewhere::run_scenario(entry, seed, &dir, interrupted.clone()).await
+            }
+            _ => run_scenario(&entry.scenario, seed, &dir, interrupted.clone()).await,
         };
         let row = row(entry, seed, &dir, begun.elapsed(), concluded);
         let note = if row.note.is_empty() { "" } else { ": " };

@@ -21,7 +21,7 @@ use std::{fmt, str::FromStr, time::Duration};
 pub use self::generate::Generator;
 use crate::history::{NodeId, Op, Step};
 
-/// Which workload.
+/// What the clients of a run ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Workload {
     /// Single keys: read, write, delete, compare-and-set.
@@ -112,9 +112,9 @@ impl FromStr for Workload {
 /// How a workload is drawn.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Which one.
+    /// The workload.
     pub workload: Workload,
-    /// Of all random choices.
+    /// Seed of all random choices.
     pub seed: u64,
     /// Workers: clients that ask one thing after the other.
     pub concurrency: u64,

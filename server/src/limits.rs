@@ -110,7 +110,7 @@ pub const READS_WAITING_DEFAULT: usize = 16 * 1024;
 /// Longest time that a node works on a request whose client set no deadline, and that a request of
 /// any client waits for a leader. etcd allows itself 5 s and twice its election timeout. At the
 /// bound: refused with etcd's `request timed out`.
-pub const REQUEST_PATIENCE: Duration = Duration::from_secs(7);
+pub const REQUEST_TIMEOUT_DEFAULT: Duration = Duration::from_secs(7);
 /// Time in which reads find no leader with a quorum before it counts as lost, if nothing else shows it.
 pub const LEADER_SILENCE_MAX: Duration = Duration::from_secs(1);
 /// The same time if this node knows of no leader, holds it for dead, or leads and hears no quorum.
@@ -125,7 +125,7 @@ pub const READ_BEAT_EVERY: Duration = Duration::from_millis(50);
 pub const READ_INDEX_MAX: Duration = Duration::from_secs(2);
 /// Longest round of reads: at the bound all its callers have given up. It ends with
 /// `etcdserver: no leader`.
-pub const READ_ROUND_MAX: Duration = REQUEST_PATIENCE;
+pub const READ_ROUND_MAX: Duration = REQUEST_TIMEOUT_DEFAULT;
 
 /// Clients in the retry table of a keyspace. At the bound the one idle for longest gives way: its
 /// requests are refused until it registers again. A client takes about 1 KiB of memory on every node.
@@ -157,7 +157,7 @@ pub const WALK_RECORDS_MAX: usize = 256;
 /// Memory for the answers of all such reads of a node, in bytes, until they are sent; each counts
 /// twice, as it is encoded. At the bound one of them may go beyond it, because it could be larger than
 /// the bound itself; the others wait, and are refused when none was given back for
-/// [`REQUEST_PATIENCE`].
+/// [`REQUEST_TIMEOUT_DEFAULT`].
 pub const READ_MEMORY_BYTES_MAX: usize = 256 * MIB as usize;
 /// Bytes of an answer that are not counted, so that small ones never wait.
 pub const READ_FREE_BYTES_MAX: usize = MIB as usize;

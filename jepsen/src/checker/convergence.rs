@@ -25,7 +25,7 @@ const NAME: &str = "convergence";
 /// What a node said of its state after the healing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeState {
-    /// Which node.
+    /// The node whose state this is.
     pub node: NodeId,
     /// Its revision.
     pub revision: i64,

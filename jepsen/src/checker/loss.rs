@@ -42,9 +42,9 @@ use crate::history::History;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Certainty {
-    /// So many, no more and no fewer.
+    /// The count is exact: so many writes are lost, no more and no fewer.
     Exact,
-    /// So many are proved; more may be gone.
+    /// The count is a lower bound: so many losses are proved, and more writes may be gone.
     AtLeast,
     /// Nothing could be counted, although the history is wrong or could not be judged.
     #[default]

@@ -23,7 +23,7 @@ use crate::history::NodeId;
 /// Looks before a connection counts as nobody's: the kernel's table may lack a row while it changes.
 const LOOKS_MAX: u32 = 3;
 /// Time between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Why a connection belongs to no node.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,7 @@ impl Owners {
             match self.look(from, accepted_at) {
                 Err(Unattributed::NoSocket | Unattributed::NotOurs) if looks < LOOKS_MAX => {
                     looks += 1;
-                    std::thread::sleep(LOOK_EVERY);
+                    std::thread::sleep(POLL_INTERVAL);
                 }
                 outcome => return outcome,
             }

@@ -40,7 +40,7 @@ const SERVING_WITHIN: Duration = Duration::from_secs(60);
 /// How long one question to a starting node may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Time between two looks at a starting node.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a node may take to stop when asked: more than handing over all leaderships takes.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// What can be opened and takes nothing.
@@ -238,7 +238,7 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// Which node does not, and why, with the ends of all logs.
+    /// A node does not serve; the error says which and why, with the ends of all logs.
     pub(super) async fn until_serving(&self) -> Result<(), String> {
         let begun = Instant::now();
         for node in &self.nodes {
@@ -265,7 +265,7 @@ impl Machine {
                     "node {id} does not serve within {SERVING_WITHIN:?}: {error}"
                 ));
             }
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
         Ok(())
     }

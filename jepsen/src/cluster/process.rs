@@ -29,7 +29,7 @@ use tokio::time::sleep;
 pub use self::identity::Identity;
 
 /// Time between two looks at a process that is about to end or to stop.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// How long the kernel may take to end a process after SIGKILL. It is longer than any disk that
 /// still answers keeps a process from ending.
 const KILL_WITHIN: Duration = Duration::from_secs(30);
@@ -245,7 +245,7 @@ impl Process {
                 let text = format!("process {} goes on {PAUSE_WITHIN:?} after SIGSTOP", self.id);
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
         Ok(())
     }
@@ -282,7 +282,7 @@ impl Process {
             if status.is_some() || begun.elapsed() >= patience {
                 return status;
             }
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 

@@ -70,7 +70,7 @@ impl<'a> Comparison<'a> {
         })
     }
 
-    /// As text, in three columns.
+    /// The comparison as text, in three columns.
     pub fn text(&self) -> String {
         let names = self.names();
         let rows = self.parts.iter().flat_map(|(_, rows)| rows);
@@ -98,7 +98,7 @@ impl<'a> Comparison<'a> {
         text
     }
 
-    /// As a page.
+    /// The comparison as a page.
     pub fn html(&self) -> String {
         let run = &self.runs[0].run;
         let names = self.names();

@@ -65,7 +65,7 @@ pub struct Run {
 pub struct FaultCounts {
     /// Were made.
     pub applied: u64,
-    /// Of those, how many had an effect that was seen from outside.
+    /// Faults whose effect was seen from outside.
     #[serde(default)]
     pub seen: u64,
     /// Had no effect, as seen from outside; they do not count as made.
@@ -115,7 +115,7 @@ pub struct Results {
     /// Acknowledged writes that are gone: the measured RPO. What the number is worth stands in
     /// `loss`.
     pub lost: u64,
-    /// The same with its certainty and its proof.
+    /// The lost writes, with the certainty of their number and its proof.
     #[serde(default)]
     pub loss: Loss,
     /// Faults in numbers.
@@ -130,7 +130,7 @@ impl Results {
         Self::with_states(run, history, &[], findings)
     }
 
-    /// The same where the nodes were asked afterwards what they hold.
+    /// Results of a run whose nodes were asked afterwards what they hold.
     pub fn with_states(
         run: Run,
         history: &History,

@@ -36,11 +36,11 @@ pub const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 pub struct Counts {
     /// Operations invoked.
     pub invoked: u64,
-    /// That took effect.
+    /// Operations that took effect.
     pub ok: u64,
-    /// That did not.
+    /// Operations that did not take effect.
     pub fail: u64,
-    /// Whose outcome is not known.
+    /// Operations whose outcome is not known.
     pub info: u64,
 }
 

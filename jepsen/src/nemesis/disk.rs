@@ -6,7 +6,7 @@ use rand::{RngExt, rngs::StdRng};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Fault, Ground,
+    ActiveFaults, Fault,
     fault::{Healing, Injected, Target},
     process::named,
 };
@@ -18,20 +18,20 @@ use crate::{
 /// How long a node whose files were damaged may take to serve again, or to say that it stays out.
 const SETTLES_WITHIN: Duration = Duration::from_secs(20);
 /// Time between two looks at a condition.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) async fn slow_fsync(
-    ground: &Ground,
+    active: &ActiveFaults,
     target: Target,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
-    let nodes = ground.choose(target, rng).await?;
+    let nodes = active.choose(target, rng).await?;
     let fault = SyncFault {
         delay: Duration::from_millis(rng.random_range(10..=120)),
         fail: false,
     };
     for node in &nodes {
-        ground.cluster().set_syncs(*node, fault).await?;
+        active.cluster().set_syncs(*node, fault).await?;
     }
     let detail = format!(
         "fsync of {} takes {} ms more",
@@ -41,34 +41,37 @@ pub(super) async fn slow_fsync(
     Ok(Injected::new(nodes.clone(), detail, Healing::Syncs(nodes)))
 }
 
-pub(super) async fn fail_fsync(ground: &Ground, rng: &mut StdRng) -> Result<Injected, FaultError> {
-    let nodes = ground.choose(Target::One, rng).await?;
+pub(super) async fn fail_fsync(
+    active: &ActiveFaults,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let nodes = active.choose(Target::One, rng).await?;
     let fault = SyncFault {
         delay: Duration::ZERO,
         fail: true,
     };
     for node in &nodes {
         // A node that cannot sync must not go on.
-        let fails = ground.cluster().set_syncs(*node, fault);
-        ground.risking(*node, fails).await?;
+        let fails = active.cluster().set_syncs(*node, fault);
+        active.risking(*node, fails).await?;
     }
     let detail = format!("fsync of {} fails", named(&nodes));
     Ok(Injected::new(nodes.clone(), detail, Healing::Syncs(nodes)))
 }
 
 pub(super) async fn full(
-    ground: &Ground,
+    active: &ActiveFaults,
     target: Target,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
-    let nodes = ground.choose(target, rng).await?;
+    let nodes = active.choose(target, rng).await?;
     for (done, node) in nodes.iter().enumerate() {
-        let fill = ground.cluster().fill_disk(*node, true);
-        if let Err(error) = ground.risking(*node, fill).await {
+        let fill = active.cluster().fill_disk(*node, true);
+        if let Err(error) = active.risking(*node, fill).await {
             for filled in &nodes[..done] {
-                ground.cluster().fill_disk(*filled, false).await?;
+                active.cluster().fill_disk(*filled, false).await?;
             }
-            ground.no_risk(&nodes).await;
+            active.no_risk(&nodes).await;
             return Err(error);
         }
     }
@@ -78,10 +81,10 @@ pub(super) async fn full(
 
 pub(super) async fn clock(
     fault: Fault,
-    ground: &Ground,
+    active: &ActiveFaults,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
-    let node = ground.choose(Target::One, rng).await?[0];
+    let node = active.choose(Target::One, rng).await?[0];
     let sign = if rng.random_bool(0.5) { 1.0 } else { -1.0 };
     let (wrong, detail) = if fault == Fault::ClockJump {
         let seconds = f64::from(2_u32.pow(rng.random_range(0..=16)));
@@ -107,15 +110,15 @@ pub(super) async fn clock(
             ),
         )
     };
-    ground.cluster().set_clock(node, wrong).await?;
+    active.cluster().set_clock(node, wrong).await?;
     Ok(Injected::new(vec![node], detail, Healing::Clock(node)))
 }
 
 /// Refuses a fault that costs the cluster a node for the rest of the run if that is one too many, or if
 /// another node is not there now.
-pub(super) async fn spare_one(ground: &Ground) -> Result<(), FaultError> {
-    let out = ground.out().await;
-    let survives = (ground.ids().len() - 1) / 2;
+pub(super) async fn spare_one(active: &ActiveFaults) -> Result<(), FaultError> {
+    let out = active.out().await;
+    let survives = (active.ids().len() - 1) / 2;
     if out.len() >= survives {
         let nodes: Vec<NodeId> = out.into_keys().collect();
         return Err(FaultError::Skipped(format!(
@@ -125,9 +128,9 @@ pub(super) async fn spare_one(ground: &Ground) -> Result<(), FaultError> {
     }
     // What is not on this node must be on all others: the damage is to one copy, and a copy that
     // lags is a second one.
-    let mut there = ground.ids();
+    let mut there = active.ids();
     there.retain(|node| !out.contains_key(node));
-    let settled = ground
+    let settled = active
         .observer()
         .states(&there, Duration::from_secs(1))
         .await;
@@ -141,15 +144,15 @@ pub(super) async fn spare_one(ground: &Ground) -> Result<(), FaultError> {
 /// able to go on.
 pub(super) async fn damage(
     fault: Fault,
-    ground: &Ground,
+    active: &ActiveFaults,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
-    spare_one(ground).await?;
-    let node = ground.choose(Target::One, rng).await?[0];
-    let Some(dir) = ground.cluster().data_dir(node) else {
+    spare_one(active).await?;
+    let node = active.choose(Target::One, rng).await?[0];
+    let Some(dir) = active.cluster().data_dir(node) else {
         return Err(FaultError::unsupported("get at the files of a node"));
     };
-    let done = ground
+    let done = active
         .while_down(node, async || {
             let damaged = match fault {
                 Fault::TearLog => damage::tear_last_record(&dir, rng),
@@ -158,15 +161,15 @@ pub(super) async fn damage(
                 _ => damage::wipe(&dir),
             };
             // It may refuse to come back, which is right.
-            ground.may_end(node).await;
-            ground.cluster().files_changed(node).await?;
+            active.may_end(node).await;
+            active.cluster().files_changed(node).await?;
             damaged
         })
         .await?;
     let mut detail = format!("node {node}: {done}");
-    if let Some(why) = stays_out(ground, node).await {
+    if let Some(why) = stays_out(active, node).await {
         detail = format!("{detail}; it stays out: {why}");
-        ground.give_up(node, &why).await;
+        active.give_up(node, &why).await;
     } else if fault == Fault::Wipe {
         return Err(FaultError::Failed(format!(
             "{detail}; it has lost its memory and takes part again"
@@ -176,20 +179,20 @@ pub(super) async fn damage(
 }
 
 /// Why a node does not come back, or `None` once it serves.
-pub(super) async fn stays_out(ground: &Ground, node: NodeId) -> Option<String> {
+pub(super) async fn stays_out(active: &ActiveFaults, node: NodeId) -> Option<String> {
     let deadline = Instant::now() + SETTLES_WITHIN;
     loop {
-        if !ground.cluster().is_running(node).await {
+        if !active.cluster().is_running(node).await {
             return Some("its process has ended".to_owned());
         }
-        if let Some(why) = ground.observer().stays_out(node).await {
+        if let Some(why) = active.observer().stays_out(node).await {
             return Some(why);
         }
-        let served = ground.wait_until_serving(node, LOOK_EVERY).await;
+        let served = active.wait_until_serving(node, POLL_INTERVAL).await;
         match served {
             Ok(()) => return None,
             Err(why) if Instant::now() >= deadline => return Some(why),
-            Err(_) => sleep(LOOK_EVERY).await,
+            Err(_) => sleep(POLL_INTERVAL).await,
         }
     }
 }

@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use self::install::{installed, look_for_install};
-use super::{Fault, Ground, Observer, fault::Injected, installs::Installs};
+use super::{ActiveFaults, Fault, Observer, fault::Injected, installs::Installs};
 use crate::{
     cluster::{Node, existing::KIND},
     history::{NodeId, Phase},
@@ -45,7 +45,7 @@ const SILENCE_MIN: Duration = Duration::from_millis(300);
 /// Time between two questions whose answers are not waited for.
 const ASK_EVERY: Duration = Duration::from_millis(150);
 /// Time between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What was seen of a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,19 +210,19 @@ fn reads(observer: &Observer) -> Question {
 
 impl Held {
     /// Before a fault is made.
-    pub(super) async fn before(fault: Fault, ground: &Ground) -> Self {
+    pub(super) async fn before(fault: Fault, active: &ActiveFaults) -> Self {
         let kind = Kind::of(fault);
         let mut connections = BTreeMap::new();
         if matches!(kind, Kind::Ends | Kind::Restarts) {
-            let nodes = ground.cluster().nodes().to_vec();
+            let nodes = active.cluster().nodes().to_vec();
             let opened = nodes.into_iter().map(Connection::open);
             connections.extend(join_all(opened).await.into_iter().flatten());
         }
         let mut logs = BTreeMap::new();
         if kind == Kind::Installs {
-            let nodes = ground.cluster().nodes().iter();
+            let nodes = active.cluster().nodes().iter();
             let files =
-                nodes.filter_map(|node| Some((node.id, ground.cluster().log_file(node.id)?)));
+                nodes.filter_map(|node| Some((node.id, active.cluster().log_file(node.id)?)));
             logs.extend(files.map(|(node, file)| (node, Installs::follow(file))));
         }
         Self {
@@ -236,20 +236,20 @@ impl Held {
     /// to see it. What takes long to show is looked at for as long, unless `stop` says so.
     pub(super) async fn look(
         &self,
-        ground: &Ground,
+        active: &ActiveFaults,
         injected: &Injected,
         patience: Duration,
         stop: &watch::Receiver<bool>,
     ) -> Effect {
         let whole = patience;
         let patience = patience.min(SHOWS_WITHIN);
-        let observer = ground.observer();
-        let nodes = ground.cluster().nodes().to_vec();
+        let observer = active.observer();
+        let nodes = active.cluster().nodes().to_vec();
         let (hit, others): (Vec<Node>, Vec<Node>) = nodes
             .into_iter()
             .partition(|node| injected.nodes.contains(&node.id));
         // Links that the harness has in its own hands are cut, whatever a node answers.
-        let by_command = ground.cluster().describe().kind == KIND;
+        let by_command = active.cluster().describe().kind == KIND;
         let mut looks: Vec<BoxFuture<'static, (NodeId, Effect)>> = Vec::new();
         for node in hit {
             let (id, others) = (node.id, others.clone());
@@ -305,18 +305,18 @@ impl Held {
     /// Nodes that were taken down and answer before they are started: somebody else has started them.
     pub(super) async fn started_by_others(
         &self,
-        ground: &Ground,
+        active: &ActiveFaults,
         injected: &Injected,
     ) -> Vec<NodeId> {
         let mut started = Vec::new();
         if self.kind != Kind::Ends {
             return started;
         }
-        for node in ground.cluster().nodes() {
+        for node in active.cluster().nodes() {
             let held = self.connections.get(&node.id);
             if injected.nodes.contains(&node.id)
                 && held.is_some_and(|connection| connection.task.is_finished())
-                && ground.observer().says(&node.direct, ANSWERS_WITHIN).await
+                && active.observer().says(&node.direct, ANSWERS_WITHIN).await
             {
                 started.push(node.id);
             }
@@ -362,7 +362,7 @@ async fn look_for_end(
                     "answers, and whether it had ended in between is not known".to_owned(),
                 );
             }
-            _ => sleep(LOOK_EVERY).await,
+            _ => sleep(POLL_INTERVAL).await,
         }
     }
 }

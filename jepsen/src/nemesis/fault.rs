@@ -2,7 +2,7 @@
 
 use rand::rngs::StdRng;
 
-use super::{BlastRadius, Ground, disk, memory, names::FAULTS, network, process, scarcity};
+use super::{ActiveFaults, BlastRadius, disk, memory, names::FAULTS, network, process, scarcity};
 use crate::{cluster::FaultError, history::NodeId};
 
 /// Which nodes a fault hits.
@@ -12,9 +12,9 @@ pub enum Target {
     One,
     /// The node that leads.
     Leader,
-    /// As many as the cluster survives.
+    /// As many nodes as the cluster survives.
     Minority,
-    /// As many as it does not.
+    /// As many nodes as the cluster does not survive.
     Majority,
     /// All nodes.
     All,
@@ -177,18 +177,18 @@ impl Fault {
     /// Makes it. `id` is the number of the fault in the run.
     pub(super) async fn inject(
         self,
-        ground: &Ground,
+        active: &ActiveFaults,
         id: u64,
         rng: &mut StdRng,
     ) -> Result<Injected, FaultError> {
         match self {
-            Fault::Kill(target) => process::kill(ground, target, rng).await,
-            Fault::KillStaggered => process::kill_staggered(ground, rng).await,
-            Fault::KillLeaderLast => process::kill_leader_last(ground, rng).await,
-            Fault::Pause(target) => process::pause(ground, target, rng).await,
-            Fault::Restart(target) => process::restart(ground, target, rng).await,
-            Fault::Power(target) => process::cut_power(ground, target, rng).await,
-            Fault::PowerStalled => process::cut_power_stalled(ground, rng).await,
+            Fault::Kill(target) => process::kill(active, target, rng).await,
+            Fault::KillStaggered => process::kill_staggered(active, rng).await,
+            Fault::KillLeaderLast => process::kill_leader_last(active, rng).await,
+            Fault::Pause(target) => process::pause(active, target, rng).await,
+            Fault::Restart(target) => process::restart(active, target, rng).await,
+            Fault::Power(target) => process::cut_power(active, target, rng).await,
+            Fault::PowerStalled => process::cut_power_stalled(active, rng).await,
             Fault::IsolateOne
             | Fault::PartitionOne
             | Fault::PartitionLeader
@@ -199,23 +199,23 @@ impl Fault {
             | Fault::SlowLink
             | Fault::SlowBandwidth
             | Fault::Loss
-            | Fault::Reset => network::inject(self, ground, id, rng).await,
-            Fault::LoseAnswers => network::lose_answers(ground, id, rng).await,
-            Fault::ClockJump | Fault::ClockSkew => disk::clock(self, ground, rng).await,
-            Fault::FullDisk(target) => disk::full(ground, target, rng).await,
-            Fault::SlowFsync(target) => disk::slow_fsync(ground, target, rng).await,
-            Fault::FailFsync => disk::fail_fsync(ground, rng).await,
+            | Fault::Reset => network::inject(self, active, id, rng).await,
+            Fault::LoseAnswers => network::lose_answers(active, id, rng).await,
+            Fault::ClockJump | Fault::ClockSkew => disk::clock(self, active, rng).await,
+            Fault::FullDisk(target) => disk::full(active, target, rng).await,
+            Fault::SlowFsync(target) => disk::slow_fsync(active, target, rng).await,
+            Fault::FailFsync => disk::fail_fsync(active, rng).await,
             Fault::TearLog | Fault::TruncateLog | Fault::FlipBit | Fault::Wipe => {
-                disk::damage(self, ground, rng).await
+                disk::damage(self, active, rng).await
             }
             Fault::FullLog | Fault::IdleConnections | Fault::HangDisk | Fault::SlowInstall => {
-                scarcity::inject(self, ground, id, rng).await
+                scarcity::inject(self, active, id, rng).await
             }
-            Fault::LoseLog => memory::lose_log(ground, rng).await,
-            Fault::OldCopyFollower => memory::old_copy_follower(ground, rng).await,
-            Fault::OldCopyLeader => memory::old_copy_leader(ground, rng).await,
-            Fault::Compact => process::compact(ground).await,
-            Fault::MoveLeader => process::move_leader(ground).await,
+            Fault::LoseLog => memory::lose_log(active, rng).await,
+            Fault::OldCopyFollower => memory::old_copy_follower(active, rng).await,
+            Fault::OldCopyLeader => memory::old_copy_leader(active, rng).await,
+            Fault::Compact => process::compact(active).await,
+            Fault::MoveLeader => process::move_leader(active).await,
         }
     }
 }

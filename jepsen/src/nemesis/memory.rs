@@ -18,7 +18,7 @@ use rand::{RngExt, rngs::StdRng};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Ground,
+    ActiveFaults,
     disk::{spare_one, stays_out},
     fault::{Healing, Injected, Target},
 };
@@ -36,23 +36,26 @@ const GOES_ON_WITHIN: Duration = Duration::from_secs(10);
 /// How long a node that was down for its copy may take to serve again.
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
 /// Time between two looks at a condition.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One node loses its log and nothing else, as when the disk of the log is not mounted.
-pub(super) async fn lose_log(ground: &Ground, rng: &mut StdRng) -> Result<Injected, FaultError> {
-    spare_one(ground).await?;
-    let forgetful = ground.choose(Target::One, rng).await?[0];
-    forget_among_the_lagging(ground, forgetful, rng, damage::lose_log).await
+pub(super) async fn lose_log(
+    active: &ActiveFaults,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    spare_one(active).await?;
+    let forgetful = active.choose(Target::One, rng).await?[0];
+    forget_among_the_lagging(active, forgetful, rng, damage::lose_log).await
 }
 
 /// A follower is put back to an old copy of its files that was made while it was down.
 pub(super) async fn old_copy_follower(
-    ground: &Ground,
+    active: &ActiveFaults,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
-    spare_one(ground).await?;
-    let leader = ground.observer().leader().await;
-    let mut free = ground.choose(Target::All, rng).await?;
+    spare_one(active).await?;
+    let leader = active.observer().leader().await;
+    let mut free = active.choose(Target::All, rng).await?;
     free.retain(|node| Some(*node) != leader);
     if leader.is_none() || free.is_empty() {
         return Err(FaultError::Skipped(
@@ -60,45 +63,45 @@ pub(super) async fn old_copy_follower(
         ));
     }
     let node = free[rng.random_range(0..free.len())];
-    let dir = data_dir(ground, node)?;
-    let copy = ground.while_down(node, async || damage::copy(&dir)).await?;
-    let served = ground.wait_until_serving(node, SERVES_WITHIN).await;
+    let dir = data_dir(active, node)?;
+    let copy = active.while_down(node, async || damage::copy(&dir)).await?;
+    let served = active.wait_until_serving(node, SERVES_WITHIN).await;
     served.map_err(|why| FaultError::Failed(format!("node {node} does not come back: {why}")))?;
-    goes_on(ground, node).await?;
-    forget_among_the_lagging(ground, node, rng, |dir| damage::put_back(&copy, dir)).await
+    goes_on(active, node).await?;
+    forget_among_the_lagging(active, node, rng, |dir| damage::put_back(&copy, dir)).await
 }
 
 /// The leader is put back to an old copy of its files that was made while it led, at one moment, as a
 /// snapshot of its disk is. All others are there.
 pub(super) async fn old_copy_leader(
-    ground: &Ground,
+    active: &ActiveFaults,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
-    spare_one(ground).await?;
-    let node = ground.choose(Target::Leader, rng).await?[0];
-    let dir = data_dir(ground, node)?;
-    ground.pause(&[node]).await?;
+    spare_one(active).await?;
+    let node = active.choose(Target::Leader, rng).await?[0];
+    let dir = data_dir(active, node)?;
+    active.pause(&[node]).await?;
     let copy = damage::copy(&dir);
-    ground.resume(&[node]).await?;
+    active.resume(&[node]).await?;
     let copy = copy?;
-    goes_on(ground, node).await?;
+    goes_on(active, node).await?;
     let change = |dir: &Path| damage::put_back(&copy, dir);
-    let done = forget(ground, node, &dir, change, async || {
-        ground.start(&[node]).await
+    let done = forget(active, node, &dir, change, async || {
+        active.start(&[node]).await
     })
     .await?;
-    out(ground, node, done).await
+    out(active, node, done).await
 }
 
-fn data_dir(ground: &Ground, node: NodeId) -> Result<std::path::PathBuf, FaultError> {
-    let dir = ground.cluster().data_dir(node);
+fn data_dir(active: &ActiveFaults, node: NodeId) -> Result<std::path::PathBuf, FaultError> {
+    let dir = active.cluster().data_dir(node);
     dir.ok_or_else(|| FaultError::unsupported("get at the files of a node"))
 }
 
 /// Waits until a node has promised more than a copy of its files knows.
-async fn goes_on(ground: &Ground, node: NodeId) -> Result<(), FaultError> {
+async fn goes_on(active: &ActiveFaults, node: NodeId) -> Result<(), FaultError> {
     let revision = async || {
-        let states = ground.observer().states(&[node], LOOK_EVERY).await;
+        let states = active.observer().states(&[node], POLL_INTERVAL).await;
         let state = states.first().filter(|state| state.error.is_none());
         state.map(|state| state.revision)
     };
@@ -117,22 +120,22 @@ async fn goes_on(ground: &Ground, node: NodeId) -> Result<(), FaultError> {
                 "node {node} was not written to for {GOES_ON_WITHIN:?}, so there was nothing to forget"
             )));
         }
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
 /// As many as the cluster survives go and miss writes; the rest goes; one of the rest forgets; and it is
 /// back first, together with those that lag.
 async fn forget_among_the_lagging(
-    ground: &Ground,
+    active: &ActiveFaults,
     forgetful: NodeId,
     rng: &mut StdRng,
     change: impl FnOnce(&Path) -> Result<damage::Damage, FaultError>,
 ) -> Result<Injected, FaultError> {
-    let dir = data_dir(ground, forgetful)?;
-    let mut others = ground.choose(Target::All, rng).await?;
+    let dir = data_dir(active, forgetful)?;
+    let mut others = active.choose(Target::All, rng).await?;
     others.retain(|node| *node != forgetful);
-    let survives = (ground.ids().len() - 1) / 2;
+    let survives = (active.ids().len() - 1) / 2;
     if others.len() < survives + 1 {
         return Err(FaultError::Skipped(
             "too few nodes are free to lag behind".into(),
@@ -142,41 +145,41 @@ async fn forget_among_the_lagging(
     others.rotate_left(first);
     let rest = others.split_off(survives);
     let lagging = others;
-    ground.kill(&lagging).await?;
+    active.kill(&lagging).await?;
     sleep(WRITES_FOR).await;
-    if let Err(error) = ground.kill(&rest).await {
-        ground.start(&lagging).await?;
+    if let Err(error) = active.kill(&rest).await {
+        active.start(&lagging).await?;
         return Err(error);
     }
-    let done = forget(ground, forgetful, &dir, change, async || {
-        ground.start(&lagging).await?;
-        ground.start(&[forgetful]).await
+    let done = forget(active, forgetful, &dir, change, async || {
+        active.start(&lagging).await?;
+        active.start(&[forgetful]).await
     })
     .await;
     let done = match done {
         // It says that it stays out, or takes part: the rest has no part in that.
-        Ok(done) => out(ground, forgetful, done).await,
+        Ok(done) => out(active, forgetful, done).await,
         Err(error) => Err(error),
     };
-    ground.start(&rest).await?;
+    active.start(&rest).await?;
     done
 }
 
 /// Takes a node down, changes its files, and has it started by `start`, whatever came of the change.
 async fn forget(
-    ground: &Ground,
+    active: &ActiveFaults,
     node: NodeId,
     dir: &Path,
     change: impl FnOnce(&Path) -> Result<damage::Damage, FaultError>,
     start: impl AsyncFnOnce() -> Result<(), FaultError>,
 ) -> Result<damage::Damage, FaultError> {
-    let killed = ground.kill(&[node]).await;
+    let killed = active.kill(&[node]).await;
     let changed = match killed {
         Ok(()) => {
             let changed = change(dir);
             // It may refuse to come back, which is right.
-            ground.may_end(node).await;
-            let told = ground.cluster().files_changed(node).await;
+            active.may_end(node).await;
+            let told = active.cluster().files_changed(node).await;
             told.and(changed)
         }
         Err(error) => Err(error),
@@ -186,10 +189,14 @@ async fn forget(
 }
 
 /// Waits until the node says that it stays out; the run goes on without it.
-async fn out(ground: &Ground, node: NodeId, done: damage::Damage) -> Result<Injected, FaultError> {
-    match stays_out(ground, node).await {
+async fn out(
+    active: &ActiveFaults,
+    node: NodeId,
+    done: damage::Damage,
+) -> Result<Injected, FaultError> {
+    match stays_out(active, node).await {
         Some(why) => {
-            ground.give_up(node, &why).await;
+            active.give_up(node, &why).await;
             let detail = format!("node {node}: {done}; it stays out: {why}");
             Ok(Injected::new(vec![node], detail, Healing::None))
         }

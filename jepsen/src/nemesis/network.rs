@@ -9,7 +9,7 @@ use rand::{
 };
 
 use super::{
-    Fault, Ground,
+    ActiveFaults, Fault,
     fault::{Healing, Injected, Target},
     process::named,
 };
@@ -31,7 +31,7 @@ const CUT: LinkFault = LinkFault {
 /// that requests go on being sent to it.
 const ANSWERS_HELD_BACK: Duration = Duration::from_millis(150);
 
-/// Which directions between a node and an end.
+/// The directions between a node and an end that a fault hits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Direction {
     Out,
@@ -41,11 +41,11 @@ enum Direction {
 
 pub(super) async fn inject(
     fault: Fault,
-    ground: &Ground,
+    active: &ActiveFaults,
     id: u64,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
-    let all = ground.ids();
+    let all = active.ids();
     if all.len() < 2 && fault != Fault::PartitionClients {
         return Err(FaultError::Skipped("there is one node only".into()));
     }
@@ -55,7 +55,7 @@ pub(super) async fn inject(
     };
     let node = match fault {
         Fault::PartitionHalves | Fault::PartitionRing => 0,
-        _ => ground.choose(target, rng).await?[0],
+        _ => active.choose(target, rng).await?[0],
     };
     let others = all.iter().copied().filter(|other| *other != node);
     let peers: Vec<End> = others.map(End::Node).collect();
@@ -149,28 +149,28 @@ pub(super) async fn inject(
             )));
         }
     };
-    ground.break_links(id, links).await?;
+    active.break_links(id, links).await?;
     Ok(Injected::new(nodes, detail, Healing::Links))
 }
 
 /// What a node asks of the leader gets there and is carried out; the answers are held back, then lost
 /// with the connections. Nobody on the node's side knows what became of the requests.
 pub(super) async fn lose_answers(
-    ground: &Ground,
+    active: &ActiveFaults,
     id: u64,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
-    let leader = ground.choose(Target::Leader, rng).await?[0];
-    let mut others = ground.ids();
+    let leader = active.choose(Target::Leader, rng).await?[0];
+    let mut others = active.ids();
     others.retain(|other| *other != leader);
     let Some(&node) = others.choose(rng) else {
         return Err(FaultError::Skipped("there is one node only".into()));
     };
     let answers = answers(leader, node);
-    ground.break_links(id, answers[..1].to_vec()).await?;
+    active.break_links(id, answers[..1].to_vec()).await?;
     tokio::time::sleep(ANSWERS_HELD_BACK).await;
-    if let Err(error) = ground.break_links(id, answers.to_vec()).await {
-        ground.heal_links(id).await?;
+    if let Err(error) = active.break_links(id, answers.to_vec()).await {
+        active.heal_links(id).await?;
         return Err(error);
     }
     let detail = format!("node {node} gets no answers of node {leader} (leader)");

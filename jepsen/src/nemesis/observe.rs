@@ -13,7 +13,7 @@ use crate::{checker::convergence::NodeState, cluster::Node, history::NodeId};
 /// Longest wait for the answer of one node.
 const ANSWER_WITHIN: Duration = Duration::from_millis(800);
 /// Time between two looks at a condition.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Read to find out whether a node serves. It need not exist.
 const PROBE: &str = "jepsen-probe";
 
@@ -60,7 +60,7 @@ impl Observer {
         Some(self.leadership().await?.0)
     }
 
-    /// The same with the term.
+    /// The leader, and the term in which it leads.
     pub async fn leadership(&self) -> Option<(NodeId, u64)> {
         let asked = self.nodes.iter().map(async |node| {
             let status = self.client.status(&node.direct).await.ok()?;
@@ -111,7 +111,7 @@ impl Observer {
             match client.get(PROBE).await {
                 Ok(_) => return Ok(()),
                 Err(e) if Instant::now() >= deadline => return Err(e.to_string()),
-                Err(_) => sleep(LOOK_EVERY).await,
+                Err(_) => sleep(POLL_INTERVAL).await,
             }
         }
     }
@@ -193,7 +193,7 @@ impl Observer {
             if agreed || Instant::now() >= deadline {
                 return states;
             }
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 
 use super::{
-    Ground,
+    ActiveFaults,
     fault::{Healing, Injected, Target},
 };
 use crate::{
@@ -40,12 +40,12 @@ fn suffix(target: Target) -> &'static str {
 }
 
 pub(super) async fn kill(
-    ground: &Ground,
+    active: &ActiveFaults,
     target: Target,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
-    let nodes = ground.choose(target, rng).await?;
-    ground.kill(&nodes).await?;
+    let nodes = active.choose(target, rng).await?;
+    active.kill(&nodes).await?;
     let detail = format!("{}{} killed", named(&nodes), suffix(target));
     Ok(Injected::new(nodes.clone(), detail, Healing::Start(nodes)))
 }
@@ -53,12 +53,12 @@ pub(super) async fn kill(
 /// One node goes and misses writes, then the rest goes. The node that lags is back first and asks
 /// for the leadership before those that have more than it: they must refuse.
 pub(super) async fn kill_staggered(
-    ground: &Ground,
+    active: &ActiveFaults,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
-    let first = ground.choose(Target::One, rng).await?;
-    kill_in_turn(ground, first, async || {
-        ground.choose(Target::All, rng).await
+    let first = active.choose(Target::One, rng).await?;
+    kill_in_turn(active, first, async || {
+        active.choose(Target::All, rng).await
     })
     .await
 }
@@ -66,27 +66,27 @@ pub(super) async fn kill_staggered(
 /// All but the leader go, and it takes writes that it cannot commit; then it goes. The others are back
 /// first and choose a leader, whose entries must replace those.
 pub(super) async fn kill_leader_last(
-    ground: &Ground,
+    active: &ActiveFaults,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
-    let leader = ground.choose(Target::Leader, rng).await?;
-    let mut others = ground.choose(Target::All, rng).await?;
+    let leader = active.choose(Target::Leader, rng).await?;
+    let mut others = active.choose(Target::All, rng).await?;
     others.retain(|node| !leader.contains(node));
     if others.is_empty() {
         return Err(FaultError::Skipped(
             "all but the leader are held by other faults".into(),
         ));
     }
-    kill_in_turn(ground, others, async || Ok(leader)).await
+    kill_in_turn(active, others, async || Ok(leader)).await
 }
 
 /// Kills the first, and a while later those that are chosen then. They are started in the same order.
 async fn kill_in_turn(
-    ground: &Ground,
+    active: &ActiveFaults,
     first: Vec<NodeId>,
     choose: impl AsyncFnOnce() -> Result<Vec<NodeId>, FaultError>,
 ) -> Result<Injected, FaultError> {
-    ground.kill(&first).await?;
+    active.kill(&first).await?;
     tokio::time::sleep(FALL_BEHIND).await;
     let rest = match choose().await {
         Ok(rest) => rest,
@@ -94,7 +94,7 @@ async fn kill_in_turn(
         Err(FaultError::Skipped(_)) => Vec::new(),
         Err(failed) => return Err(failed),
     };
-    ground.kill(&rest).await?;
+    active.kill(&rest).await?;
     let detail = match rest.as_slice() {
         [] => format!("{} killed", named(&first)),
         rest => format!("{} killed, then {}", named(&first), named(rest)),
@@ -106,77 +106,81 @@ async fn kill_in_turn(
 }
 
 pub(super) async fn cut_power(
-    ground: &Ground,
+    active: &ActiveFaults,
     target: Target,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
-    let nodes = ground.choose(target, rng).await?;
-    ground.cut_power(&nodes).await?;
+    let nodes = active.choose(target, rng).await?;
+    active.cut_power(&nodes).await?;
     let detail = format!("{}{} without power", named(&nodes), suffix(target));
     Ok(Injected::new(nodes.clone(), detail, Healing::Start(nodes)))
 }
 
 /// The syncs of all nodes stall, then the power goes: what was promised meanwhile was promised too soon.
 pub(super) async fn cut_power_stalled(
-    ground: &Ground,
+    active: &ActiveFaults,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
-    let nodes = ground.choose(Target::All, rng).await?;
+    let nodes = active.choose(Target::All, rng).await?;
     let stalled = SyncFault {
         delay: STALL * 10,
         fail: false,
     };
     let cut = async {
-        set_syncs(ground, &nodes, stalled).await?;
+        set_syncs(active, &nodes, stalled).await?;
         tokio::time::sleep(STALL).await;
-        ground.cut_power(&nodes).await
+        active.cut_power(&nodes).await
     };
     let cut = cut.await;
-    set_syncs(ground, &nodes, SyncFault::default()).await?;
+    set_syncs(active, &nodes, SyncFault::default()).await?;
     cut?;
     let detail = format!("syncs of {} stalled, then no power", named(&nodes));
     Ok(Injected::new(nodes.clone(), detail, Healing::Start(nodes)))
 }
 
-async fn set_syncs(ground: &Ground, nodes: &[NodeId], fault: SyncFault) -> Result<(), FaultError> {
+async fn set_syncs(
+    active: &ActiveFaults,
+    nodes: &[NodeId],
+    fault: SyncFault,
+) -> Result<(), FaultError> {
     for node in nodes {
-        ground.cluster().set_syncs(*node, fault).await?;
+        active.cluster().set_syncs(*node, fault).await?;
     }
     Ok(())
 }
 
 pub(super) async fn pause(
-    ground: &Ground,
+    active: &ActiveFaults,
     target: Target,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
-    let nodes = ground.choose(target, rng).await?;
-    ground.pause(&nodes).await?;
+    let nodes = active.choose(target, rng).await?;
+    active.pause(&nodes).await?;
     let detail = format!("{}{} paused", named(&nodes), suffix(target));
     Ok(Injected::new(nodes.clone(), detail, Healing::Resume(nodes)))
 }
 
 /// One node after the other, each serving again before the next one goes.
 pub(super) async fn restart(
-    ground: &Ground,
+    active: &ActiveFaults,
     target: Target,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
-    let nodes = ground.choose(target, rng).await?;
+    let nodes = active.choose(target, rng).await?;
     for node in &nodes {
-        ground.stop(*node).await?;
-        ground.start(&[*node]).await?;
+        active.stop(*node).await?;
+        active.start(&[*node]).await?;
         if nodes.len() > 1 {
             // Should it not serve, the end of the run tells why; the faults go on.
-            let _ = ground.wait_until_serving(*node, SERVES_WITHIN).await;
+            let _ = active.wait_until_serving(*node, SERVES_WITHIN).await;
         }
     }
     let detail = format!("{}{} restarted", named(&nodes), suffix(target));
     Ok(Injected::new(nodes, detail, Healing::None))
 }
 
-pub(super) async fn compact(ground: &Ground) -> Result<Injected, FaultError> {
-    match ground.observer().compact().await {
+pub(super) async fn compact(active: &ActiveFaults) -> Result<Injected, FaultError> {
+    match active.observer().compact().await {
         Ok(Some(revision)) => {
             let detail = format!("compacted at revision {revision}");
             Ok(Injected::new(Vec::new(), detail, Healing::None))
@@ -186,8 +190,8 @@ pub(super) async fn compact(ground: &Ground) -> Result<Injected, FaultError> {
     }
 }
 
-pub(super) async fn move_leader(ground: &Ground) -> Result<Injected, FaultError> {
-    match ground.observer().move_leader().await {
+pub(super) async fn move_leader(active: &ActiveFaults) -> Result<Injected, FaultError> {
+    match active.observer().move_leader().await {
         Ok(leader) => {
             let detail = format!("node {leader} leads now");
             Ok(Injected::new(vec![leader], detail, Healing::None))

@@ -14,14 +14,14 @@ use crate::{cluster::End, history::NodeId};
 /// Most nodes that may be taken at the same time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BlastRadius {
-    /// As many as the cluster survives, one at least.
+    /// As many nodes as the cluster survives, one at least.
     #[default]
     Minority,
     /// One more than it survives.
     Majority,
-    /// All.
+    /// All nodes.
     All,
-    /// So many.
+    /// So many nodes.
     Nodes(u64),
 }
 

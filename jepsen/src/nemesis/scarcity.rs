@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Fault, Ground,
+    ActiveFaults, Fault,
     fault::{Healing, Injected, Target},
     installs::Installs,
     process::named,
@@ -47,19 +47,22 @@ const INSTALL_SYNC_DELAY: Duration = Duration::from_secs(8);
 /// How long a node that is back may take until it installs.
 const INSTALLS_WITHIN: Duration = Duration::from_secs(60);
 /// Time between two looks at its log: short beside a sync.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// All nodes come back, one after the other, with their log lines going to a device that is full; then
 /// the leader is killed, which gives the others something to say.
-pub(super) async fn full_log(ground: &Ground, rng: &mut StdRng) -> Result<Injected, FaultError> {
-    let nodes = ground.choose(Target::All, rng).await?;
+pub(super) async fn full_log(
+    active: &ActiveFaults,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let nodes = active.choose(Target::All, rng).await?;
     let muted = async {
-        set_output(ground, &nodes, true).await?;
-        restart_in_turn(ground, &nodes).await?;
-        let leader = ground.choose(Target::Leader, rng).await?;
-        ground.kill(&leader).await?;
+        set_output(active, &nodes, true).await?;
+        restart_in_turn(active, &nodes).await?;
+        let leader = active.choose(Target::Leader, rng).await?;
+        active.kill(&leader).await?;
         sleep(LEADER_DOWN).await;
-        ground.start(&leader).await?;
+        active.start(&leader).await?;
         Ok(leader)
     };
     match muted.await {
@@ -72,31 +75,31 @@ pub(super) async fn full_log(ground: &Ground, rng: &mut StdRng) -> Result<Inject
             Ok(Injected::new(nodes.clone(), detail, Healing::Output(nodes)))
         }
         Err(error) => {
-            unmute(ground, &nodes).await?;
+            unmute(active, &nodes).await?;
             Err(error)
         }
     }
 }
 
 /// Log lines of these nodes go to their files again.
-pub(super) async fn unmute(ground: &Ground, nodes: &[NodeId]) -> Result<(), FaultError> {
-    set_output(ground, nodes, false).await?;
-    restart_in_turn(ground, nodes).await
+pub(super) async fn unmute(active: &ActiveFaults, nodes: &[NodeId]) -> Result<(), FaultError> {
+    set_output(active, nodes, false).await?;
+    restart_in_turn(active, nodes).await
 }
 
-async fn set_output(ground: &Ground, nodes: &[NodeId], full: bool) -> Result<(), FaultError> {
+async fn set_output(active: &ActiveFaults, nodes: &[NodeId], full: bool) -> Result<(), FaultError> {
     for node in nodes {
-        ground.cluster().fill_output(*node, full).await?;
+        active.cluster().fill_output(*node, full).await?;
     }
     Ok(())
 }
 
 /// SIGTERM to one node after the other, each serving again before the next one goes.
-async fn restart_in_turn(ground: &Ground, nodes: &[NodeId]) -> Result<(), FaultError> {
+async fn restart_in_turn(active: &ActiveFaults, nodes: &[NodeId]) -> Result<(), FaultError> {
     for node in nodes {
-        ground.stop(*node).await?;
-        ground.start(&[*node]).await?;
-        let served = ground.wait_until_serving(*node, SERVES_WITHIN).await;
+        active.stop(*node).await?;
+        active.start(&[*node]).await?;
+        let served = active.wait_until_serving(*node, SERVES_WITHIN).await;
         served.map_err(|why| {
             FaultError::Failed(format!("node {node} does not serve after a restart: {why}"))
         })?;
@@ -106,14 +109,14 @@ async fn restart_in_turn(ground: &Ground, nodes: &[NodeId]) -> Result<(), FaultE
 
 /// Connections to every node over which nothing is ever said; one that the node closes is opened again.
 pub(super) async fn idle_connections(
-    ground: &Ground,
+    active: &ActiveFaults,
     id: u64,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
-    let nodes = ground.choose(Target::All, rng).await?;
+    let nodes = active.choose(Target::All, rng).await?;
     let doors: Vec<SocketAddr> = nodes
         .iter()
-        .flat_map(|node| ground.cluster().doors(*node))
+        .flat_map(|node| active.cluster().doors(*node))
         .collect();
     if doors.is_empty() {
         return Err(FaultError::unsupported("tell where its nodes listen"));
@@ -124,7 +127,7 @@ pub(super) async fn idle_connections(
     for door in doors.iter().cycle().take(wanted) {
         callers.spawn(call_and_say_nothing(*door));
     }
-    ground.hold_connections(id, callers).await;
+    active.hold_connections(id, callers).await;
     let called: Vec<String> = doors.iter().map(ToString::to_string).collect();
     let detail = format!(
         "{IDLE_CONNECTIONS} idle connections to each of {}",
@@ -171,9 +174,12 @@ fn more_descriptors(wanted: u64) -> Result<(), FaultError> {
 }
 
 /// A follower's disk does not answer any more; its process does.
-pub(super) async fn hang_disk(ground: &Ground, rng: &mut StdRng) -> Result<Injected, FaultError> {
-    let leader = ground.observer().leader().await;
-    let mut free = ground.choose(Target::All, rng).await?;
+pub(super) async fn hang_disk(
+    active: &ActiveFaults,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let leader = active.observer().leader().await;
+    let mut free = active.choose(Target::All, rng).await?;
     free.retain(|node| Some(*node) != leader);
     let Some(node) = free.first().copied().filter(|_| leader.is_some()) else {
         return Err(FaultError::Skipped(
@@ -184,8 +190,8 @@ pub(super) async fn hang_disk(ground: &Ground, rng: &mut StdRng) -> Result<Injec
         delay: HANGS_FOR,
         fail: false,
     };
-    let hang = ground.cluster().set_syncs(node, hangs);
-    ground.risking(node, hang).await?;
+    let hang = active.cluster().set_syncs(node, hangs);
+    active.risking(node, hang).await?;
     let detail = format!("fsync of node {node} (follower) hangs");
     Ok(Injected::new(
         vec![node],
@@ -198,25 +204,25 @@ pub(super) async fn hang_disk(ground: &Ground, rng: &mut StdRng) -> Result<Injec
 /// sender could take it for dead. Only then: before it installs, the node has promises to write down, and
 /// syncs that take long would keep it from ever getting there.
 pub(super) async fn slow_install(
-    ground: &Ground,
+    active: &ActiveFaults,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
-    let node = ground.choose(Target::One, rng).await?[0];
-    let Some(log) = ground.cluster().log_file(node) else {
+    let node = active.choose(Target::One, rng).await?[0];
+    let Some(log) = active.cluster().log_file(node) else {
         return Err(FaultError::unsupported("read the log of a node"));
     };
-    ground.kill(&[node]).await?;
+    active.kill(&[node]).await?;
     sleep(AWAY_FOR).await;
     let mut installs = Installs::follow(log);
-    let slowed = set_syncs(ground, node, FIRST_SYNC_DELAY).await;
-    ground.start(&[node]).await?;
+    let slowed = set_syncs(active, node, FIRST_SYNC_DELAY).await;
+    active.start(&[node]).await?;
     slowed?;
     let slowed = match until_installing(&mut installs).await {
-        Ok(()) => set_syncs(ground, node, INSTALL_SYNC_DELAY).await,
+        Ok(()) => set_syncs(active, node, INSTALL_SYNC_DELAY).await,
         missing => missing,
     };
     if let Err(error) = slowed {
-        set_syncs(ground, node, Duration::ZERO).await?;
+        set_syncs(active, node, Duration::ZERO).await?;
         return Err(error);
     }
     let detail = format!(
@@ -231,9 +237,9 @@ pub(super) async fn slow_install(
     ))
 }
 
-async fn set_syncs(ground: &Ground, node: NodeId, delay: Duration) -> Result<(), FaultError> {
+async fn set_syncs(active: &ActiveFaults, node: NodeId, delay: Duration) -> Result<(), FaultError> {
     let fault = SyncFault { delay, fail: false };
-    ground.cluster().set_syncs(node, fault).await
+    active.cluster().set_syncs(node, fault).await
 }
 
 async fn until_installing(installs: &mut Installs) -> Result<(), FaultError> {
@@ -244,7 +250,7 @@ async fn until_installing(installs: &mut Installs) -> Result<(), FaultError> {
         if installs.under_way().is_some() {
             return Ok(());
         }
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
     Err(FaultError::Skipped(format!(
         "the node was not seen to install a snapshot within {INSTALLS_WITHIN:?} of coming back"
@@ -253,14 +259,14 @@ async fn until_installing(installs: &mut Installs) -> Result<(), FaultError> {
 
 pub(super) async fn inject(
     fault: Fault,
-    ground: &Ground,
+    active: &ActiveFaults,
     id: u64,
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
     match fault {
-        Fault::FullLog => full_log(ground, rng).await,
-        Fault::IdleConnections => idle_connections(ground, id, rng).await,
-        Fault::HangDisk => hang_disk(ground, rng).await,
-        _ => slow_install(ground, rng).await,
+        Fault::FullLog => full_log(active, rng).await,
+        Fault::IdleConnections => idle_connections(active, id, rng).await,
+        Fault::HangDisk => hang_disk(active, rng).await,
+        _ => slow_install(active, rng).await,
     }
 }

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    Fault, Ground,
+    ActiveFaults, Fault,
     effect::Held,
     fault::{Healing, Injected},
     names,
@@ -77,14 +77,14 @@ pub struct Plan {
     pub interval: Duration,
     /// Time for which a fault is held, on average.
     pub hold: Duration,
-    /// Of all random choices.
+    /// Seed of all random choices.
     pub seed: u64,
 }
 
 /// What all nemeses of a run share.
 pub struct Shared {
     /// The cluster.
-    pub ground: Ground,
+    pub active: ActiveFaults,
     /// Where events go.
     pub recorder: Arc<Recorder>,
     /// How often and how long.
@@ -130,10 +130,10 @@ async fn strike(
     rng: &mut StdRng,
     stop: &mut watch::Receiver<bool>,
 ) {
-    let ground = shared.ground.of(fault);
+    let active = shared.active.of(fault);
     let turn = async {
         if fault.takes_nodes() {
-            ground.room(ROOM_WITHIN).await;
+            active.room(ROOM_WITHIN).await;
         }
         take_turn(shared, fault).await
     };
@@ -152,8 +152,8 @@ async fn strike(
         }));
     };
     tell(Phase::Begin, &[], "");
-    let held = Held::before(fault, &ground).await;
-    let injected = match fault.inject(&ground, id, rng).await {
+    let held = Held::before(fault, &active).await;
+    let injected = match fault.inject(&active, id, rng).await {
         Ok(injected) => injected,
         Err(FaultError::Skipped(why)) => return tell(Phase::Skipped, &[], &why),
         Err(FaultError::Failed(why)) => return tell(Phase::Error, &[], &why),
@@ -170,10 +170,10 @@ async fn strike(
     let broken = Instant::now();
     // To its end, even if the run is over: what nobody has looked at would count as made. Only what takes
     // minutes to show ends with the run.
-    let effect = held.look(&ground, &injected, hold, stop).await;
+    let effect = held.look(&active, &injected, hold, stop).await;
     tell(effect.phase(), &injected.nodes, effect.words());
     wait(hold.saturating_sub(broken.elapsed()), stop).await;
-    let started = held.started_by_others(&ground, &injected).await;
+    let started = held.started_by_others(&active, &injected).await;
     let started = match started.as_slice() {
         [] => String::new(),
         nodes => format!(
@@ -182,7 +182,7 @@ async fn strike(
         ),
     };
     tell(Phase::Heal, &injected.nodes, &started);
-    match heal(&shared.ground, id, &injected).await {
+    match heal(&shared.active, id, &injected).await {
         Ok(detail) => tell(Phase::Healed, &injected.nodes, &detail),
         Err(why) => tell(Phase::Error, &injected.nodes, &why.to_string()),
     }
@@ -203,45 +203,45 @@ async fn take_turn(shared: &Shared, fault: Fault) -> Turn<'_> {
     }
 }
 
-async fn heal(ground: &Ground, id: u64, injected: &Injected) -> Result<String, FaultError> {
+async fn heal(active: &ActiveFaults, id: u64, injected: &Injected) -> Result<String, FaultError> {
     match &injected.healing {
         Healing::None => {}
-        Healing::Start(nodes) => ground.start(nodes).await?,
+        Healing::Start(nodes) => active.start(nodes).await?,
         Healing::StartInTurn(nodes) => {
             for (number, node) in nodes.iter().enumerate() {
                 if number > 0 {
                     tokio::time::sleep(TURN).await;
                 }
-                ground.start(&[*node]).await?;
+                active.start(&[*node]).await?;
             }
         }
-        Healing::Resume(nodes) => ground.resume(nodes).await?,
-        Healing::Links => ground.heal_links(id).await?,
+        Healing::Resume(nodes) => active.resume(nodes).await?,
+        Healing::Links => active.heal_links(id).await?,
         Healing::Syncs(nodes) => {
             for node in nodes {
                 let whole = SyncFault::default();
-                ground.cluster().set_syncs(*node, whole).await?;
+                active.cluster().set_syncs(*node, whole).await?;
             }
-            return restarted(ground, nodes).await;
+            return restarted(active, nodes).await;
         }
         Healing::Clock(node) => {
             let whole = ClockFault::default();
-            ground.cluster().set_clock(*node, whole).await?;
+            active.cluster().set_clock(*node, whole).await?;
         }
         Healing::Room(nodes) => {
             for node in nodes {
-                ground.cluster().fill_disk(*node, false).await?;
+                active.cluster().fill_disk(*node, false).await?;
             }
-            return restarted(ground, nodes).await;
+            return restarted(active, nodes).await;
         }
-        Healing::Output(nodes) => scarcity::unmute(ground, nodes).await?,
-        Healing::Connections => ground.drop_connections(id).await,
+        Healing::Output(nodes) => scarcity::unmute(active, nodes).await?,
+        Healing::Connections => active.drop_connections(id).await,
     }
     Ok(String::new())
 }
 
-async fn restarted(ground: &Ground, nodes: &[NodeId]) -> Result<String, FaultError> {
-    let ended = ground.restart_ended(nodes, ENDS_WITHIN).await?;
+async fn restarted(active: &ActiveFaults, nodes: &[NodeId]) -> Result<String, FaultError> {
+    let ended = active.restart_ended(nodes, ENDS_WITHIN).await?;
     Ok(if ended.is_empty() {
         String::new()
     } else {

@@ -10,7 +10,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use crate::{cluster::Cluster, history::NodeId};
 
 /// Time between two looks.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Directories in which nodes of the known kinds keep their logs.
 const LOGS: [&str; 2] = ["log", "member/wal"];
 
@@ -34,7 +34,7 @@ impl Footprint {
                     *known = (*known).max(bytes.unwrap_or(0));
                 }
                 let stopped = stopped.wait_for(|stopped| *stopped);
-                if tokio::time::timeout(LOOK_EVERY, stopped).await.is_ok() {
+                if tokio::time::timeout(POLL_INTERVAL, stopped).await.is_ok() {
                     return most;
                 }
             }

@@ -30,7 +30,7 @@ const COMES_BACK_WITHIN: Duration = Duration::from_secs(30);
 /// How long a process may take to end that was killed.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
 /// Time between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What came of it, in words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -160,7 +160,7 @@ async fn mend(open: &Open) -> Result<String, String> {
                 if Instant::now() >= deadline {
                     return Err(format!("it lives on {ENDS_WITHIN:?} after SIGKILL"));
                 }
-                sleep(LOOK_EVERY).await;
+                sleep(POLL_INTERVAL).await;
             }
             Ok("killed".to_owned())
         }
@@ -173,7 +173,7 @@ async fn comes_back(direct: &str) -> Result<(), ()> {
         if Instant::now() >= deadline {
             return Err(());
         }
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }

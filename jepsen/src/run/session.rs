@@ -47,7 +47,7 @@ pub enum SessionError {
     /// The directory of the run cannot be used.
     #[error("{path}: {error}")]
     Directory {
-        /// Which.
+        /// Path of the directory.
         path: PathBuf,
         /// What happened.
         error: io::Error,
@@ -71,7 +71,7 @@ pub enum SessionError {
 /// # Errors
 ///
 /// No verdict was reached. The cluster is shut down, and what was seen until then is in `dir`.
-pub async fn conclude(
+pub async fn run_scenario(
     scenario: &Scenario,
     seed: u64,
     dir: &Path,

@@ -23,7 +23,7 @@ pub fn impossible(entry: &Entry) -> Option<String> {
 }
 
 /// Has this program run a scenario, and reads what it has found. An interruption is passed on.
-pub(super) async fn conclude(
+pub(super) async fn run_scenario(
     entry: &Entry,
     seed: u64,
     dir: &Path,

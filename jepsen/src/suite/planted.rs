@@ -27,7 +27,7 @@ use crate::{
     history::jsonl,
     run::{
         scenario::Scenario,
-        session::{HISTORY, conclude},
+        session::{HISTORY, run_scenario},
     },
     terminal,
 };
@@ -99,7 +99,7 @@ pub async fn hunt(hunt: Hunt, interrupted: watch::Receiver<bool>) -> anyhow::Res
                 "{} in {} (seed {seed})",
                 bug.name, bug.scenario
             ));
-            let concluded = conclude(&scenario, seed, &dir, interrupted.clone()).await;
+            let concluded = run_scenario(&scenario, seed, &dir, interrupted.clone()).await;
             let catch = match concluded {
                 Ok(results) => caught(&results, &dir).await?,
                 Err(error) => Catch::Error(error.to_string()),
@@ -124,7 +124,7 @@ pub async fn hunt(hunt: Hunt, interrupted: watch::Receiver<bool>) -> anyhow::Res
             let seed = seed_of(hunt.seed + number, name);
             let dir = hunt.out.join("clean").join(name).join(seed.to_string());
             terminal::note(format_args!("the clean server in {name} (seed {seed})"));
-            let concluded = conclude(&scenario, seed, &dir, interrupted.clone()).await;
+            let concluded = run_scenario(&scenario, seed, &dir, interrupted.clone()).await;
             let verdict = concluded.map(|results| (results.verdict(), results.reasons));
             let verdict = match verdict {
                 Ok((verdict, reasons)) => (verdict, reasons.join("; ")),

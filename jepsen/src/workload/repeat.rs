@@ -58,7 +58,7 @@ struct Id {
 /// The client.
 pub struct Repeater {
     nodes: Vec<Channel>,
-    /// Of the last request; none before the client is registered.
+    /// Id of the last request; none before the client is registered.
     last: Option<Id>,
     answered: VecDeque<Answered>,
     rng: StdRng,

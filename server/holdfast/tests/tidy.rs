@@ -53,7 +53,10 @@ const FORBIDDEN: &[&str] = &[
     "/wor\u{6b}/",
 ];
 /// Names that were replaced by those that everybody uses.
-const REPLACED: &[(&str, &str)] = &[];
+const REPLACED: &[(&str, &str)] = &[
+    ("const LOOK_EVERY", "POLL_INTERVAL"),
+    ("nemesis::ground", "nemesis::active_faults"),
+];
 /// Names of files that say nothing of what is in them.
 const EMPTY_NAMES: &[&str] = &[
     "common", "helper", "helpers", "manager", "misc", "types", "util", "utils",

@@ -21,7 +21,7 @@ pub struct Retention {
 /// anything is refused for longer than need be.
 const SHORT_LOG_BYTES: u64 = 1024 * 1024;
 /// Interval between two looks at the log.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) fn spawn(group: &Arc<Group>, retention: Retention) {
     tokio::spawn(purge(Arc::downgrade(group), retention));
@@ -50,7 +50,7 @@ fn half_target(first: u64, applied: u64) -> Option<u64> {
 }
 
 async fn purge(group: Weak<Group>, retention: Retention) {
-    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    let mut ticks = tokio::time::interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -111,7 +111,7 @@ async fn scrub(group: Weak<Group>) {
         };
         if compact {
             // A snapshot in progress holds the rest back.
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             continue;
         }
         let known = published.borrow().revisions.compact;

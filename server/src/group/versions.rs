@@ -27,7 +27,7 @@ use crate::raft::NodeId;
 /// Pause before the version is tried to be raised again, when nothing has changed meanwhile.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long one try may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const RAISE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the members of the cluster have said.
 pub struct MemberVersions(watch::Sender<BTreeMap<NodeId, u32>>);
@@ -140,7 +140,7 @@ impl Group {
             op: Some(Op::SetSettings(settings)),
             ..Default::default()
         };
-        match self.propose(command, Instant::now() + PATIENCE).await {
+        match self.propose(command, Instant::now() + RAISE_TIMEOUT).await {
             Ok(_) => tracing::info!(
                 group = self.id(),
                 version,

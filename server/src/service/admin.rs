@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Time between two looks at groups that may have been added, and at the leadership of all.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// File in the data directory that lets groups be created and dropped from outside.
 const ALLOWS_DEBUG_GROUPS: &str = "debug-groups";
@@ -146,7 +146,7 @@ impl Admin for AdminService {
                     }
                 }
                 tokio::select! {
-                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                    () = tokio::time::sleep(POLL_INTERVAL) => {}
                     () = tx.closed() => return,
                     _ = stopping.wait_for(|stopping| *stopping) => return,
                 }

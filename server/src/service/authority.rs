@@ -58,16 +58,16 @@ enum Stage {
 /// - `held` is the beginning of a frame, or of the preface, that cannot be judged yet.
 /// - `payload_left` bytes of the present frame are to be forwarded as they come; then `held` is empty.
 #[derive(Debug)]
-struct Mender {
+struct AuthorityRewriter {
     stage: Stage,
     preface_left: usize,
     payload_left: usize,
     held: BytesMut,
 }
 
-impl Mender {
+impl AuthorityRewriter {
     fn new() -> Self {
-        Mender {
+        AuthorityRewriter {
             stage: Stage::Seeking,
             preface_left: PREFACE.len(),
             payload_left: 0,
@@ -234,24 +234,24 @@ fn replacement(value: &[u8]) -> Option<Vec<u8>> {
 
 /// A connection of a client, with proper authorities.
 #[derive(Debug)]
-pub(super) struct Mended<S> {
+pub(super) struct AuthorityStream<S> {
     socket: S,
-    mender: Mender,
+    rewriter: AuthorityRewriter,
     /// What the reader did not take yet.
     ready: BytesMut,
 }
 
-impl<S> Mended<S> {
+impl<S> AuthorityStream<S> {
     pub(super) fn new(socket: S) -> Self {
-        Mended {
+        AuthorityStream {
             socket,
-            mender: Mender::new(),
+            rewriter: AuthorityRewriter::new(),
             ready: BytesMut::new(),
         }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Mended<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for AuthorityStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -264,7 +264,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Mended<S> {
                 buf.put_slice(&this.ready.split_to(n));
                 return Poll::Ready(Ok(()));
             }
-            if this.mender.stage == Stage::Through && this.mender.held.is_empty() {
+            if this.rewriter.stage == Stage::Through && this.rewriter.held.is_empty() {
                 this.ready = BytesMut::new();
                 return Pin::new(&mut this.socket).poll_read(cx, buf);
             }
@@ -273,19 +273,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Mended<S> {
             ready!(Pin::new(&mut this.socket).poll_read(cx, &mut chunk))?;
             if chunk.filled().is_empty() {
                 // The end: what is held goes as it is.
-                this.mender.stage = Stage::Through;
-                this.ready = this.mender.held.split();
+                this.rewriter.stage = Stage::Through;
+                this.ready = this.rewriter.held.split();
                 if this.ready.is_empty() {
                     return Poll::Ready(Ok(()));
                 }
             } else {
-                this.mender.push(chunk.filled(), &mut this.ready);
+                this.rewriter.push(chunk.filled(), &mut this.ready);
             }
         }
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Mended<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for AuthorityStream<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -315,7 +315,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Mended<S> {
     }
 }
 
-impl<S: Connected> Connected for Mended<S> {
+impl<S: Connected> Connected for AuthorityStream<S> {
     type ConnectInfo = S::ConnectInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {

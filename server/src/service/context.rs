@@ -24,7 +24,7 @@ use crate::{
     group::{Group, GroupError},
     identity::DataDir,
     keyspace::{self, Keyspaces, Lifecycle},
-    limits::{self, REQUEST_PATIENCE},
+    limits::{self, REQUEST_TIMEOUT_DEFAULT},
 };
 
 /// The host of the authority that a request was sent to, put beside it by the server.
@@ -178,7 +178,10 @@ pub(super) fn wants_leader(metadata: &MetadataMap) -> bool {
 /// When the client stops waiting, or this node loses patience.
 pub(super) fn deadline(metadata: &MetadataMap) -> Instant {
     let asked = deadline::timeout(metadata.as_ref());
-    Instant::now() + asked.map_or(REQUEST_PATIENCE, |asked| asked.min(REQUEST_PATIENCE))
+    Instant::now()
+        + asked.map_or(REQUEST_TIMEOUT_DEFAULT, |asked| {
+            asked.min(REQUEST_TIMEOUT_DEFAULT)
+        })
 }
 
 /// The retry id of a write, if it carries one.

@@ -35,7 +35,7 @@ const KV: &str = "etcdserverpb.KV";
 /// Comes before the name of a keyspace.
 const KEYSPACE_PREFIX: &str = "holdfast.keyspace.";
 /// Time between two looks at the groups, each of which asks their leaders for a read.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Keeps the reported health true until the context's owner has gone.
 pub(super) async fn report(reporter: HealthReporter, context: Arc<ServiceContext>) {
@@ -76,7 +76,7 @@ pub(super) async fn report(reporter: HealthReporter, context: Arc<ServiceContext
                 reporter.set_service_status(service, health).await;
             }
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// Time between two looks of a read that waits for memory at whether it is still wanted.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Why a walk over the state ended early.
 #[derive(Debug, thiserror::Error)]
@@ -318,12 +318,12 @@ impl Memory {
                 used.bytes += bytes;
                 return Ok(());
             }
-            self.freed.wait_for(&mut used, LOOK_EVERY);
+            self.freed.wait_for(&mut used, POLL_INTERVAL);
             if is_given_up() {
                 return Err(WalkError::GivenUp);
             }
             let since = used.freed.map_or(begun, |freed| freed.max(begun));
-            if since.elapsed() > limits::REQUEST_PATIENCE {
+            if since.elapsed() > limits::REQUEST_TIMEOUT_DEFAULT {
                 return Err(WalkError::NoMemory);
             }
         }

@@ -26,7 +26,7 @@ use tonic_reflection::pb::v1::server_reflection_server;
 
 use super::{
     admin::AdminService,
-    authority::Mended,
+    authority::AuthorityStream,
     cluster::ClusterService,
     context::{Authority, ServiceContext},
     deadline::Deadlines,
@@ -162,7 +162,7 @@ pub async fn serve_clients(
         Settles::ByHandshake,
         None,
     )
-    .map(|connection| connection.map(Mended::new));
+    .map(|connection| connection.map(AuthorityStream::new));
     // A little more than the limit, so that a request slightly too large gets etcd's status.
     let message_max = context.request_bytes_max() + limits::REQUEST_OVERHEAD_BYTES_MAX as usize;
     let reads = Arc::new(LargeReads::new());

@@ -107,7 +107,7 @@ struct Search {
     configuration: Vec<u64>,
     /// Calls taken, in order, each with the state before it.
     trail: Vec<(usize, State)>,
-    /// Of those that must have happened, how many are not taken yet.
+    /// How many of the calls that must have happened are not taken yet.
     remaining: usize,
     /// By state: calls not taken that want it.
     wanted: Vec<u32>,

@@ -22,7 +22,7 @@ use crate::{
 /// A part of an acknowledged write: what it did to one key.
 #[derive(Clone, Debug)]
 struct Part {
-    /// Which write.
+    /// Index of the write.
     write: usize,
     revision: i64,
     /// When it was acknowledged.

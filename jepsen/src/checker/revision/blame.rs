@@ -23,7 +23,7 @@ pub(super) struct Blame {
 }
 
 impl Blame {
-    /// Of a value at a revision that no write can have made there.
+    /// The blame for a value at a revision that no write can have made there.
     pub fn new(record: &Record<'_>, key: StoreKey, mark: Option<i64>, revision: i64) -> Self {
         let writers: &[usize] = mark
             .and_then(|mark| record.writers.get(&(key, mark)))

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::checker::model::{Effect, Fate, StoreKey};
 
-/// Of writes of which one is missing, how many are named.
+/// How many writes are named where one of several is missing.
 const WRITES_NAMED_MAX: usize = 4;
 
 /// Writes of unknown outcome to a key that nobody saw, in the order of their beginnings.

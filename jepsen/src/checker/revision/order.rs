@@ -17,7 +17,7 @@ pub(super) fn floors(operations: &[Normal<'_>]) -> Vec<Option<(i64, usize)>> {
     highest_before(operations, &replies)
 }
 
-/// The same for some replies only, given by completion.
+/// The highest revision before each operation, counting some replies only, given by completion.
 fn highest_before(
     operations: &[Normal<'_>],
     replies: &[(u64, i64, usize)],

@@ -78,7 +78,7 @@ pub fn enter(nodes: usize) -> Result<Entered, NetnsError> {
 ///
 /// # Errors
 ///
-/// As [`enter`].
+/// The namespaces cannot be had, as with [`enter`].
 pub fn run_inside(nodes: usize, words: &[OsString]) -> Result<u8, NetnsError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -56,7 +56,7 @@ impl Tools {
 /// A program that did not do what it was told.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
-    /// As it would be typed.
+    /// The command, as it would be typed.
     pub command: String,
     /// What it said, or how it ended.
     pub output: String,

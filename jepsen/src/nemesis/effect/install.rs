@@ -17,7 +17,7 @@ use crate::history::NodeId;
 /// How long a sender bears a receiver that gives no sign of life (`SNAPSHOT_STALL_MAX` of the server).
 const SENDER_WAITS: Duration = Duration::from_secs(60);
 /// Time between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Asks a node how many snapshots it has installed since it started.
 pub(super) type Count = Arc<dyn Fn() -> BoxFuture<'static, Option<u64>> + Send + Sync>;
@@ -62,7 +62,7 @@ pub(super) async fn look_for_install(
             (None, _) if over => return Effect::Unseen(instead(&installs)),
             _ => {
                 let stopped = stop.wait_for(|stopped| *stopped);
-                let _ = timeout(LOOK_EVERY.min(left), stopped).await;
+                let _ = timeout(POLL_INTERVAL.min(left), stopped).await;
             }
         }
     }

@@ -146,7 +146,7 @@ fn ward_where(without_cuts: bool) -> (Arc<Shared>, Arc<Mutex<Vec<Treatment>>>, t
     };
     let recorder = Recorder::create(&dir.path().join("history.jsonl")).unwrap();
     let shared = Shared {
-        ground: Ground::new(Arc::new(patient), observer).within(BlastRadius::All),
+        active: ActiveFaults::new(Arc::new(patient), observer).within(BlastRadius::All),
         recorder: Arc::new(recorder),
         plan: Plan {
             interval: Duration::from_millis(5),
@@ -218,15 +218,15 @@ async fn nodes_that_a_failed_fault_took_down_are_started_again() {
     for fault in [Fault::Power(Target::One), Fault::PowerStalled] {
         struck(&shared, fault, 1).await;
         for node in 1..=3 {
-            assert!(shared.ground.cluster().is_running(node).await);
+            assert!(shared.active.cluster().is_running(node).await);
         }
     }
     let last = treatments.lock().last().copied();
     assert!(matches!(last, Some(("sync", _))), "{last:?}");
     let phases: Vec<Phase> = events(&shared).iter().map(|event| event.phase).collect();
     assert_eq!(phases, [Phase::Begin, Phase::Error].repeat(2));
-    shared.ground.heal_all().await.unwrap();
-    assert!(shared.ground.ended_by_themselves().await.is_empty());
+    shared.active.heal_all().await.unwrap();
+    assert!(shared.active.ended_by_themselves().await.is_empty());
 }
 
 #[tokio::test]
@@ -246,7 +246,7 @@ async fn a_pause_that_fails_half_way_leaves_no_node_paused() {
 async fn a_disk_becomes_slower_when_its_node_installs_and_not_before() {
     let (shared, treatments, _dir) = ward();
     for node in 1..=3 {
-        let log = shared.ground.cluster().log_file(node).unwrap();
+        let log = shared.active.cluster().log_file(node).unwrap();
         std::fs::write(log, "INFO installing a snapshot group=1 index=1\n").unwrap();
     }
     let steps = || -> Vec<&str> { treatments.lock().iter().map(|(what, _)| *what).collect() };
@@ -259,7 +259,7 @@ async fn a_disk_becomes_slower_when_its_node_installs_and_not_before() {
         tokio::time::sleep(Duration::from_millis(150)).await;
         assert_eq!(steps(), ["kill", "stall", "start"]);
         let node = treatments.lock()[0].1;
-        let log = shared.ground.cluster().log_file(node).unwrap();
+        let log = shared.active.cluster().log_file(node).unwrap();
         let mut log = std::fs::File::options().append(true).open(log).unwrap();
         std::io::Write::write_all(&mut log, b"t  INFO installing a snapshot group=2 index=7\n")
             .unwrap();
@@ -296,10 +296,10 @@ async fn a_node_that_ends_only_after_its_fsync_is_healed_is_started_again() {
     let healed = events(&shared).pop().unwrap();
     assert_eq!(healed.phase, Phase::Healed);
     assert!(healed.detail.contains("had stopped over it"), "{healed:?}");
-    assert!(shared.ground.ended_by_themselves().await.is_empty());
+    assert!(shared.active.ended_by_themselves().await.is_empty());
     // It has no excuse any more.
     treatments.lock().push(("kill", node));
-    assert_eq!(shared.ground.ended_by_themselves().await, [node]);
+    assert_eq!(shared.active.ended_by_themselves().await, [node]);
 }
 
 #[tokio::test]
@@ -317,7 +317,7 @@ async fn what_is_done_to_a_leader_is_not_done_where_nobody_knows_one() {
 fn within_a_minority() -> (Arc<Shared>, tempfile::TempDir) {
     let (shared, _, dir) = ward();
     let mut shared = Arc::into_inner(shared).expect("nobody else has it");
-    shared.ground = shared.ground.within(BlastRadius::Minority);
+    shared.active = shared.active.within(BlastRadius::Minority);
     (Arc::new(shared), dir)
 }
 
@@ -383,13 +383,13 @@ async fn a_nemesis_that_takes_all_by_its_name_may() {
         .collect();
     assert_eq!(broken, [3, 2, 3, 3], "{events:?}");
     // What is there already counts.
-    shared.ground.kill(&[1]).await.unwrap();
-    let skipped = shared.ground.pause(&[2]).await;
+    shared.active.kill(&[1]).await.unwrap();
+    let skipped = shared.active.pause(&[2]).await;
     assert!(
         matches!(skipped, Err(FaultError::Skipped(_))),
         "{skipped:?}"
     );
-    let majority = shared.ground.of(Fault::Kill(Target::Majority));
+    let majority = shared.active.of(Fault::Kill(Target::Majority));
     let skipped = majority.kill(&[2, 3]).await;
     assert!(
         matches!(skipped, Err(FaultError::Skipped(_))),

@@ -14,7 +14,7 @@ pub(super) const PROFILE_DIR: &str = "planted";
 /// A mistake in the server.
 #[derive(Debug)]
 pub(super) struct Bug {
-    /// As the server knows it.
+    /// Its name, as the server knows it.
     pub(super) name: &'static str,
     /// What was done wrong.
     pub(super) mistake: &'static str,

@@ -1,5 +1,6 @@
 //! What `holdfast dev` writes to standard output: plain lines, on a terminal or in a pipe.
 
+use std::fmt;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -26,9 +27,9 @@ impl Screen {
     }
 
     /// A line with the time since the start in front.
-    pub fn event(&self, text: impl AsRef<str>) {
+    pub fn event(&self, text: impl fmt::Display) {
         let at = self.started.elapsed();
-        self.plain(format!("{:>8.3}s  {}", at.as_secs_f64(), text.as_ref()));
+        self.plain(format!("{:>8.3}s  {}", at.as_secs_f64(), text));
     }
 }
 

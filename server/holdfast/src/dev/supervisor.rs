@@ -10,8 +10,8 @@
 //! Stopping goes node by node: SIGTERM first to the one that leads most, so that it can hand over to
 //! the others while they are there, then the next. A node that takes too long is killed.
 
+mod publish;
 mod restart;
-mod tell;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -248,7 +248,7 @@ impl Supervisor {
                 .event(format!("{name} is started again (process {})", node.pid));
         }
         let news = self.view.observe(now, Observation::Started(id));
-        self.tell_news(news);
+        self.publish_news(news);
         Ok(())
     }
 
@@ -271,7 +271,7 @@ impl Supervisor {
                     self.stopping.is_some() && matches!(observation, Observation::Silent(_));
                 if !expected && self.nodes.get(&id).is_some_and(current) {
                     let news = self.view.observe(now, observation);
-                    self.tell_news(news);
+                    self.publish_news(news);
                 }
             }
             Event::Ended {
@@ -294,7 +294,7 @@ impl Supervisor {
         let news = self
             .view
             .observe(now, Observation::Exited(id, describe(status)));
-        self.tell_news(news);
+        self.publish_news(news);
         let Some(node) = self.nodes.get_mut(&id) else {
             return;
         };

@@ -13,9 +13,11 @@
 //! elected another one.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use holdfast_proto::v1::GroupsResponse;
+
+use super::news::News;
 
 /// Something that was seen.
 #[derive(Debug, Clone)]
@@ -28,44 +30,6 @@ pub enum Observation {
     Report(u64, GroupsResponse),
     /// A node whose process runs has stopped answering.
     Silent(u64),
-}
-
-/// Something worth a line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
-    /// A node serves for the first time; time since its process started.
-    NodeUp { node: u64, took: Duration },
-    /// The process of a node has ended, or it does not answer any more.
-    NodeLost {
-        node: u64,
-        why: String,
-        led: Vec<String>,
-    },
-    /// A node serves again; time since it was lost and, if it is a new process, since that started.
-    NodeBack {
-        node: u64,
-        away: Duration,
-        started: Option<Duration>,
-    },
-    /// A group has a leader: after so long without one, or in place of another.
-    Leader {
-        keyspace: String,
-        node: u64,
-        term: u64,
-        took: Option<Duration>,
-    },
-    /// A group has lost its leader though no node was lost.
-    NoLeader { keyspace: String, node: u64 },
-    /// A node says that it stays out of the cluster.
-    StaysOut { node: u64, because: String },
-    /// A group does not run on a node.
-    GroupStopped {
-        node: u64,
-        keyspace: String,
-        because: String,
-    },
-    /// All nodes are up and all groups have leaders; time since the first process started.
-    Ready { took: Duration },
 }
 
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 
 /// How long a cluster may take to answer: much longer than on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A cluster, killed and removed when it is dropped.
 pub struct Nodes {
@@ -102,7 +102,7 @@ impl Nodes {
                 Ok(answer) if condition(answer.get_ref()) => return answer.into_inner(),
                 last => assert!(Instant::now() < deadline, "node {node} {what}: {last:?}"),
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 

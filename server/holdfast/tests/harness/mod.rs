@@ -49,7 +49,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// on the machine, which may be slow.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time between two looks at a condition.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Groups that every node runs by itself.
 const GROUPS_OF_ALL: usize = 2;
 /// Ports come from here: below what the system hands out for outgoing connections.
@@ -89,7 +89,7 @@ pub async fn until<T>(
             Err(missing) if begun.elapsed() > patience => {
                 panic!("not within {patience:?}: {what}; at last: {missing}")
             }
-            Err(_) => sleep(LOOK_EVERY).await,
+            Err(_) => sleep(POLL_INTERVAL).await,
         }
     }
 }
@@ -239,7 +239,7 @@ impl Cluster {
                     }
                 }
             }
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 

@@ -11,11 +11,11 @@ fn fuzz_connections() {
     let connection = [PREFACE, &headers, &headers].concat();
     fuzz::check("connection", [connection, block], |bytes| {
         let _ = hpack::authority(bytes);
-        let (mut whole, mut mender) = (BytesMut::new(), Mender::new());
-        mender.push(bytes, &mut whole);
-        let (mut parts, mut mender) = (BytesMut::new(), Mender::new());
+        let (mut whole, mut rewriter) = (BytesMut::new(), AuthorityRewriter::new());
+        rewriter.push(bytes, &mut whole);
+        let (mut parts, mut rewriter) = (BytesMut::new(), AuthorityRewriter::new());
         for part in bytes.chunks(3) {
-            mender.push(part, &mut parts);
+            rewriter.push(part, &mut parts);
         }
         assert_eq!(whole, parts, "however the bytes arrive");
         // A replaced value is as long as the one it stands for.

@@ -25,13 +25,13 @@ fn connection(frames: &[Vec<u8>]) -> Vec<u8> {
 
 /// What the library sees, however the bytes arrive.
 fn seen(input: &[u8]) -> Vec<u8> {
-    let mut mender = Mender::new();
+    let mut rewriter = AuthorityRewriter::new();
     let mut whole = BytesMut::new();
-    mender.push(input, &mut whole);
+    rewriter.push(input, &mut whole);
     for piece in [1, 2, 7, 10, 64] {
-        let (mut mender, mut out) = (Mender::new(), BytesMut::new());
+        let (mut rewriter, mut out) = (AuthorityRewriter::new(), BytesMut::new());
         for part in input.chunks(piece) {
-            mender.push(part, &mut out);
+            rewriter.push(part, &mut out);
         }
         assert_eq!(out, whole, "in pieces of {piece}");
     }
@@ -199,13 +199,16 @@ async fn a_connection_that_ends_early_gives_all_it_got() {
     let whole = connection(&[headers(b"http://a:1")]);
     for end in 0..whole.len() {
         let mut got = Vec::new();
-        Mended::new(&whole[..end])
+        AuthorityStream::new(&whole[..end])
             .read_to_end(&mut got)
             .await
             .unwrap();
         assert_eq!(got, &whole[..end]);
     }
     let mut got = Vec::new();
-    Mended::new(&whole[..]).read_to_end(&mut got).await.unwrap();
+    AuthorityStream::new(&whole[..])
+        .read_to_end(&mut got)
+        .await
+        .unwrap();
     assert_eq!(got, connection(&[headers(b"xxxxxx@a:1")]));
 }

@@ -24,7 +24,7 @@ fn fuzz_metadata() {
         }
         let _ = retry_id(&metadata);
         let _ = wants_leader(&metadata);
-        assert!(deadline(&metadata) <= Instant::now() + REQUEST_PATIENCE);
+        assert!(deadline(&metadata) <= Instant::now() + REQUEST_TIMEOUT_DEFAULT);
         if let Ok(text) = std::str::from_utf8(bytes) {
             let _ = deadline::parse_timeout(text);
         }

@@ -2,6 +2,8 @@
 
 use holdfast_proto::v1::Group as GroupReport;
 
+use std::time::Duration;
+
 use super::*;
 
 struct Story {

@@ -26,21 +26,21 @@ use crate::{
 };
 
 /// Time between two looks at a node that may end.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The cluster and the claims on it. Clones share them.
 #[derive(Clone)]
-pub struct Ground {
+pub struct ActiveFaults {
     cluster: Arc<dyn Cluster>,
     observer: Observer,
     claims: Arc<Mutex<Claims>>,
     /// Connections that are held open, by the fault that does. Dropping them closes them.
     connections: Arc<Mutex<BTreeMap<u64, JoinSet<()>>>>,
-    /// Of the run, or of a fault that states a larger one by its name.
+    /// Blast radius of the run, or of a fault that states a larger one by its name.
     radius: BlastRadius,
 }
 
-impl Ground {
+impl ActiveFaults {
     /// A cluster on which nothing is broken.
     pub fn new(cluster: Arc<dyn Cluster>, observer: Observer) -> Self {
         Self {
@@ -52,13 +52,13 @@ impl Ground {
         }
     }
 
-    /// The same, with another blast radius.
+    /// The same cluster and claims, with another blast radius.
     pub fn within(mut self, radius: BlastRadius) -> Self {
         self.radius = radius;
         self
     }
 
-    /// The ground as a fault may use it: what the fault takes by its name it may.
+    /// The cluster as a fault may use it: what the fault takes by its name it may.
     pub(super) fn of(&self, fault: Fault) -> Self {
         let count = self.ids().len();
         let own = fault.own_radius().unwrap_or(self.radius);
@@ -76,7 +76,7 @@ impl Ground {
             if self.claims.lock().await.taken(&all).len() < most {
                 return;
             }
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -292,7 +292,7 @@ impl Ground {
             if !going {
                 return Ok(ended);
             }
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 

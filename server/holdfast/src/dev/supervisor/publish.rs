@@ -5,8 +5,7 @@ use anyhow::Context;
 use super::{Node, NodeStatus, Status, Supervisor};
 use crate::dev::{
     cluster_file::{ClusterFile, NodeEntry},
-    sentence::sentence,
-    view::News,
+    news::News,
 };
 
 impl Supervisor {
@@ -50,9 +49,9 @@ impl Supervisor {
             })
     }
 
-    pub(super) fn tell_news(&self, news: Vec<News>) {
+    pub(super) fn publish_news(&self, news: Vec<News>) {
         for item in news {
-            self.screen.event(sentence(&item, |id| self.name(id)));
+            self.screen.event(item.named(|id| self.name(id)));
             if let News::Ready { .. } = item {
                 self.screen.plain("ready");
             }
