@@ -14,7 +14,6 @@ pub mod planted;
 pub mod stop;
 
 mod descriptors;
-#[allow(dead_code, unused_imports, reason = "nothing acts yet on what it sees")]
 mod detector;
 #[cfg(test)]
 mod fuzz;

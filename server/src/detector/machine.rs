@@ -107,6 +107,7 @@ impl Machine {
     }
 
     /// The start of this node.
+    #[cfg(test)]
     pub fn session(&self) -> u64 {
         self.session
     }

@@ -154,6 +154,7 @@ impl Views {
     }
 
     /// Whether this node hears `node` now.
+    #[cfg(test)]
     pub fn hears(&self, node: NodeId) -> bool {
         self.words.contains_key(&node)
     }
