@@ -117,6 +117,9 @@ pub struct GroupLimits {
     /// Time in which reads find a leader unless the quorum is lost: that of an election and the
     /// detection before it.
     pub leader_silence_max: Duration,
+    /// How old the proof of a quorum becomes that no read asked for, while all is well: it comes with
+    /// heartbeats and is passed on by looks.
+    pub proof_age_max: Duration,
 }
 
 /// One group on this node.
@@ -138,6 +141,7 @@ pub struct Group {
     confirmation: Mutex<Confirmation>,
     /// How long reads may find no leader before it counts as lost.
     leader_silence_max: Duration,
+    proof_age_max: Duration,
     /// Revision up to which superseded versions have been removed from this node's storage.
     scrubbed: watch::Sender<i64>,
 }
@@ -194,6 +198,7 @@ impl Group {
                 }),
                 confirmation: Mutex::default(),
                 leader_silence_max: limits.leader_silence_max,
+                proof_age_max: limits.proof_age_max,
                 scrubbed: watch::channel(-1).0,
             }
         });

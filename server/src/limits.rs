@@ -81,6 +81,9 @@ pub const CONNECTION_SETTLES_MAX: Duration = Duration::from_secs(10);
 /// Files that a node keeps open for itself: standard streams, sockets it listens on, events of the
 /// runtime, the lock of its directory, and connections that were told to go.
 pub const DESCRIPTORS_RESERVED: u64 = 32;
+/// Time between two questions to a peer which groups it leads: one question for all of them. Whether a group
+/// has a leader is known so much later.
+pub const LEADERS_ASKED_EVERY: Duration = Duration::from_millis(250);
 /// Groups of a node that start at the same time. At the bound: wait.
 pub const GROUPS_STARTING_MAX: usize = 16;
 /// Groups of a node that fetch a lost state from a peer at the same time. At the bound: wait.

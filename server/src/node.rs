@@ -32,7 +32,7 @@ use crate::{
     service::{
         ServiceContext, Serving,
         peer::{
-            Gate, GrpcTransport, PeerServer, Standing, client,
+            Gate, GrpcTransport, PeerServer, Standing, client, leading,
             reachability::{Heard, watch},
         },
         serve_clients, serve_peers,
@@ -67,7 +67,7 @@ pub struct Node {
     context: Arc<ServiceContext>,
     clients: Serving,
     peers: Serving,
-    /// Tells the log which peers can be reached.
+    /// Asks peers what they lead, and tells the log which of them can be reached.
     watching: JoinHandle<()>,
     /// Tells the vitals that the event loop runs.
     beating: JoinHandle<()>,
@@ -189,7 +189,16 @@ impl Node {
         let clients = serve_clients(context.clone(), shares.clients_max).await?;
         announce(&context);
         let beating = tokio::spawn(beat(vitals.clone()));
-        let watching = tokio::spawn(watch(transport.clone(), addresses, heard));
+        let watching = tokio::spawn({
+            let (transport, keyspaces) = (transport.clone(), context.keyspaces.clone());
+            let leaders = leading::follow(
+                identity.node_id,
+                transport.clone(),
+                addresses.clone(),
+                keyspaces,
+            );
+            async move { tokio::join!(leaders, watch(transport, addresses, heard)).0 }
+        });
         let failing_over = tokio::spawn(failover.clone().run());
         let inner = Arc::new(Inner {
             context: context.clone(),

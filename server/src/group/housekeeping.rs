@@ -49,35 +49,62 @@ fn half_target(first: u64, applied: u64) -> Option<u64> {
     (held > 1).then(|| first + held / 2)
 }
 
+/// Looks at the log when something was applied, or room became short, and at most so often. What could not
+/// be purged is tried again.
 async fn purge(group: Weak<Group>, retention: Retention) {
-    let mut ticks = tokio::time::interval(POLL_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let Some((mut published, mut short)) = group
+        .upgrade()
+        .map(|group| (group.raft.shared().watch(), group.raft.room().watch()))
+    else {
+        return;
+    };
     loop {
-        ticks.tick().await;
-        let Some(group) = group.upgrade() else {
-            return;
+        published.borrow_and_update();
+        let is_short = *short.borrow_and_update();
+        let settled = {
+            let Some(group) = group.upgrade() else {
+                return;
+            };
+            if group.leadership().borrow().stopped.is_some() {
+                return;
+            }
+            group.purge_if_due(retention, is_short).await
         };
-        if group.leadership().borrow().stopped.is_some() {
-            return;
+        if settled {
+            tokio::select! {
+                changed = published.changed() => if changed.is_err() {
+                    return;
+                },
+                changed = short.changed() => if changed.is_err() {
+                    return;
+                },
+            }
         }
-        let Some(applied) = group.read().0.index else {
-            continue;
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+impl Group {
+    /// Purges what need not stay. Whether nothing is left to do until something happens.
+    async fn purge_if_due(&self, retention: Retention, short: bool) -> bool {
+        let Some(applied) = self.read().0.index else {
+            return true;
         };
-        let first = group.log_bounds().0;
-        let live_bytes = group.live_log_bytes();
-        let short = group.raft.room().is_short();
+        let first = self.log_bounds().0;
+        let live_bytes = self.live_log_bytes();
         let target = purge_target(retention, first, applied, live_bytes);
         let target = target.or_else(|| {
             let worth_it = short && live_bytes > SHORT_LOG_BYTES;
             worth_it.then(|| half_target(first, applied)).flatten()
         });
         let Some(upto) = target else {
-            continue;
+            return true;
         };
-        match group.raft.checkpoint_and_purge(upto).await {
-            Ok(()) => tracing::debug!(group = group.id(), upto, "log purged"),
-            Err(e) => tracing::warn!(group = group.id(), upto, error = %e, "log not purged"),
+        match self.raft.checkpoint_and_purge(upto).await {
+            Ok(()) => tracing::debug!(group = self.id(), upto, "log purged"),
+            Err(e) => tracing::warn!(group = self.id(), upto, error = %e, "log not purged"),
         }
+        false
     }
 }
 

@@ -65,14 +65,14 @@ pub async fn keep_log_within(
     let mut over_since = None;
     while log.failure().is_none() {
         ticks.tick().await;
-        let groups = running();
-        if groups.is_empty() {
-            // Nothing is written: the log stays as it was found, or was left.
+        let over_bytes = log.disk_bytes().saturating_sub(budget_bytes);
+        if over_bytes == 0 {
             over_since = None;
             continue;
         }
-        let over_bytes = log.stats().disk_bytes.saturating_sub(budget_bytes);
-        if over_bytes == 0 {
+        let groups = running();
+        if groups.is_empty() {
+            // Nothing is written: the log stays as it was found, or was left.
             over_since = None;
             continue;
         }

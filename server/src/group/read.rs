@@ -19,16 +19,20 @@ pub(crate) enum NoIndex {
     Overloaded,
 }
 
-/// What this node knows of the leader's quorum: a leader that gives a read index has just heard
-/// from one.
+/// What this node knows of the leader's quorum. A leader that gives a read index has just heard from one,
+/// and one that is asked says when it last did.
 ///
 /// - `in_vain_since` is older than every question that was asked after the last index came.
 #[derive(Debug, Default)]
 pub(super) struct Confirmation {
-    /// When the newest read index that a leader gave was asked for.
+    /// The latest time at which a quorum is known to have followed the leader.
     given: Option<Instant>,
-    /// Since when every question has been in vain.
+    /// Since when every question of a read has been in vain.
     in_vain_since: Option<Instant>,
+    /// Since when leaders are asked without any read.
+    looked_at_since: Option<Instant>,
+    /// An index that was committed and is not applied here yet, and since when that is known.
+    behind: Option<(u64, Instant)>,
 }
 
 impl Confirmation {
@@ -40,6 +44,27 @@ impl Confirmation {
         self.given = self.given.max(Some(asked));
         self.in_vain_since = None;
     }
+
+    fn led(&mut self, acked: Instant, committed: u64, applied: u64) {
+        self.given = self.given.max(Some(acked));
+        if self.in_vain_since.is_some_and(|since| since <= acked) {
+            self.in_vain_since = None;
+        }
+        if self.behind.is_none_or(|(index, _)| index <= applied) {
+            self.behind = (committed > applied).then(|| (committed, Instant::now()));
+        }
+    }
+
+    /// For how long nothing has shown a quorum, as far as anybody asked. A proof that no read asked for is
+    /// as old as `proof_age_max` when all is well.
+    fn in_vain(&self, proof_age_max: Duration) -> Duration {
+        let asked = self.in_vain_since.map(|at| at.elapsed());
+        let looks = self
+            .looked_at_since
+            .max(self.looked_at_since.and(self.given));
+        let looked = looks.map(|at| at.elapsed().saturating_sub(proof_age_max));
+        asked.max(looked).unwrap_or_default()
+    }
 }
 
 impl Group {
@@ -49,12 +74,9 @@ impl Group {
         given.is_some_and(|at| at.elapsed() <= age_max)
     }
 
-    /// Whether reads have found no leader with a quorum for longer than electing one takes.
+    /// Whether nothing has shown that a leader has a quorum for longer than electing one takes.
     pub fn leader_is_lost(&self) -> bool {
-        let in_vain_since = self.confirmation.lock().in_vain_since;
-        let Some(in_vain) = in_vain_since.map(|at| at.elapsed()) else {
-            return false;
-        };
+        let in_vain = self.confirmation.lock().in_vain(self.proof_age_max);
         in_vain > self.leader_silence_max
             || (in_vain > limits::LEADER_LOSS_SHOWN_AFTER && self.seems_leaderless())
     }
@@ -82,10 +104,41 @@ impl Group {
         }
     }
 
-    /// The leader, unless reads show that no quorum follows it.
+    /// Leaders are asked now whether a quorum follows them, and will be again.
+    pub fn looked_at(&self) {
+        let mut confirmation = self.confirmation.lock();
+        confirmation
+            .looked_at_since
+            .get_or_insert_with(Instant::now);
+    }
+
+    /// A node says that it leads, that a quorum followed it at `acked`, and what is committed.
+    pub fn led(&self, by: NodeId, acked: Instant, committed: u64) {
+        // Who has not heard of a new leader goes on with what it knows.
+        if self.leadership().borrow().leader == Some(by) {
+            let applied = self.raft.shared().applied_index().unwrap_or(0);
+            self.confirmation.lock().led(acked, committed, applied);
+        }
+    }
+
+    /// The leader, unless it is known that no quorum follows it.
     pub fn proven_leader(&self) -> Option<NodeId> {
         let leader = self.leadership().borrow().leader;
         leader.filter(|_| !self.leader_is_lost())
+    }
+
+    /// The leader, if a quorum follows it and this node has applied what was committed: then a
+    /// linearizable read is served here.
+    pub fn serving_leader(&self) -> Option<NodeId> {
+        let leader = self.leadership().borrow().leader?;
+        if self.leader_is_lost() {
+            return None;
+        }
+        let confirmation = self.confirmation.lock();
+        let late = |at: Instant| at.elapsed() > self.leader_silence_max;
+        let serves = confirmation.given.is_some()
+            && !confirmation.behind.is_some_and(|(_, since)| late(since));
+        serves.then_some(leader)
     }
 
     /// Waits until local state holds everything that was acknowledged before this call.
@@ -207,5 +260,69 @@ impl Group {
             Err(JoinError::Full) => Err(ReadIndexError::Overloaded),
             Err(JoinError::Ended) => Err(ReadIndexError::NoQuorum),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(1);
+
+    fn ago(time: Duration) -> Instant {
+        Instant::now()
+            .checked_sub(time)
+            .expect("the clock began long ago")
+    }
+
+    #[test]
+    fn a_leader_is_lost_when_neither_reads_nor_looks_find_its_quorum() {
+        let mut quiet = Confirmation::default();
+        assert!(quiet.in_vain(Duration::ZERO) <= SILENCE, "nobody has asked");
+        quiet.given(ago(60 * SILENCE));
+        assert!(
+            quiet.in_vain(Duration::ZERO) <= SILENCE,
+            "nor since the last read"
+        );
+        quiet.looked_at_since = Some(ago(SILENCE / 2));
+        assert!(
+            quiet.in_vain(Duration::ZERO) <= SILENCE,
+            "the looks have just begun"
+        );
+        quiet.looked_at_since = Some(ago(60 * SILENCE));
+        assert!(quiet.in_vain(60 * SILENCE) <= SILENCE, "proofs are old");
+        assert!(
+            quiet.in_vain(Duration::ZERO) > SILENCE,
+            "and have found nothing"
+        );
+        quiet.led(ago(SILENCE / 2), 0, 0);
+        assert!(quiet.in_vain(Duration::ZERO) <= SILENCE);
+
+        let mut read = Confirmation::default();
+        read.asked(ago(2 * SILENCE));
+        assert!(read.in_vain(Duration::ZERO) > SILENCE);
+        read.led(ago(3 * SILENCE), 0, 0);
+        assert!(
+            read.in_vain(Duration::ZERO) > SILENCE,
+            "the quorum is older than the question"
+        );
+        read.led(ago(SILENCE / 2), 0, 0);
+        assert!(read.in_vain(Duration::ZERO) <= SILENCE);
+    }
+
+    #[test]
+    fn a_node_is_behind_until_it_has_applied_what_was_committed_when_it_fell_behind() {
+        let mut confirmation = Confirmation::default();
+        confirmation.led(Instant::now(), 5, 5);
+        assert_eq!(confirmation.behind, None);
+        confirmation.led(Instant::now(), 9, 5);
+        let since = confirmation.behind;
+        assert_eq!(since.map(|(index, _)| index), Some(9));
+        confirmation.led(Instant::now(), 20, 8);
+        assert_eq!(confirmation.behind, since, "it stays as old as it is");
+        confirmation.led(Instant::now(), 20, 9);
+        assert_eq!(confirmation.behind.map(|(index, _)| index), Some(20));
+        confirmation.led(Instant::now(), 20, 20);
+        assert_eq!(confirmation.behind, None);
     }
 }

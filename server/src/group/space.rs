@@ -110,22 +110,40 @@ pub(super) fn spawn(group: &Arc<Group>) {
     tokio::spawn(leave_when_short(Arc::downgrade(group)));
 }
 
+/// Costs nothing while there is room: it waits for the lack of it.
 async fn leave_when_short(group: Weak<Group>) {
-    let mut looks = tokio::time::interval(limits::ROOM_LOOK_EVERY);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let Some((mut short, mut leadership)) = group
+        .upgrade()
+        .map(|group| (group.raft.room().watch(), group.leadership()))
+    else {
+        return;
+    };
     loop {
-        looks.tick().await;
-        let Some(group) = group.upgrade() else {
-            return;
+        let (leader, stopped) = {
+            let now = leadership.borrow_and_update();
+            (now.leader, now.stopped.is_some())
         };
-        if group.leadership().borrow().stopped.is_some() {
+        if stopped {
             return;
         }
-        let leads = group.leadership().borrow().leader == Some(group.node_id);
-        if leads && group.raft.room().is_short() {
-            group.leave_for_want_of_room().await;
-            drop(group);
-            tokio::time::sleep(limits::ROOM_HAND_OVER_EVERY).await;
+        if *short.borrow_and_update() {
+            let Some(group) = group.upgrade() else {
+                return;
+            };
+            if leader == Some(group.node_id) {
+                group.leave_for_want_of_room().await;
+                drop(group);
+                tokio::time::sleep(limits::ROOM_HAND_OVER_EVERY).await;
+                continue;
+            }
+        }
+        tokio::select! {
+            changed = short.changed() => if changed.is_err() {
+                return;
+            },
+            changed = leadership.changed() => if changed.is_err() {
+                return;
+            },
         }
     }
 }

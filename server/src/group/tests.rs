@@ -123,6 +123,7 @@ async fn group_with(
         proposals_in_flight_bytes_max: 1 << 20,
         reads_waiting_max: 1,
         leader_silence_max: SILENCE,
+        proof_age_max: SILENCE,
     };
     Group::new(
         "test".into(),

@@ -152,17 +152,21 @@ impl Group {
 }
 
 /// Raises the version of a group whenever it may be, until it is that of this program.
+///
+/// What it waits for are events: another leader, another word of a member, something applied, such as the
+/// first membership. Only what was tried in vain is tried again after a while.
 pub(super) async fn raise(group: Weak<Group>) {
-    let Some((mut leadership, mut versions)) = group.upgrade().map(|group| {
+    let Some((mut leadership, mut versions, mut published)) = group.upgrade().map(|group| {
         let versions = group.raising.versions.0.subscribe();
-        (group.leadership(), versions)
+        (group.leadership(), versions, group.raft.shared().watch())
     }) else {
         return;
     };
     loop {
         let stopped = leadership.borrow_and_update().stopped.is_some();
         versions.borrow_and_update();
-        {
+        published.borrow_and_update();
+        let again = {
             let Some(group) = group.upgrade() else {
                 return;
             };
@@ -170,7 +174,8 @@ pub(super) async fn raise(group: Weak<Group>) {
                 return;
             }
             group.raise_if_due().await;
-        }
+            group.due().is_some()
+        };
         tokio::select! {
             changed = leadership.changed() => if changed.is_err() {
                 return;
@@ -178,7 +183,10 @@ pub(super) async fn raise(group: Weak<Group>) {
             changed = versions.changed() => if changed.is_err() {
                 return;
             },
-            () = tokio::time::sleep(AGAIN_AFTER) => {}
+            changed = published.changed() => if changed.is_err() {
+                return;
+            },
+            () = tokio::time::sleep(AGAIN_AFTER), if again => {}
         }
     }
 }

@@ -190,6 +190,7 @@ impl Inner {
                 proposals_in_flight_bytes_max: config.limits.proposals_in_flight_bytes_max,
                 reads_waiting_max: config.limits.reads_waiting_max,
                 leader_silence_max: limits::LEADER_SILENCE_MAX,
+                proof_age_max: 2 * (config.raft.heartbeat_interval() + limits::LEADERS_ASKED_EVERY),
             },
             Retention {
                 log_entries_max: config.raft.log_entries_max,

@@ -231,6 +231,34 @@ impl RaftGroup {
         (standing, surroundings)
     }
 
+    /// Time since this node, as the leader, last asked something that a quorum answered; none if it does
+    /// not lead, or nothing was answered yet.
+    pub fn quorum_age(&self) -> Option<Duration> {
+        let leads = {
+            let server = self.raft.server_metrics();
+            let server = server.borrow_watched();
+            let mut voters = server.membership_config.membership().voter_ids();
+            let alone = voters.next() == Some(server.id) && voters.next().is_none();
+            server.state.is_leader().then_some(alone)
+        };
+        match leads {
+            None => None,
+            Some(true) => Some(Duration::ZERO),
+            Some(false) => {
+                let data = self.raft.data_metrics();
+                let acked = data.borrow_watched().last_quorum_acked?;
+                Some(acked.into_inner().elapsed())
+            }
+        }
+    }
+
+    /// Last index that this node knows to be committed.
+    pub fn committed_index(&self) -> u64 {
+        let data = self.raft.data_metrics();
+        let committed = data.borrow_watched().local_committed;
+        committed.map_or(0, |id| id.index)
+    }
+
     /// Stands for election at once, with votes that are granted in spite of leases.
     ///
     /// Whoever calls this must know that no leader is to be disturbed. Nothing happens if this node's
@@ -275,14 +303,18 @@ impl RaftGroup {
 }
 
 /// Keeps a tokio watch of the leadership, which `group/` and `service/` wait on.
+///
+/// The metrics of the server change with the vote and the leadership only. Those of the whole core are sent
+/// whenever it does anything, each tick of its timers among it, and hundreds of groups are not to wake for
+/// that.
 pub(super) fn follow_leadership(raft: &Raft, memory: Arc<Memory>) -> watch::Receiver<Leadership> {
     let (tx, rx) = watch::channel(Leadership::default());
-    let mut metrics = raft.metrics();
+    let (mut server, whole) = (raft.server_metrics(), raft.metrics());
     tokio::spawn(async move {
         let mut vote: Option<Vote> = None;
         loop {
             let now = {
-                let m = metrics.borrow_and_update();
+                let m = server.borrow_and_update();
                 if vote != Some(m.vote) {
                     let first = vote.replace(m.vote).is_none();
                     if !first {
@@ -291,8 +323,8 @@ pub(super) fn follow_leadership(raft: &Raft, memory: Arc<Memory>) -> watch::Rece
                 }
                 Leadership {
                     leader: m.current_leader,
-                    term: m.current_term,
-                    stopped: m.running_state.as_ref().err().map(ToString::to_string),
+                    term: m.vote.leader_id.term,
+                    stopped: None,
                 }
             };
             tx.send_if_modified(|seen| {
@@ -303,10 +335,12 @@ pub(super) fn follow_leadership(raft: &Raft, memory: Arc<Memory>) -> watch::Rece
                 changed
             });
             tokio::select! {
-                changed = metrics.changed() => if changed.is_err() {
+                changed = server.changed() => if changed.is_err() {
+                    // The core has ended, and said why in the other metrics before.
+                    let why = whole.borrow_watched().running_state.as_ref().err().map(ToString::to_string);
                     tx.send_modify(|seen| {
                         seen.leader = None;
-                        seen.stopped.get_or_insert_with(|| "shut down".to_string());
+                        seen.stopped = Some(why.unwrap_or_else(|| "shut down".to_string()));
                     });
                     return;
                 },

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     group::Group,
     keyspace::{self, Assignment, Lifecycle, LifecycleError},
+    raft::{GroupId, NodeId},
 };
 
 /// Time between two looks at groups that may have been added, and at the leadership of all.
@@ -72,6 +73,25 @@ fn groups(context: &ServiceContext) -> GroupsResponse {
         stays_out_because: context.stays_out.read().clone().unwrap_or_default(),
         next_group_id: context.lifecycle.get().map_or(0, |owner| owner.next_id()),
     }
+}
+
+/// Leader, term and readiness of a group: what those who watch are told the changes of.
+type Shape = (GroupId, Option<NodeId>, u64, Option<String>);
+
+/// What a change of is told: taken often, so nothing else is looked at.
+fn shape(context: &ServiceContext) -> (Vec<Shape>, Option<String>) {
+    let groups = context.keyspaces.all().into_iter().map(|group| {
+        let leader = group.proven_leader();
+        let leadership = group.leadership();
+        let leadership = leadership.borrow();
+        (
+            group.id(),
+            leader,
+            leadership.term,
+            leadership.stopped.clone(),
+        )
+    });
+    (groups.collect(), context.stays_out.read().clone())
 }
 
 fn describe(group: &Group) -> v1::Group {
@@ -132,16 +152,10 @@ impl Admin for AdminService {
         tokio::spawn(async move {
             let mut told = None;
             loop {
-                let now = groups(&context);
-                let shape: Vec<_> = now
-                    .groups
-                    .iter()
-                    .map(|g| (g.id, g.leader, g.term, g.stopped_because.clone()))
-                    .collect();
-                let shape = (shape, now.stays_out_because.clone());
-                if told.as_ref() != Some(&shape) {
-                    told = Some(shape);
-                    if tx.send(Ok(now)).await.is_err() {
+                let now = shape(&context);
+                if told.as_ref() != Some(&now) {
+                    told = Some(now);
+                    if tx.send(Ok(groups(&context))).await.is_err() {
                         return;
                     }
                 }

@@ -9,7 +9,9 @@
 //! One keyspace in trouble does not take a node away from the clients of the others. A node that
 //! stays out of its cluster serves nothing.
 //!
-//! Whoever looks at the leaders of all groups also tells the log when they change.
+//! Whether a group is served is known from what the leaders say of all their groups together
+//! ([`super::peer::leading`]): a look at a group asks nobody anything. Whoever looks at the leaders of all
+//! groups also tells the log when they change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,7 +36,7 @@ const NODE: &str = "";
 const KV: &str = "etcdserverpb.KV";
 /// Comes before the name of a keyspace.
 const KEYSPACE_PREFIX: &str = "holdfast.keyspace.";
-/// Time between two looks at the groups, each of which asks their leaders for a read.
+/// Time between two looks at the groups.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Keeps the reported health true until the context's owner has gone.
@@ -47,16 +49,9 @@ pub(super) async fn report(reporter: HealthReporter, context: Arc<ServiceContext
         if stays_out || groups.is_empty() {
             leaders.forget();
         }
-        // A group without a leader takes its time to say so: none waits for another.
-        let looks = groups.iter().map(|group| async {
-            match stays_out {
-                true => None,
-                false => context.leader(group).await,
-            }
-        });
-        let looks = futures_util::future::join_all(looks).await;
         let mut serving = BTreeMap::new();
-        for (group, leader) in groups.iter().zip(looks) {
+        for group in &groups {
+            let leader = group.serving_leader().filter(|_| !stays_out);
             serving.insert(group.keyspace(), leader.is_some());
             if !stays_out && let Some(news) = leaders.seen(group.id(), leader, Instant::now()) {
                 tell(&context, group, news);

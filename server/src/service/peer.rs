@@ -15,6 +15,7 @@ pub mod client;
 #[cfg(test)]
 mod fuzz;
 mod hello;
+pub mod leading;
 mod link;
 pub mod reachability;
 pub mod server;

@@ -99,7 +99,9 @@ use tokio::sync::{oneshot, watch};
 pub use dropped::DroppedGroups;
 pub use error::{Corruption, Failure, GroupDropped, OpenError};
 pub use group_log::GroupLog;
-pub use options::{GroupStats, LogOptions, LogStats};
+pub use options::LogOptions;
+#[cfg(test)]
+pub use options::{GroupStats, LogStats};
 pub use recovery::Recovery;
 #[cfg(test)]
 pub use vacate::Held;
@@ -365,7 +367,8 @@ impl Log {
         self.threads.close();
     }
 
-    /// Sizes and counts, for metrics and purge policies.
+    /// Sizes and counts.
+    #[cfg(test)]
     pub fn stats(&self) -> LogStats {
         let shared = &self.shared;
         let mut stats = LogStats {

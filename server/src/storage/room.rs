@@ -23,6 +23,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 /// Bytes that the disk takes for one byte of a memory table: the engine writes a batch beside its
 /// records, and pages anew, before it frees what they replace.
@@ -76,7 +77,7 @@ pub struct Room {
     reserve_bytes: u64,
     /// Bytes that may be taken until the next look.
     slack: AtomicI64,
-    short: AtomicBool,
+    short: watch::Sender<bool>,
     /// Nodes that said they are short, in their last answer to a leader here.
     short_peers: Mutex<BTreeSet<u64>>,
     any_short_peer: AtomicBool,
@@ -88,7 +89,7 @@ impl Room {
         Self {
             reserve_bytes,
             slack: AtomicI64::new(i64::MAX),
-            short: AtomicBool::new(false),
+            short: watch::Sender::new(false),
             short_peers: Mutex::default(),
             any_short_peer: AtomicBool::new(false),
         }
@@ -114,9 +115,11 @@ impl Room {
             enough &= left >= signed(reserve / HYSTERESIS_FRACTION);
         }
         self.slack.store(slack, Ordering::Relaxed);
-        let was = self.short.load(Ordering::Relaxed);
+        let was = *self.short.borrow();
         let now = if was { !enough } else { short };
-        self.short.store(now, Ordering::Relaxed);
+        if now != was {
+            self.short.send_replace(now);
+        }
         match (was, now) {
             (false, true) => Some(Turn::Short),
             (true, false) => Some(Turn::Ample),
@@ -138,7 +141,12 @@ impl Room {
 
     /// Whether this node must not grow, for all it knows.
     pub fn is_short(&self) -> bool {
-        self.short.load(Ordering::Relaxed) || self.slack.load(Ordering::Relaxed) < 0
+        *self.short.borrow() || self.slack.load(Ordering::Relaxed) < 0
+    }
+
+    /// Follows whether the node is short, from one look to the next.
+    pub fn watch(&self) -> watch::Receiver<bool> {
+        self.short.subscribe()
     }
 
     /// Whether the slack is less than what memory tables may promise: they should go down early, while

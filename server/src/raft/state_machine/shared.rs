@@ -116,6 +116,11 @@ impl SharedState {
         Ok(loaded)
     }
 
+    /// Index of the last applied entry that readers can see.
+    pub fn applied_index(&self) -> Option<u64> {
+        self.published.borrow().index
+    }
+
     /// Follows the progress of applying.
     pub fn watch(&self) -> watch::Receiver<Published> {
         self.published.subscribe()

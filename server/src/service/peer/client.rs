@@ -141,6 +141,13 @@ impl GrpcTransport {
         within(to, limits::PEER_PROBE_MAX, answer).await.map(drop)
     }
 
+    /// Asks a peer which groups it leads.
+    pub async fn leading(&self, to: NodeId) -> Result<peer::LeadingResponse, TransportError> {
+        let mut client = self.peer(to)?.client.clone();
+        let answer = client.leading(peer::LeadingRequest {});
+        within(to, limits::PEER_PROBE_MAX, answer).await
+    }
+
     /// Asks a peer for a snapshot of a group. The stream ends early when the connection breaks.
     pub async fn fetch_snapshot(
         &self,

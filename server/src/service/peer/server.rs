@@ -16,6 +16,7 @@ use super::{
     super::listener::Guest,
     Gate,
     hello::{dropped_from_wire, reaches_from_wire, reaches_to_wire},
+    leading,
     reachability::Heard,
     until_error,
 };
@@ -367,6 +368,19 @@ impl Peer for PeerServer {
         Ok(Response::new(peer::TransferLeaderResponse {
             refused_because: refused.map_err(status)?.unwrap_or_default(),
         }))
+    }
+
+    async fn leading(
+        &self,
+        request: Request<peer::LeadingRequest>,
+    ) -> Result<Response<peer::LeadingResponse>, Status> {
+        let from = self.check_memory(&request)?;
+        // Nobody is led by a node that may promise nothing.
+        let answer = match self.standing.gate.lets(from) {
+            true => leading::led_here(&self.keyspaces),
+            false => peer::LeadingResponse::default(),
+        };
+        Ok(Response::new(answer))
     }
 
     type ForwardStream = Replies<peer::ForwardReplyBatch>;

@@ -43,6 +43,13 @@ fn unused<T>() -> Result<Response<T>, Status> {
 
 #[tonic::async_trait]
 impl Peer for HalfAsleep {
+    async fn leading(
+        &self,
+        _: Request<peer::LeadingRequest>,
+    ) -> Result<Response<peer::LeadingResponse>, Status> {
+        Ok(Response::new(peer::LeadingResponse::default()))
+    }
+
     async fn hello(
         &self,
         _: Request<peer::HelloRequest>,

@@ -65,6 +65,7 @@ impl LogOptions {
 }
 
 /// Sizes and counts of a log.
+#[cfg(test)]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogStats {
     /// Segments in use, the active one included.
@@ -84,6 +85,7 @@ pub struct LogStats {
 }
 
 /// Sizes of one group.
+#[cfg(test)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupStats {
     /// Group id.
