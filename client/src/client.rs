@@ -9,7 +9,10 @@ use holdfast_proto::{
         MoveLeaderRequest, StatusRequest, StatusResponse, TxnRequest,
     },
     metadata::KEYSPACE,
-    v1::{GroupsRequest, GroupsResponse, Node, NodesRequest, TransferLeaderRequest},
+    v1::{
+        DebugCreateGroupsRequest, DebugDropGroupsRequest, GroupsRequest, GroupsResponse, NewGroup,
+        Node, NodesRequest, TransferLeaderRequest,
+    },
 };
 use tokio::time::timeout;
 use tonic::{
@@ -190,6 +193,22 @@ impl Client {
     /// alone, once.
     pub async fn groups(&self, endpoint: &str) -> Result<GroupsResponse> {
         self.ask(endpoint, GroupsRequest {}).await
+    }
+
+    /// Starts groups on the node at `endpoint`, and on no other: for tests and measurements, where the
+    /// node allows it.
+    #[doc(hidden)]
+    pub async fn debug_create_groups(&self, endpoint: &str, groups: Vec<NewGroup>) -> Result<()> {
+        let created = self.ask(endpoint, DebugCreateGroupsRequest { groups });
+        created.await.map(drop)
+    }
+
+    /// Drops groups on the node at `endpoint`, and on no other: for tests and measurements, where the
+    /// node allows it.
+    #[doc(hidden)]
+    pub async fn debug_drop_groups(&self, endpoint: &str, ids: Vec<u64>) -> Result<()> {
+        let dropped = self.ask(endpoint, DebugDropGroupsRequest { ids });
+        dropped.await.map(drop)
     }
 
     /// Hands the leadership of this handle's keyspace to another node and returns the id of the new

@@ -12,9 +12,10 @@ use holdfast_proto::{
         kv_client::KvClient, maintenance_client::MaintenanceClient, request_op::Request as Op,
     },
     v1::{
-        GroupsRequest, GroupsResponse, NodesRequest, NodesResponse, RegisterRequest,
-        RegisterResponse, TransferLeaderRequest, TransferLeaderResponse, admin_client::AdminClient,
-        sessions_client::SessionsClient,
+        DebugCreateGroupsRequest, DebugCreateGroupsResponse, DebugDropGroupsRequest,
+        DebugDropGroupsResponse, GroupsRequest, GroupsResponse, NodesRequest, NodesResponse,
+        RegisterRequest, RegisterResponse, TransferLeaderRequest, TransferLeaderResponse,
+        admin_client::AdminClient, sessions_client::SessionsClient,
     },
 };
 use tonic::{Request, Response, Status, transport::Channel};
@@ -76,6 +77,8 @@ rpc!(StatusRequest => StatusResponse, MaintenanceClient.status, |_| Class::Read)
 rpc!(HashKvRequest => HashKvResponse, MaintenanceClient.hash_kv, |_| Class::Read);
 rpc!(MoveLeaderRequest => MoveLeaderResponse, MaintenanceClient.move_leader, |_| Class::Once);
 rpc!(NodesRequest => NodesResponse, AdminClient.nodes, |_| Class::Read);
+rpc!(DebugCreateGroupsRequest => DebugCreateGroupsResponse, AdminClient.debug_create_groups, |_| Class::Once);
+rpc!(DebugDropGroupsRequest => DebugDropGroupsResponse, AdminClient.debug_drop_groups, |_| Class::Once);
 rpc!(GroupsRequest => GroupsResponse, AdminClient.groups, |_| Class::Read);
 // An id that nobody uses gives way by itself.
 rpc!(RegisterRequest => RegisterResponse, SessionsClient.register, |_| Class::Read);

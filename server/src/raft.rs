@@ -252,6 +252,8 @@ impl RaftGroup {
             max_in_snapshot_log_to_keep: u64::MAX,
             replication_lag_threshold: u64::MAX,
             install_snapshot_timeout: millis(tuning.snapshot_stall_max),
+            // Nobody looks at the stages of entries, and the room for them is set aside for each group.
+            log_stage_capacity: Some(1),
             ..Default::default()
         };
         let config = Arc::new(config.validate().map_err(StartError::Config)?);

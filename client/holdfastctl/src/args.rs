@@ -7,6 +7,7 @@ use clap_complete::Shell;
 use holdfast_client::{Delete, Get, Put, SortOrder, SortTarget};
 
 use crate::{
+    commands::debug::DebugCommand,
     encoding::Encoding,
     exit::{self, Failure},
     output::Format,
@@ -84,6 +85,9 @@ pub enum Command {
     MoveLeader(MoveLeaderArgs),
     /// Measure throughput and latency
     Bench(BenchArgs),
+    /// For tests and measurements
+    #[command(subcommand, hide = true)]
+    Debug(DebugCommand),
     /// Print a completion script for a shell
     Completions {
         /// The shell

@@ -2,5 +2,6 @@
 //! the screen, and says with which code the program ends.
 
 pub mod cluster;
+pub mod debug;
 pub mod kv;
 pub mod txn;

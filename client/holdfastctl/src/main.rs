@@ -24,6 +24,7 @@ mod txn_json;
 mod txn_text;
 
 use args::{Args, Command, Global};
+use commands::debug::DebugCommand;
 use exit::{Code, Failure};
 use output::Screen;
 
@@ -79,6 +80,9 @@ async fn dispatch(args: Args) -> Result<Code, Failure> {
         Command::Members => commands::cluster::members(&connect(&global).await?, &mut screen).await,
         Command::MoveLeader(target) => {
             commands::cluster::move_leader(&connect(&global).await?, &target, &mut screen).await
+        }
+        Command::Debug(DebugCommand::Groups(groups)) => {
+            commands::debug::groups(&connect(&global).await?, groups, &mut screen).await
         }
         Command::Bench(bench) => bench::run(&global, &bench, &mut screen).await,
         Command::Completions { .. } => unreachable!("handled before the runtime starts"),

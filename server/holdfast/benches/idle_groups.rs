@@ -11,6 +11,7 @@
 
 #![allow(
     dead_code,
+    unused_imports,
     clippy::unwrap_used,
     reason = "the harness is made for tests, and this measures what they would assert"
 )]
