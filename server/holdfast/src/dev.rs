@@ -11,6 +11,7 @@
 //!                     │      ◀─ watcher ── WatchGroups of each node
 //!                     └─ view (pure): observations ─▶ news ─▶ screen
 //!              ──▶ demo       writers ─▶ kill ─▶ audit ─▶ summary   (only with --demo)
+//!              ──▶ trials     the same for the leader, again and again (only with --trials)
 //! ```
 //!
 //! Promises: `ready` stands alone on a line of standard output once all groups have leaders;
@@ -27,6 +28,7 @@ mod news;
 mod screen;
 mod signals;
 mod supervisor;
+mod trials;
 mod view;
 mod watcher;
 
@@ -65,7 +67,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<bool> {
 }
 
 async fn supervise(args: &DevArgs, plan: Plan, screen: Screen) -> anyhow::Result<bool> {
-    let nodes = plan.nodes.clone();
+    let (nodes, data_dir) = (plan.nodes.clone(), plan.data_dir.clone());
     let (supervisor, status) = Supervisor::new(plan, screen);
     let (orders, inbox) = mpsc::channel(8);
     if !args.demo {
@@ -74,6 +76,16 @@ async fn supervise(args: &DevArgs, plan: Plan, screen: Screen) -> anyhow::Result
         screen.event("all nodes have stopped");
         drop(orders);
         return Ok(true);
+    }
+    if let Some(trials) = args.trials {
+        let fault = args.fault;
+        let settings = trials::Settings { trials, fault };
+        let trials = trials::run(settings, nodes, data_dir, status, orders, screen);
+        let trials = tokio::spawn(trials);
+        supervisor.run(inbox).await?;
+        let report = trials.await.context("the trials broke off")??;
+        screen.plain(report.to_string());
+        return Ok(report.passed());
     }
     let settings = demo::Settings {
         rate: args.demo_rate,

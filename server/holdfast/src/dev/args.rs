@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use holdfast_server::config::quantity::{MS_FORM, parse_ms};
 
+use super::trials::Fault;
+
 /// Run a cluster of three zones on this machine: three processes, one for each zone.
 ///
 /// Prints `ready` on a line of its own when all groups have leaders, and then a line for each event.
@@ -43,6 +45,21 @@ pub struct DevArgs {
     /// goes on until the killed node has caught up
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     pub demo_time: Duration,
+
+    /// Hit the node that leads so often, each time under load, and show how long writes stopped: median
+    /// and worst. Exit code 0 only if nothing was lost
+    #[arg(long, value_name = "N", requires = "demo", conflicts_with_all = ["demo_rate", "demo_time"], value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub trials: Option<u32>,
+
+    /// What hits it
+    #[arg(
+        long,
+        value_name = "FAULT",
+        requires = "trials",
+        value_enum,
+        default_value = "kill"
+    )]
+    pub fault: Fault,
 
     /// Flags of `holdfast start` for all three nodes
     #[arg(last = true, value_name = "NODE FLAGS")]

@@ -38,6 +38,12 @@ pub fn path_in(data_dir: &Path) -> PathBuf {
 }
 
 impl ClusterFile {
+    /// Reads the file of a running cluster.
+    pub fn read(data_dir: &Path) -> io::Result<ClusterFile> {
+        let text = std::fs::read(path_in(data_dir))?;
+        serde_json::from_slice(&text).map_err(io::Error::from)
+    }
+
     /// Replaces the file.
     pub fn write(&self, data_dir: &Path) -> io::Result<()> {
         let path = path_in(data_dir);
