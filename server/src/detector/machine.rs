@@ -124,9 +124,9 @@ impl Machine {
 
     // ---- what comes -------------------------------------------------------------------------------
 
-    /// The thread runs. It may be late.
-    pub fn woke(&mut self, now: Time) {
-        self.is_late = false;
+    /// The thread runs. It may be late, and it still is as long as there is something left to read of before.
+    pub fn woke(&mut self, has_unread: bool, now: Time) {
+        self.is_late &= has_unread;
         if now < self.due {
             return;
         }

@@ -383,6 +383,8 @@ impl Peer {
         if self.suspicion.is_some() {
             self.word = None;
         } else if before.is_some() {
+            // What it did not send while it was away does not count twice.
+            self.incoming_counts_from = now;
             self.failures = 0;
             self.dial_at = now;
         }

@@ -229,14 +229,16 @@ impl Shell {
             } else {
                 Duration::ZERO
             };
-            if let Err(error) = self.poll.poll(&mut events, Some(wait))
-                && error.kind() != io::ErrorKind::Interrupted
-            {
+            if let Err(error) = self.poll.poll(&mut events, Some(wait)) {
+                if error.kind() == io::ErrorKind::Interrupted {
+                    // A process that was stopped goes on here: what came meanwhile is read first.
+                    continue;
+                }
                 tracing::error!(%error, "the failure detector cannot wait for its sockets");
                 std::thread::sleep(limits::BEAT_INTERVAL);
             }
             let now = self.now();
-            self.machine.woke(now);
+            self.machine.woke(!self.unread.is_empty(), now);
             let mut ready = std::mem::take(&mut self.unread);
             ready.extend(events.iter().map(|event| event.token()));
             for token in ready {

@@ -343,7 +343,7 @@ impl World {
         };
         let mut inbox = std::mem::take(&mut node.inbox);
         inbox.push((0, Input::Tick));
-        machine.woke(now);
+        machine.woke(false, now);
         let mut by_id = std::mem::take(&mut node.by_id);
         for (wire, input) in inbox {
             match input {
