@@ -22,6 +22,7 @@ mod disk;
 mod effect;
 mod ending;
 pub mod fault;
+mod injected;
 mod installs;
 mod memory;
 pub mod names;
@@ -31,6 +32,7 @@ mod process;
 pub mod radius;
 mod scarcity;
 pub mod schedule;
+pub mod target;
 
 pub use self::{
     active_faults::ActiveFaults,

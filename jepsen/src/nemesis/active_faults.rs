@@ -18,7 +18,7 @@ use super::{
     BlastRadius, Fault, Observer,
     claims::{Claims, give_back},
     ending::Ending,
-    fault::Target,
+    target::Target,
 };
 use crate::{
     cluster::{Cluster, FaultError, Link, LinkFault},

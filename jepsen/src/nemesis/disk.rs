@@ -7,8 +7,9 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     ActiveFaults, Fault,
-    fault::{Healing, Injected, Target},
+    injected::{Healing, Injected},
     process::named,
+    target::Target,
 };
 use crate::{
     cluster::{ClockFault, FaultError, SyncFault, damage},

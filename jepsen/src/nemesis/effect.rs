@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use self::install::{installed, look_for_install};
-use super::{ActiveFaults, Fault, Observer, fault::Injected, installs::Installs};
+use super::{ActiveFaults, Fault, Observer, injected::Injected, installs::Installs};
 use crate::{
     cluster::{Node, existing::KIND},
     history::{NodeId, Phase},

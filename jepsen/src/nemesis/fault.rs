@@ -2,25 +2,11 @@
 
 use rand::rngs::StdRng;
 
-use super::{ActiveFaults, BlastRadius, disk, memory, names::FAULTS, network, process, scarcity};
-use crate::{cluster::FaultError, history::NodeId};
-
-/// Which nodes a fault hits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Target {
-    /// One node, whichever.
-    One,
-    /// The node that leads.
-    Leader,
-    /// As many nodes as the cluster survives.
-    Minority,
-    /// As many nodes as the cluster does not survive.
-    Majority,
-    /// All nodes.
-    All,
-    /// All nodes of a zone.
-    Zone,
-}
+use super::{
+    ActiveFaults, BlastRadius, disk, injected::Injected, memory, names::FAULTS, network, process,
+    scarcity, target::Target,
+};
+use crate::cluster::FaultError;
 
 /// Something that can be broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,48 +52,6 @@ pub enum Fault {
     OldCopyLeader,
     Compact,
     MoveLeader,
-}
-
-/// How a fault is undone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Healing {
-    /// There is nothing to undo.
-    None,
-    /// Nodes are started again.
-    Start(Vec<NodeId>),
-    /// Nodes are started again in this order, each a while after the one before.
-    StartInTurn(Vec<NodeId>),
-    /// Nodes go on.
-    Resume(Vec<NodeId>),
-    /// The links of this fault are whole again.
-    Links,
-    /// Syncs are as they should be; nodes that stopped over it are started again.
-    Syncs(Vec<NodeId>),
-    /// The clock tells the time.
-    Clock(NodeId),
-    /// There is room again; nodes that stopped over it are started again.
-    Room(Vec<NodeId>),
-    /// Log lines go to their files again; the nodes are restarted for that.
-    Output(Vec<NodeId>),
-    /// The connections of this fault are closed.
-    Connections,
-}
-
-/// A fault that was made.
-pub(super) struct Injected {
-    pub(super) nodes: Vec<NodeId>,
-    pub(super) detail: String,
-    pub(super) healing: Healing,
-}
-
-impl Injected {
-    pub(super) fn new(nodes: Vec<NodeId>, detail: impl Into<String>, healing: Healing) -> Self {
-        Self {
-            nodes,
-            detail: detail.into(),
-            healing,
-        }
-    }
 }
 
 impl Fault {

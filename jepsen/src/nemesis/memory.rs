@@ -20,7 +20,8 @@ use tokio::time::{Instant, sleep};
 use super::{
     ActiveFaults,
     disk::{spare_one, stays_out},
-    fault::{Healing, Injected, Target},
+    injected::{Healing, Injected},
+    target::Target,
 };
 use crate::{
     cluster::{FaultError, damage},

@@ -1,6 +1,6 @@
 //! The names of the faults, and of groups of them, with what users read about each.
 
-use super::fault::{Fault, Target};
+use super::{fault::Fault, target::Target};
 
 /// Names, faults, and what they do.
 pub const FAULTS: &[(&str, Fault, &str)] = &[

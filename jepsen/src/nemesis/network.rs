@@ -10,8 +10,9 @@ use rand::{
 
 use super::{
     ActiveFaults, Fault,
-    fault::{Healing, Injected, Target},
+    injected::{Healing, Injected},
     process::named,
+    target::Target,
 };
 use crate::{
     cluster::{End, FaultError, Link, LinkFault},

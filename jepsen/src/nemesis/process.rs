@@ -7,7 +7,8 @@ use rand::rngs::StdRng;
 
 use super::{
     ActiveFaults,
-    fault::{Healing, Injected, Target},
+    injected::{Healing, Injected},
+    target::Target,
 };
 use crate::{
     cluster::{FaultError, SyncFault},

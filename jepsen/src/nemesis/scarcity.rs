@@ -15,9 +15,10 @@ use tokio::{
 
 use super::{
     ActiveFaults, Fault,
-    fault::{Healing, Injected, Target},
+    injected::{Healing, Injected},
     installs::Installs,
     process::named,
+    target::Target,
 };
 use crate::{
     cluster::{FaultError, SyncFault},

@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     ActiveFaults, Fault,
     effect::Held,
-    fault::{Healing, Injected},
+    injected::{Healing, Injected},
     names,
     process::named,
     scarcity,

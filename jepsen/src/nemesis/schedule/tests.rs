@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     cluster::{Cluster, Description, Link, LinkFault, Node},
-    nemesis::{BlastRadius, Observer, fault::Target},
+    nemesis::{BlastRadius, Observer, target::Target},
 };
 
 #[test]
