@@ -83,7 +83,7 @@ pub const CONNECTION_SETTLES_MAX: Duration = Duration::from_secs(10);
 pub const DESCRIPTORS_RESERVED: u64 = 32;
 /// Time between two questions to a peer which groups it leads: one question for all of them. Whether a group
 /// has a leader is known so much later.
-pub const LEADERS_ASKED_EVERY: Duration = Duration::from_millis(250);
+pub const LEADERS_ASKED_EVERY: Duration = Duration::from_millis(500);
 /// Groups of a node that start at the same time. At the bound: wait.
 pub const GROUPS_STARTING_MAX: usize = 16;
 /// Groups of a node that fetch a lost state from a peer at the same time. At the bound: wait.

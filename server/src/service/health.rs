@@ -28,6 +28,7 @@ use super::{
 use crate::{
     group::Group,
     keyspace::{DEFAULT, SYSTEM},
+    limits,
 };
 
 /// Stands for the whole node, by the definition of the health service.
@@ -36,8 +37,8 @@ const NODE: &str = "";
 const KV: &str = "etcdserverpb.KV";
 /// Comes before the name of a keyspace.
 const KEYSPACE_PREFIX: &str = "holdfast.keyspace.";
-/// Time between two looks at the groups.
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Time between two looks at the groups. Nothing new is known sooner.
+const POLL_INTERVAL: Duration = limits::LEADERS_ASKED_EVERY;
 
 /// Keeps the reported health true until the context's owner has gone.
 pub(super) async fn report(reporter: HealthReporter, context: Arc<ServiceContext>) {
