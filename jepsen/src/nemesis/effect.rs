@@ -128,7 +128,9 @@ impl Kind {
             | Fault::PartitionHalves
             | Fault::PartitionOneWay => Kind::LosesPeers,
             Fault::PartitionClients => Kind::LosesClients,
-            Fault::PartitionRing => Kind::Hidden("every node still sees a majority"),
+            Fault::PartitionRing | Fault::PartitionDirection => {
+                Kind::Hidden("every node still sees a majority")
+            }
             Fault::SlowLink | Fault::SlowBandwidth | Fault::Loss | Fault::Reset => {
                 Kind::Hidden("how links behave is not measured")
             }

@@ -28,6 +28,7 @@ pub enum Fault {
     PartitionHalves,
     PartitionRing,
     PartitionOneWay,
+    PartitionDirection,
     PartitionClients,
     SlowLink,
     SlowBandwidth,
@@ -139,6 +140,7 @@ impl Fault {
             | Fault::PartitionHalves
             | Fault::PartitionRing
             | Fault::PartitionOneWay
+            | Fault::PartitionDirection
             | Fault::PartitionClients
             | Fault::SlowLink
             | Fault::SlowBandwidth

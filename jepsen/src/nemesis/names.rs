@@ -125,6 +125,11 @@ pub const FAULTS: &[(&str, Fault, &str)] = &[
         "one node hears and is not heard, or the reverse",
     ),
     (
+        "partition-direction",
+        Fault::PartitionDirection,
+        "one direction of the link between the leader and one other node cut",
+    ),
+    (
         "partition-clients",
         Fault::PartitionClients,
         "the client links of one node cut",
@@ -273,6 +278,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "partition-halves",
             "partition-ring",
             "partition-one-way",
+            "partition-direction",
             "partition-clients",
         ],
     ),

@@ -51,7 +51,7 @@ pub(super) async fn inject(
         return Err(FaultError::Skipped("there is one node only".into()));
     }
     let target = match fault {
-        Fault::PartitionLeader => Target::Leader,
+        Fault::PartitionLeader | Fault::PartitionDirection => Target::Leader,
         _ => Target::One,
     };
     let node = match fault {
@@ -85,6 +85,18 @@ pub(super) async fn inject(
             };
             let links = links(node, &peers, direction, CUT);
             (vec![node], links, format!("node {node} {words}"))
+        }
+        Fault::PartitionDirection => {
+            let End::Node(other) = *peers.choose(rng).expect("there is another node") else {
+                unreachable!("peers are nodes");
+            };
+            let (from, to) = match rng.random_bool(0.5) {
+                true => (node, other),
+                false => (other, node),
+            };
+            let links = links(from, &[End::Node(to)], Direction::Out, CUT);
+            let detail = format!("node {to} does not hear node {from}; node {node} leads");
+            (vec![node, other], links, detail)
         }
         Fault::PartitionHalves => halves(all, rng),
         Fault::PartitionRing => ring(all, rng),
