@@ -17,7 +17,8 @@
 //! What holds here:
 //!
 //! - A leader is replaced only if a majority of the voters holds it for dead, if it says itself that it
-//!   does not lead, or if its process is known to have started anew. One broken link deposes nobody.
+//!   does not lead or hears no quorum, or if its process is known to have started anew. One broken link
+//!   deposes nobody.
 //! - Votes compare logs, and reads rest on no lease, so a mistake costs an election and nothing else.
 //! - All that is in flight is bounded: one message per peer and survey, a number of campaigns at a time.
 //!
@@ -310,11 +311,12 @@ impl Failover {
         };
         let since = *watched.unheard_since.get_or_insert(now);
         let silent = now.duration_since(since).min(quorum_age);
-        group.set_powerless(silent >= limits::POWERLESS_AFTER);
+        let powerless = silent >= limits::POWERLESS_AFTER;
+        group.set_powerless(powerless);
         // The detector may be cut off where the groups are not.
         let probed = group.clone();
         tokio::spawn(async move { probed.raft().beat().await });
-        Some(now + limits::POWERLESS_AFTER / 2)
+        (!powerless).then(|| now + limits::POWERLESS_AFTER / 2)
     }
 
     fn pace(&self, voters: &[NodeId]) -> Pace {
@@ -330,10 +332,11 @@ impl Failover {
     }
 }
 
-/// Whether others may stand against a node: a majority of the voters holds it for dead, or it is so sick
-/// that it should have handed over.
+/// Whether others may stand against a node: a majority of the voters holds it for dead, or it says itself
+/// that it hears no majority, or is so sick that it should have handed over.
 fn is_dead(views: &Views, node: NodeId, voters: &[NodeId], me: NodeId) -> bool {
     node != me
         && (views.is_suspected(node, voters.iter().copied())
-            || sickness::is_overdue(views, node, voters))
+            || sickness::is_overdue(views, node, voters)
+            || sickness::hears_no_quorum(views, node, voters))
 }

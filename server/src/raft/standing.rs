@@ -54,7 +54,8 @@ pub struct Standing {
     pub log_end: LogEnd,
     /// It leads in the term of its vote, and a quorum followed it a lease ago at most.
     pub leads: bool,
-    /// Its vote is one for a candidate and was cast a moment ago: an election may be under way.
+    /// Its vote is one for a candidate and was cast a moment ago, or it is about to cast one for itself:
+    /// an election may be under way.
     pub settling: bool,
 }
 
@@ -87,6 +88,8 @@ pub(super) struct Memory {
     ballot_cast: AtomicU64,
     /// The term in which this leader began to hand its leadership over, and when.
     handing_over: Mutex<Option<(u64, Instant)>>,
+    /// The term out of which this node began to campaign last, and when.
+    campaigning: Mutex<Option<(u64, Instant)>>,
 }
 
 impl Memory {
@@ -101,6 +104,7 @@ impl Memory {
             heard_at: AtomicU64::new(0),
             ballot_cast: AtomicU64::new(0),
             handing_over: Mutex::new(None),
+            campaigning: Mutex::new(None),
         })
     }
 
@@ -134,6 +138,13 @@ impl Memory {
         if handing_over.is_none_or(|(began_in, _)| began_in != term) {
             *handing_over = Some((term, Instant::now()));
         }
+    }
+
+    /// Whether this node's vote for itself is on its way to the disk.
+    fn campaigns(&self, term: u64) -> bool {
+        let campaigning = *self.campaigning.lock();
+        campaigning
+            .is_some_and(|(out_of, at)| out_of == term && at.elapsed() < limits::CAMPAIGN_SYNC_MAX)
     }
 
     /// Whether a leader's attempt to hand over in this term took too long: until somebody else is
@@ -217,9 +228,10 @@ impl RaftGroup {
             },
             leads: quorum_age.is_some_and(|age| age < memory.lease)
                 && !memory.is_stuck(ballot.term),
-            settling: !ballot.committed
-                && ballot.term > 0
-                && ballot_age < limits::ELECTION_SETTLES_WITHIN,
+            settling: memory.campaigns(ballot.term)
+                || (!ballot.committed
+                    && ballot.term > 0
+                    && ballot_age < limits::ELECTION_SETTLES_WITHIN),
         };
         let surroundings = Surroundings {
             voters,
@@ -278,9 +290,14 @@ impl RaftGroup {
             let elected = self.raft.trigger().elect(false).await;
             return elected.map_err(|e| stopped(&e));
         }
+        *self.memory.campaigning.lock() = Some((seen.term, Instant::now()));
         let request = TransferLeaderRequest::new(vote, self.node_id, None);
         let transfer = self.raft.handle_transfer_leader(request);
-        match tokio::time::timeout(limits::CAMPAIGN_BEGINS_WITHIN, transfer).await {
+        let begun = tokio::time::timeout(limits::CAMPAIGN_BEGINS_WITHIN, transfer).await;
+        if !matches!(begun, Ok(Ok(Ok(())))) {
+            *self.memory.campaigning.lock() = None;
+        }
+        match begun {
             Ok(Ok(Ok(()))) => Ok(()),
             // The vote has changed, or is on its way to the disk.
             Ok(Ok(Err(_))) | Err(_) => Ok(()),

@@ -1,5 +1,5 @@
 //! Leaders whose node is sick by its own word: its log does not sync, its state machine or its event loop
-//! does not get on.
+//! does not get on, or it does not hear a majority of the voters though it is heard itself.
 //!
 //! Such a leader hands over to the voter that has most of the log, if one is well. If it does not get
 //! that done, the others stand against it as if it were dead, provided that a majority of the voters
@@ -34,10 +34,30 @@ pub(super) fn is_overdue(views: &Views, node: NodeId, voters: &[NodeId]) -> bool
         && others.filter(|voter| is_well(views, **voter)).count() > voters.len() / 2
 }
 
-/// When stalls that are going on are to be looked at again.
+/// Whether a node says itself that it hears no majority of these voters, and has not for a while. What it
+/// sends arrives, and no answer gets back to it.
+pub(super) fn hears_no_quorum(views: &Views, node: NodeId, voters: &[NodeId]) -> bool {
+    let hears = |voter: &&NodeId| {
+        let suspicion = views.suspicion(node, **voter);
+        suspicion.is_none_or(|suspicion| suspicion.since.elapsed() < limits::POWERLESS_AFTER)
+    };
+    views.heard().any(|heard| heard == node)
+        && voters.iter().filter(hears).count() <= voters.len() / 2
+}
+
+/// When stalls that go on, and suspicions that are young, are to be looked at again.
 pub(super) fn next_look(views: &Views, now: Instant) -> Option<Instant> {
-    let stalled = views.heard().any(|node| views.stall(node).is_some());
-    stalled.then(|| now + limits::SICK_LOOK_EVERY)
+    let young = |observer: NodeId, subject: NodeId| {
+        let suspicion = views.suspicion(observer, subject);
+        suspicion.is_some_and(|suspicion| suspicion.since.elapsed() < 2 * limits::POWERLESS_AFTER)
+    };
+    let suspected: Vec<NodeId> = views.suspicions().map(|(node, _)| node).collect();
+    let mut heard = views.heard();
+    let changes = heard.any(|node| {
+        let others = views.heard().chain(suspected.iter().copied());
+        views.stall(node).is_some() || others.into_iter().any(|other| young(node, other))
+    });
+    changes.then(|| now + limits::SICK_LOOK_EVERY)
 }
 
 impl Failover {

@@ -201,7 +201,9 @@ impl Failover {
         if term <= standing.ballot.term && heard.is_some_and(|at| self.restarted_since(node, at)) {
             return true;
         }
-        if sickness::is_overdue(views, node, &group.voters) {
+        if sickness::is_overdue(views, node, &group.voters)
+            || sickness::hears_no_quorum(views, node, &group.voters)
+        {
             return true;
         }
         // Those that answered just now know better than the views, which may be older.

@@ -296,6 +296,25 @@ async fn a_leader_whose_log_does_not_sync_hands_over_to_one_that_is_well() {
     scripted::until("transfer", || *world.others.transfers.lock() == [THIRD]).await;
 }
 
+/// What it sends arrives: its heartbeats hold the others' leases, and it can commit nothing.
+#[test]
+fn a_leader_that_says_that_it_hears_no_majority_counts_as_dead() {
+    let voters = [ME, LEADER, THIRD];
+    let old = || Suspicion {
+        since: Instant::now() - limits::POWERLESS_AFTER,
+        ..suspicion()
+    };
+    let one = Views::new(ME)
+        .with_word(THIRD, 3)
+        .with_suspicion(LEADER, THIRD, old());
+    assert!(!is_dead(&one, LEADER, &voters, ME));
+    let young = one.clone().with_suspicion(LEADER, ME, suspicion());
+    assert!(!is_dead(&young, LEADER, &voters, ME));
+    let none = one.with_suspicion(LEADER, ME, old());
+    assert!(is_dead(&none, LEADER, &voters, ME));
+    assert!(!is_dead(&none, THIRD, &voters, ME));
+}
+
 #[test]
 fn a_sick_leader_that_did_not_hand_over_counts_as_dead_to_a_majority_that_is_well() {
     let stall = |age| Stall {
