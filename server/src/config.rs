@@ -121,6 +121,9 @@ pub struct Member {
 }
 
 /// Timing and retention of the Raft groups.
+///
+/// The times are a backstop: a leader that is dead, silent or sick is replaced by what the detector sees,
+/// long before they run out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RaftConfig {
@@ -128,8 +131,8 @@ pub struct RaftConfig {
     #[serde(with = "quantity::ms")]
     pub heartbeat_interval_ms: u64,
     /// Shortest time before a voter stands for election, counted from the end of the leader's
-    /// lease, in milliseconds. The lease is `election_timeout_max_ms` long: a dead leader is
-    /// replaced between (max + min) and 2 × max after its last sign of life.
+    /// lease, in milliseconds. The lease is `election_timeout_max_ms` long: a leader that the detector
+    /// does not find dead is replaced between (max + min) and 2 × max after its last sign of life.
     #[serde(with = "quantity::ms")]
     pub election_timeout_min_ms: u64,
     /// Longest time before a voter stands for election after the leader's lease, and the length of
@@ -155,9 +158,9 @@ pub struct RaftConfig {
 impl Default for RaftConfig {
     fn default() -> Self {
         RaftConfig {
-            heartbeat_interval_ms: 40,
-            election_timeout_min_ms: 100,
-            election_timeout_max_ms: 160,
+            heartbeat_interval_ms: 1_000,
+            election_timeout_min_ms: 3_000,
+            election_timeout_max_ms: 5_000,
             quorum_loss_probe_interval_ms: 0,
             worst_voter_rtt_ms: 1,
             max_payload_entries: limits::APPEND_ENTRIES_DEFAULT,

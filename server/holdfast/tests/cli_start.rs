@@ -84,7 +84,7 @@ fn help_documents_every_value_with_default_variable_and_field() {
     for default in [
         "[default: 1.5 MiB]",
         "[default: 128]",
-        "[default: 40ms]",
+        "[default: 1s]",
         "[default: 127.0.0.1:2379]",
     ] {
         assert!(
@@ -117,17 +117,17 @@ fn bad_values_are_refused_with_field_value_source_and_remedy() {
     refused(
         &start_check(&[
             "--election-timeout-min-ms",
-            "80",
+            "800",
             "--request-bytes-max",
             "17MB",
         ]),
         &["limits.request_bytes_max = 17MB (from --request-bytes-max): must be a size such as"],
     );
     refused(
-        &start_check(&["--worst-voter-rtt-ms", "40", "--txn-ops-max", "0"]),
+        &start_check(&["--worst-voter-rtt-ms", "400", "--txn-ops-max", "0"]),
         &[
-            "raft.election_timeout_min_ms = 100ms (the default): must be at least ten times \
-             raft.worst_voter_rtt_ms (40ms): give 400ms or more",
+            "raft.election_timeout_min_ms = 3s (the default): must be at least ten times \
+             raft.worst_voter_rtt_ms (400ms): give 4s or more",
             "limits.txn_ops_max = 0 (from --txn-ops-max): must be from 1 to 16384",
         ],
     );

@@ -223,7 +223,7 @@ pub const SETTINGS: &[Setting] = &[
         "election-timeout-min-ms",
         Kind::Millis,
         None,
-        "Shortest time before a node stands for election, counted from the end of the leader's lease. At least ten times the worst round trip between voters",
+        "Shortest time before a node stands for election though the failure detector sees nothing, counted from the end of the leader's lease. At least ten times the worst round trip between voters",
     ),
     setting(
         "raft",
@@ -231,7 +231,7 @@ pub const SETTINGS: &[Setting] = &[
         "election-timeout-max-ms",
         Kind::Millis,
         None,
-        "Longest such time, and the length of the leader's lease: a dead leader is replaced at the latest after about twice this",
+        "Longest such time, and the length of the leader's lease. A backstop: a leader that the failure detector holds for dead is replaced at once",
     ),
     setting(
         "raft",

@@ -62,7 +62,7 @@ fn what_follows_from_other_values_is_filled_in() {
     let config = sound().resolve().unwrap();
     assert_eq!(config.node.advertise_client_url, "http://10.0.0.2:2379");
     assert_eq!(config.node.advertise_peer_url, "http://10.0.0.2:2380");
-    assert_eq!(config.raft.quorum_loss_probe_interval_ms, 320);
+    assert_eq!(config.raft.quorum_loss_probe_interval_ms, 10_000);
     assert_eq!(config.this_member(), Some(&member(2, "zone-b")));
     assert_eq!(config.warnings(), Vec::<String>::new());
     assert_eq!(
@@ -242,10 +242,10 @@ fn even_clusters_and_heavy_zones_are_warned_of() {
 #[test]
 fn raft_times_fit_each_other() {
     refused(
-        |c| c.raft.heartbeat_interval_ms = 50,
+        |c| c.raft.heartbeat_interval_ms = 1_500,
         "raft.heartbeat_interval_ms",
-        "50ms",
-        "less than half of raft.election_timeout_min_ms (100ms)",
+        "1.5s",
+        "less than half of raft.election_timeout_min_ms (3s)",
     );
     refused(
         |c| c.raft.heartbeat_interval_ms = 0,
@@ -254,16 +254,16 @@ fn raft_times_fit_each_other() {
         "at least 1ms",
     );
     refused(
-        |c| c.raft.election_timeout_min_ms = 160,
+        |c| c.raft.election_timeout_min_ms = 5_000,
         "raft.election_timeout_min_ms",
-        "160ms",
-        "less than raft.election_timeout_max_ms (160ms)",
+        "5s",
+        "less than raft.election_timeout_max_ms (5s)",
     );
     refused(
-        |c| c.raft.worst_voter_rtt_ms = 11,
+        |c| c.raft.worst_voter_rtt_ms = 301,
         "raft.election_timeout_min_ms",
-        "100ms",
-        "at least ten times raft.worst_voter_rtt_ms (11ms): give 110ms or more",
+        "3s",
+        "at least ten times raft.worst_voter_rtt_ms (301ms): give 3010ms or more",
     );
     refused(
         |c| c.raft.worst_voter_rtt_ms = 0,
@@ -272,10 +272,10 @@ fn raft_times_fit_each_other() {
         "at least 1ms",
     );
     refused(
-        |c| c.raft.quorum_loss_probe_interval_ms = 319,
+        |c| c.raft.quorum_loss_probe_interval_ms = 9_999,
         "raft.quorum_loss_probe_interval_ms",
-        "319ms",
-        "give 320ms or more",
+        "9999ms",
+        "give 10s or more",
     );
     refused(
         |c| c.raft.quorum_loss_probe_interval_ms = 25 * 3_600_000,

@@ -17,6 +17,7 @@ mod damage;
 mod deadlines;
 mod detector;
 mod diagnostics;
+mod failover;
 mod founding;
 mod full_disk;
 mod groups;
