@@ -497,8 +497,8 @@ pub const SURVEY_GROUPS_MAX: usize = 1024;
 pub const SURVEY_WAIT_MIN: Duration = Duration::from_millis(60);
 /// The longest such wait.
 pub const SURVEY_WAIT_MAX: Duration = Duration::from_secs(2);
-/// Pause between two surveys of a group, doubled each time.
-pub const SURVEY_PAUSE_MIN: Duration = Duration::from_millis(25);
+/// Pause between two surveys of a group, doubled each time, beside a round trip.
+pub const SURVEY_PAUSE_MIN: Duration = Duration::from_millis(4);
 /// The longest such pause.
 pub const SURVEY_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Longest time between two looks at the groups of a node: one for all of them.

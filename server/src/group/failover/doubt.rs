@@ -212,7 +212,8 @@ impl Doubt {
         let turns = rank.saturating_add(campaigns.min(1));
         let due = since + pace.turn(campaigns) * turns.min(limits::CAMPAIGN_TURNS_MAX);
         if now < due {
-            episode.ask_at = due;
+            // Logs may still grow by what was under way, and the order of the voters with them.
+            episode.ask_at = due.min(now + pace.pause(episode.asked));
             return false;
         }
         self.campaigns += 1;
