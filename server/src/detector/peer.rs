@@ -119,6 +119,8 @@ pub(super) struct Peer {
     /// The start that said goodbye.
     left: Option<u64>,
     pub round_trip: RoundTrip,
+    /// When this detector was late last: an answer to what it sent before was held up here.
+    excused_at: Time,
     pub word: Option<Word>,
     pub suspicion: Option<Suspected>,
 
@@ -142,6 +144,7 @@ impl Peer {
             restarts: 0,
             left: None,
             round_trip: RoundTrip::default(),
+            excused_at: Time::default(),
             word: None,
             suspicion: None,
             outgoing: None,
@@ -204,6 +207,7 @@ impl Peer {
         if let Some(echo) = echo {
             if let Some(held) = message.held
                 && !is_late
+                && echo > self.excused_at
             {
                 let round_trip = now.since(echo).saturating_sub(held);
                 self.round_trip.measured(round_trip, now);
@@ -316,6 +320,7 @@ impl Peer {
 
     /// This detector was not scheduled: what it did not hear meanwhile speaks against nobody.
     pub fn excuse(&mut self, delay: Duration, now: Time) {
+        self.excused_at = now;
         if self.restarts < limits::SILENCE_RESTARTS_MAX {
             self.restarts += 1;
             self.counts_from = self.counts_from.max(now);
