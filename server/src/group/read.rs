@@ -78,7 +78,16 @@ impl Group {
     pub fn leader_is_lost(&self) -> bool {
         let in_vain = self.confirmation.lock().in_vain(self.proof_age_max);
         in_vain > self.leader_silence_max
-            || (in_vain > limits::LEADER_LOSS_SHOWN_AFTER && self.seems_leaderless())
+            || (self.seems_leaderless()
+                && (in_vain > limits::LEADER_LOSS_SHOWN_AFTER || self.sees_no_quorum()))
+    }
+
+    /// Whether this node holds so many voters for dead that those it hears are no quorum.
+    fn sees_no_quorum(&self) -> bool {
+        let voters = self.status().voters;
+        let views = self.views.borrow();
+        let heard = |node: &&NodeId| views.suspicion(self.node_id, **node).is_none();
+        voters.iter().filter(heard).count() <= voters.len() / 2
     }
 
     /// Whether something else than reads in vain speaks against the leader.
