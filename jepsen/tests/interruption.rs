@@ -55,8 +55,11 @@ impl Existing {
         // SAFETY: `signal` may be called between fork and exec, and touches nothing of this process.
         unsafe {
             run.pre_exec(|| {
-                // Whoever runs the tests may have had it ignored, which children inherit (nohup).
-                libc::signal(libc::SIGHUP, libc::SIG_DFL);
+                // Whoever runs the tests may have had them ignored, which children inherit: nohup the first, a
+                // shell that runs them in the background the others.
+                for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+                    libc::signal(signal, libc::SIG_DFL);
+                }
                 Ok(())
             })
         };
