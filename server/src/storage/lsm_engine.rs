@@ -137,8 +137,16 @@ impl LsmEngine {
         guarded(&self.dir, || {
             self.compactor.wait_for_room(&self.tree)?;
             let mut ingestion = self.tree.ingestion().map_err(&failed)?;
+            let mut last = Bytes::new();
             let read = |bucket: &[u8]| self.get_short(bucket);
             long_keys::gather(changes, &self.dir, read, |key, value| {
+                debug_assert!(
+                    last < key,
+                    "changes are sorted, their keys unique and not empty"
+                );
+                if cfg!(debug_assertions) {
+                    last = key.clone();
+                }
                 let key = Slice::from(key);
                 match value {
                     Some(value) => ingestion.write(key, Slice::from(value)),
@@ -198,10 +206,6 @@ impl Engine for LsmEngine {
     }
 
     fn apply_batch(&self, batch: Batch) -> Result<(), EngineError> {
-        debug_assert!(
-            batch.is_sorted_by(|a, b| a.0 < b.0),
-            "a batch is sorted, its keys unique"
-        );
         self.ingest(&mut batch.into_iter())
     }
 

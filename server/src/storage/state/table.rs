@@ -87,12 +87,17 @@ impl<'a> Borrow<dyn Headed + 'a> for Key {
     }
 }
 
+/// The order of keys, which the heads decide unless they are equal.
+fn order<K: Headed + ?Sized>(a: &K, b: &K) -> std::cmp::Ordering {
+    match a.head().cmp(&b.head()) {
+        Equal => a.key().cmp(b.key()),
+        decided => decided,
+    }
+}
+
 impl Ord for dyn Headed + '_ {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        match self.head().cmp(&other.head()) {
-            Equal => self.key().cmp(other.key()),
-            decided => decided,
-        }
+        order(self, other)
     }
 }
 
@@ -112,10 +117,7 @@ impl Eq for dyn Headed + '_ {}
 
 impl Ord for Key {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        match self.head.cmp(&other.head) {
-            Equal => self.key.cmp(&other.key),
-            decided => decided,
-        }
+        order(self, other)
     }
 }
 
