@@ -84,9 +84,8 @@ impl NewestVersions {
 
     /// Forgets everything: another state takes the place of this one.
     pub(super) fn clear(&mut self) {
-        self.young.clear();
-        mem::swap(&mut self.young, &mut self.old);
-        self.young.clear();
+        // New maps: one that is cleared keeps its memory.
+        (self.young, self.old) = Default::default();
         self.give_back(self.young_bytes + self.old_bytes);
         (self.young_bytes, self.old_bytes) = (0, 0);
     }
