@@ -152,7 +152,10 @@ impl Failover {
             tokio::select! {
                 changed = views.changed() => {
                     if changed.is_err() {
-                        // Without a detector the timers of the groups are left.
+                        tracing::error!(
+                            "the failure detector of this node has ended: until the node is started again, only \
+                             the timers of the groups find a leader that is dead, some seconds later"
+                        );
                         return;
                     }
                     views.borrow_and_update();
