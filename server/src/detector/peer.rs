@@ -177,8 +177,8 @@ impl Peer {
 
     // ---- what comes -------------------------------------------------------------------------------
 
-    /// A message has come, some time before now if this detector is late. Returns the connections that have no use any more: of another start of the
-    /// peer, or worse than the one it came on.
+    /// A message has come, some time before now if this detector is late. Returns the connections that have
+    /// no use any more: of another start of the peer, or worse than the one it came on.
     pub fn received(
         &mut self,
         id: ConnectionId,

@@ -316,10 +316,6 @@ impl Log {
     /// returns. Its id is refused for ever, by this log and by one that is opened again; a group that
     /// nobody named yet can be dropped too, and one that was dropped before is an error. Handles of
     /// the group that are still about refuse everything.
-    #[allow(
-        dead_code,
-        reason = "no group of a running node is dropped, until they come and go"
-    )]
     pub async fn drop_group(&self, id: u64) -> io::Result<()> {
         let group = self.group(id)?;
         let (tx, dropped) = oneshot::channel();

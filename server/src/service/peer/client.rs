@@ -100,7 +100,8 @@ struct PeerConnection {
 }
 
 impl GrpcTransport {
-    /// Connections of `sender` to `peers`. `patience` bounds connecting and the opening of a stream. At most `forward_queue_max` requests wait for one peer.
+    /// Connections of `sender` to `peers`. `patience` bounds connecting and the opening of a
+    /// stream. At most `forward_queue_max` requests wait for one peer.
     pub fn new(
         sender: Sender,
         peers: &[PeerAddress],

@@ -26,10 +26,6 @@ impl DroppedGroups {
     }
 
     /// The largest id of a dropped group.
-    #[allow(
-        dead_code,
-        reason = "no group of a running node is dropped, until they come and go"
-    )]
     pub fn last(&self) -> Option<u64> {
         self.ranges.last_key_value().map(|(_, &last)| last)
     }

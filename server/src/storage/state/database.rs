@@ -240,10 +240,6 @@ impl Database {
     }
 
     /// The groups that the database knows a state of.
-    #[allow(
-        dead_code,
-        reason = "which groups there are is a fixed list, until they come and go"
-    )]
     pub fn groups(&self) -> Vec<u64> {
         let catalogue = self.inner.shared.catalogue.lock();
         catalogue.groups().map(|(group, _)| group).collect()
@@ -251,10 +247,6 @@ impl Database {
 
     /// Forgets the state of a group that nobody writes to any more; its space comes back by and by.
     /// Blocks on I/O.
-    #[allow(
-        dead_code,
-        reason = "no group of a running node is dropped, until they come and go"
-    )]
     pub fn drop_group(&self, store: StateStore) -> Result<(), StateError> {
         let shared = &self.inner.shared;
         let base = store.shared().base();
