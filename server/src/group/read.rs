@@ -68,10 +68,11 @@ impl Confirmation {
 }
 
 impl Group {
-    /// Whether a leader showed not longer than `age_max` ago that a quorum follows it.
+    /// Whether a leader showed not longer than `age_max` ago that a quorum follows it, and nothing has
+    /// shown since that it is lost.
     pub fn led_within(&self, age_max: Duration) -> bool {
         let given = self.confirmation.lock().given;
-        given.is_some_and(|at| at.elapsed() <= age_max)
+        given.is_some_and(|at| at.elapsed() <= age_max) && !self.leader_is_lost()
     }
 
     /// Whether nothing has shown that a leader has a quorum for longer than electing one takes.
