@@ -172,6 +172,7 @@ impl ClientBuilder {
             cluster,
             policy: self.policy,
             scopes: Mutex::default(),
+            repeats: Default::default(),
         };
         let client = Client::new(core, self.timeout);
         match self.keyspace {

@@ -21,7 +21,16 @@
 //! - an attempt says so (`holdfast-retry: 1`) if an earlier one may have taken effect. One that was
 //!   refused before anything was done leaves no trace, and the next is as good as the first.
 
-use std::{collections::HashMap, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use holdfast_proto::{
     metadata::{CLIENT_ID, KEYSPACE, REQUEST_SEQ, RETRY},
@@ -67,6 +76,8 @@ pub(crate) struct Core {
     pub(crate) policy: Policy,
     /// By name, so that all handles on a keyspace share them.
     pub(crate) scopes: Mutex<HashMap<String, Arc<Scope>>>,
+    /// How often a request was sent after its first time.
+    pub(crate) repeats: AtomicU64,
 }
 
 /// A keyspace, and the retry ids for it.
@@ -370,6 +381,9 @@ impl<'a, R: Rpc> Call<'a, R> {
         &mut self,
         endpoint: &Endpoint,
     ) -> impl Future<Output = Result<Response<R::Response>, Status>> + Send + use<R> {
+        if self.attempts > 0 {
+            self.core.repeats.fetch_add(1, Ordering::Relaxed);
+        }
         self.attempts += 1;
         let mut request = Request::new(self.request.clone());
         request.set_timeout(self.deadline.saturating_duration_since(Instant::now()));

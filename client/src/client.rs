@@ -1,6 +1,10 @@
 //! The handle programs hold: a keyspace, a deadline, and the shared core behind them.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use holdfast_proto::{
@@ -118,6 +122,12 @@ impl Client {
         let endpoints = self.core.cluster.endpoints();
         let usable = endpoints.iter().filter(|e| !e.is_foreign());
         usable.map(|e| (e.url.to_string(), !e.is_down())).collect()
+    }
+
+    /// How often a request of this client or of its clones was sent again: after a failure, or beside an
+    /// attempt that was slow.
+    pub fn repeats(&self) -> u64 {
+        self.core.repeats.load(Ordering::Relaxed)
     }
 
     pub(crate) fn cluster(&self) -> &Cluster {

@@ -13,27 +13,20 @@
 //! be sent again and still takes effect once. A write counts as acknowledged when its answer has
 //! arrived; from then on it must be found with its revision and value, on every node, with version 1.
 
-mod audit;
-mod ledger;
 mod report;
-mod writer;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use holdfast_proto::etcdserverpb::RangeRequest;
-use holdfast_proto::etcdserverpb::kv_client::KvClient;
+use holdfast::unique_writes::{AuditedNode, Ledger, Writers, audit};
+use holdfast_client::Client;
 use tokio::sync::{mpsc, watch};
-use tonic::transport::Channel;
 
 use super::layout::NodePlan;
 use super::screen::{Screen, short};
 use super::supervisor::{Order, Status};
-use super::watcher;
-use ledger::Ledger;
 pub use report::Report;
-use writer::Writers;
 
 /// Time between the live lines.
 const LIVE_INTERVAL: Duration = Duration::from_millis(500);
@@ -43,6 +36,14 @@ const READY_TIMEOUT: Duration = Duration::from_secs(30);
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time that writes of unknown fate are sent again after the writers have stopped.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time for a write, however often it is sent again.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest time for a request of the audit, and for a node to apply what was acknowledged before it.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time for a question whether a node has caught up.
+const CATCH_UP_ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+/// Time between two such questions.
+const CATCH_UP_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What the operator chose.
 #[derive(Debug, Clone, Copy)]
@@ -94,28 +95,28 @@ async fn perform(
     tokio::time::timeout(READY_TIMEOUT, status.wait_for(|status| status.ready))
         .await
         .with_context(|| format!("the cluster was not ready within {}", short(READY_TIMEOUT)))??;
-    let channels: Vec<Channel> = nodes
-        .iter()
-        .map(|node| watcher::channel(&node.client_url()))
-        .collect::<Result<_, _>>()?;
-    let clients: Vec<KvClient<Channel>> = channels.iter().cloned().map(KvClient::new).collect();
-
-    let ledger = Arc::new(Ledger::new(rand::random()));
+    let urls: Vec<String> = nodes.iter().map(NodePlan::client_url).collect();
+    let mut clients = Vec::new();
+    for node in nodes {
+        let client = Client::builder()
+            .endpoints(&urls)
+            .prefer_zone(node.zone)
+            .timeout(WRITE_TIMEOUT)
+            .connect_timeout(READY_TIMEOUT);
+        clients.push(client.connect().await?);
+    }
     screen.event(format!(
         "demo: {} writes per second through each of {} zones",
         settings.rate,
         nodes.len()
     ));
-    let starting = Writers::start(
-        settings.rate,
-        nodes,
-        &channels,
-        ledger.clone(),
-        status.clone(),
-    );
-    let writers = tokio::time::timeout(READY_TIMEOUT, starting)
-        .await
-        .with_context(|| format!("the clients were not known within {}", short(READY_TIMEOUT)))?;
+    let prefix = format!("demo/{:016x}/", rand::random::<u64>());
+    // A client goes down with its zone: it sends nothing new until its node serves again. What it had under
+    // way is sent again through the other zones, because somebody waits for the answer.
+    let (ids, seen): (Vec<u64>, _) = (nodes.iter().map(|node| node.id).collect(), status.clone());
+    let is_up = move |zone: usize| seen.borrow().serves(ids[zone]);
+    let writers = Writers::paced(&prefix, &clients, settings.rate, is_up);
+    let ledger = writers.ledger().clone();
     let begun = Instant::now();
     let live = tokio::spawn(live_lines(
         nodes.to_vec(),
@@ -163,7 +164,7 @@ async fn perform(
     .context("the killed node has no start time")?;
     let mut catch_up = tokio::time::timeout(
         CATCH_UP_TIMEOUT,
-        catch_up(clients[victim_at].clone(), &ledger, restarted),
+        catch_up(&urls[victim_at], &ledger, restarted),
     )
     .await
     .with_context(|| {
@@ -171,7 +172,7 @@ async fn perform(
             "the killed node did not catch up within {}",
             short(CATCH_UP_TIMEOUT)
         )
-    })?;
+    })??;
     catch_up.missed -= revision_at_kill;
     screen.event(format!(
         "demo: {} has caught up {} after its start; it had missed {} revisions",
@@ -186,19 +187,21 @@ async fn perform(
     tokio::time::sleep(rest).await;
 
     let ended = Instant::now();
-    writers.finish(DRAIN_TIMEOUT).await;
+    let history = writers.stop_within(DRAIN_TIMEOUT).await;
     live.abort();
     screen.event(
         "demo: the writers have stopped; every acknowledged write is looked for on every node",
     );
-    let audit = audit::audit(nodes, &channels, &ledger).await?;
+    let audited = nodes
+        .iter()
+        .map(|node| AuditedNode::new(node.name(), node.client_url(), AUDIT_PATIENCE))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let audit = audit(&audited, &prefix, &history).await?;
     Ok(Report {
         nodes: nodes.to_vec(),
         victim: victim_at,
-        acks: ledger.acks(),
-        resent: ledger.resent(),
-        refusals: ledger.refusals(),
-        unknown: ledger.unresolved().len(),
+        history,
+        resent: clients.iter().map(Client::repeats).sum(),
         begun,
         killed,
         back,
@@ -210,11 +213,11 @@ async fn perform(
 
 /// Without writes the loss of a zone would show nothing.
 fn require_writes(nodes: &[NodePlan], ledger: &Ledger) -> anyhow::Result<()> {
-    if let Some(refusal) = ledger.refusals().first() {
+    if let Some(refusal) = ledger.refusal() {
         bail!("a write was refused: {refusal}");
     }
-    for (node, count) in nodes.iter().zip(ledger.counts(nodes.len())) {
-        if count == 0 {
+    for (zone, node) in nodes.iter().enumerate() {
+        if ledger.acknowledged_to(zone) == 0 {
             bail!("no write was acknowledged through {}", node.name());
         }
     }
@@ -223,30 +226,29 @@ fn require_writes(nodes: &[NodePlan], ledger: &Ledger) -> anyhow::Result<()> {
 
 /// Waits until the node answers, and then until its own state holds what had been acknowledged by
 /// then. `missed` is the highest acknowledged revision when the process was started.
-async fn catch_up(mut client: KvClient<Channel>, ledger: &Ledger, started: Instant) -> CatchUp {
+async fn catch_up(url: &str, ledger: &Ledger, started: Instant) -> anyhow::Result<CatchUp> {
     let missed = ledger.highest_revision();
+    let client = Client::builder()
+        .endpoints([url])
+        .discover(false)
+        .max_attempts(1)
+        .timeout(CATCH_UP_ANSWER_TIMEOUT)
+        .connect_lazy()?;
     // Fixed at the first answer: a follower is always some moments behind what is acknowledged.
     let mut first: Option<(Duration, i64)> = None;
     loop {
-        let mut request = tonic::Request::new(RangeRequest {
-            key: b"demo/".to_vec().into(),
-            serializable: true,
-            ..RangeRequest::default()
-        });
-        request.set_timeout(Duration::from_millis(500));
-        if let Ok(response) = client.range(request).await {
+        if let Ok(read) = client.get(ledger.prefix().to_owned()).serializable().await {
             let (answered, target) =
                 *first.get_or_insert_with(|| (started.elapsed(), ledger.highest_revision()));
-            let header = response.into_inner().header;
-            if header.is_some_and(|header| header.revision >= target) {
-                return CatchUp {
+            if read.header.is_some_and(|header| header.revision >= target) {
+                return Ok(CatchUp {
                     missed,
                     answered,
                     caught_up: started.elapsed(),
-                };
+                });
             }
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(CATCH_UP_INTERVAL).await;
     }
 }
 
@@ -266,14 +268,15 @@ async fn live_lines(
         ticks.tick().await;
         let seconds = since.elapsed().as_secs_f64();
         since = Instant::now();
-        let counts = ledger.counts(nodes.len());
+        let zones = 0..nodes.len();
+        let counts: Vec<u64> = zones.map(|zone| ledger.acknowledged_to(zone)).collect();
         let status = status.borrow().clone();
         let zones: Vec<String> = nodes
             .iter()
             .enumerate()
             .map(|(at, node)| {
                 let rate = (counts[at] - seen[at]) as f64 / seconds;
-                let up = status.nodes.get(&node.id).is_some_and(|node| node.serves);
+                let up = status.serves(node.id);
                 format!(
                     "{} {rate:>5.0}{}",
                     node.zone,
@@ -294,8 +297,8 @@ async fn live_lines(
 impl Report {
     /// Fails if there is nothing to report about: a demonstration without writes shows nothing.
     pub fn require_writes(&self) -> anyhow::Result<()> {
-        if let Some(refusal) = self.refusals.first() {
-            bail!("a write was refused: {refusal}");
+        if let Some(refused) = self.history.refused.first() {
+            bail!("a write was refused: {refused:?}");
         }
         for (at, node) in self.nodes.iter().enumerate() {
             if self.rate(at, self.begun, self.killed) == 0.0 {

@@ -72,6 +72,13 @@ pub struct Status {
     pub stopping: bool,
 }
 
+impl Status {
+    /// A node takes part in all its groups.
+    pub fn serves(&self, node: u64) -> bool {
+        self.nodes.get(&node).is_some_and(|node| node.serves)
+    }
+}
+
 /// A node as the supervisor sees it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NodeStatus {

@@ -13,17 +13,13 @@
 //!   lost nor applied twice.
 
 use std::{
-    collections::HashMap,
     fmt,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
+use holdfast::unique_writes::{Contents, Writers};
 use holdfast_client::Client;
 use tokio::{
     sync::{mpsc, watch},
@@ -46,7 +42,7 @@ const LEAD_OUT: Duration = Duration::from_secs(2);
 const DYING: Duration = Duration::from_millis(2);
 /// Longest time until the nodes agree on a leader, and until writes flow again.
 const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(60);
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long the audit may read.
 const AUDIT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -77,23 +73,17 @@ struct Trial {
     /// Longest time between two acknowledgements.
     gap: Duration,
     acknowledged: usize,
-    failed: u64,
+    failed: usize,
     lost: usize,
     twice: usize,
+    /// What was lost or is there twice, in words.
+    examples: Vec<String>,
 }
 
 /// All trials, as a table.
 pub struct Report {
     fault: Fault,
     trials: Vec<Trial>,
-}
-
-/// An acknowledged write.
-struct Written {
-    key: String,
-    revision: i64,
-    begun: Instant,
-    answered: Instant,
 }
 
 /// Runs the trials, then has the supervisor stop the nodes.
@@ -142,6 +132,9 @@ async fn perform(
             trial.lost,
             trial.twice
         ));
+        for example in &trial.examples {
+            screen.event(example);
+        }
         report.trials.push(trial);
     }
     Ok(report)
@@ -157,37 +150,7 @@ async fn trial(
     let client = Client::builder().endpoints(urls).connect().await?;
     let leader = until_one_leader(&client, urls).await?;
     let prefix = format!("trials/{number}/{:08x}/", rand::random::<u32>());
-    let stop = Arc::new(AtomicBool::new(false));
-    let failed = Arc::new(AtomicU64::new(0));
-    let (acknowledge, mut acknowledged) = mpsc::unbounded_channel();
-    for writer in 0..WRITERS {
-        let (client, acknowledge) = (client.clone(), acknowledge.clone());
-        let (stop, failed) = (stop.clone(), failed.clone());
-        let prefix = format!("{prefix}{writer}/");
-        tokio::spawn(async move {
-            for n in 0.. {
-                if stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                let key = format!("{prefix}{n}");
-                let begun = Instant::now();
-                let Ok(answer) = client.put(key.clone(), n.to_string()).await else {
-                    failed.fetch_add(1, Ordering::Relaxed);
-                    continue;
-                };
-                let written = Written {
-                    key,
-                    revision: answer.header.map_or(0, |header| header.revision),
-                    begun,
-                    answered: Instant::now(),
-                };
-                if acknowledge.send(written).is_err() {
-                    return;
-                }
-            }
-        });
-    }
-    drop(acknowledge);
+    let writers = Writers::waiting(&prefix, std::slice::from_ref(&client), WRITERS, u64::MAX);
     sleep(LEAD_IN).await;
     let pid = process_of(data_dir, leader)?;
     let hit = Instant::now();
@@ -199,35 +162,30 @@ async fn trial(
             Fault::Term => libc::SIGTERM,
         },
     )?;
-    let (mut history, mut first) = (Vec::new(), None);
-    let observed = async {
-        while let Some(written) = acknowledged.recv().await {
-            if first.is_none() && written.begun > hit + DYING {
-                first = Some(written.answered - hit);
-            }
-            if first.is_some() && written.answered > hit + LEAD_OUT {
-                stop.store(true, Ordering::Relaxed);
-            }
-            history.push(written);
+    let flows_again = async {
+        while !writers.ledger().flows_since(hit + DYING) {
+            sleep(POLL_INTERVAL).await;
         }
+        sleep((hit + LEAD_OUT).saturating_duration_since(Instant::now())).await;
     };
-    let observed = tokio::time::timeout(AGREEMENT_TIMEOUT, observed).await;
-    stop.store(true, Ordering::Relaxed);
+    let flows_again = tokio::time::timeout(AGREEMENT_TIMEOUT, flows_again).await;
+    let history = writers.stop_within(AGREEMENT_TIMEOUT).await;
     if fault == Fault::Pause {
         send(pid, libc::SIGCONT)?;
     }
-    observed.context("writes did not flow again")?;
-    let mut times: Vec<Instant> = history.iter().map(|written| written.answered).collect();
-    times.sort_unstable();
-    let gap = times.windows(2).map(|pair| pair[1] - pair[0]).max();
-    let (lost, twice) = audit(&client, prefix, &history).await?;
+    flows_again.context("writes did not flow again")?;
+    let first = history.first_begun_after(hit + DYING);
+    let contents = Contents::read(&client.with_timeout(AUDIT_TIMEOUT), &prefix, false).await?;
+    let findings = contents.compare(&history);
     Ok(Trial {
-        first: first.context("no write after the fault")?,
-        gap: gap.unwrap_or_default(),
-        acknowledged: history.len(),
-        failed: failed.load(Ordering::Relaxed),
-        lost,
-        twice,
+        first: first.context("no write after the fault")?.at - hit,
+        gap: history.longest_gap(),
+        acknowledged: history.acknowledged.len(),
+        failed: history.failures(),
+        // What is there with another revision or value is not what was acknowledged.
+        lost: findings.lost + findings.wrong,
+        twice: findings.twice,
+        examples: findings.examples,
     })
 }
 
@@ -270,26 +228,6 @@ fn send(pid: i32, signal: i32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Counts acknowledged writes that are not there as acknowledged, and those that were applied twice.
-async fn audit(
-    client: &Client,
-    prefix: String,
-    history: &[Written],
-) -> anyhow::Result<(usize, usize)> {
-    let found = client.get(prefix).prefix().timeout(AUDIT_TIMEOUT).await?;
-    let found = found.kvs.into_iter().map(|kv| (kv.key.clone(), kv));
-    let found: HashMap<_, _> = found.collect();
-    let (mut lost, mut twice) = (0, 0);
-    for written in history {
-        match found.get(written.key.as_bytes()) {
-            Some(kv) if kv.version != 1 => twice += 1,
-            Some(kv) if kv.mod_revision == written.revision => {}
-            _ => lost += 1,
-        }
-    }
-    Ok((lost, twice))
-}
-
 impl Report {
     /// Nothing acknowledged was lost or applied twice.
     pub fn passed(&self) -> bool {
@@ -318,16 +256,16 @@ impl fmt::Display for Report {
             "longest gap between answers",
             self.trials.iter().map(|trial| trial.gap).collect(),
         );
-        let sum = |count: fn(&Trial) -> u64| self.trials.iter().map(count).sum::<u64>();
+        let sum = |count: fn(&Trial) -> usize| self.trials.iter().map(count).sum::<usize>();
         write!(
             f,
             "{table}\n{} trials, {} of the leader: {} writes acknowledged, {} requests failed, {} lost, {} applied twice",
             self.trials.len(),
             format!("{:?}", self.fault).to_lowercase(),
-            sum(|trial| trial.acknowledged as u64),
+            sum(|trial| trial.acknowledged),
             sum(|trial| trial.failed),
-            sum(|trial| trial.lost as u64),
-            sum(|trial| trial.twice as u64),
+            sum(|trial| trial.lost),
+            sum(|trial| trial.twice),
         )
     }
 }
@@ -344,6 +282,7 @@ mod tests {
             failed: 1,
             lost,
             twice: 0,
+            examples: Vec::new(),
         }
     }
 

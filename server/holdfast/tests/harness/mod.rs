@@ -4,7 +4,7 @@
 //!   run(test) ─▶ Cluster ─▶ Node ─▶ a `holdfast start` process, its data directory, its output
 //!                   │
 //!                   ├─ until_*: waits for what the nodes themselves report (holdfast.v1 Admin.Groups)
-//!                   ├─ Load: writers with keys of their own; History: what was acknowledged to them
+//!                   ├─ Load: writers with keys of their own (`unique_writes`); History: what they were told
 //!                   └─ verify(History): every acknowledged write once, the same on every node
 //! ```
 //!
@@ -38,10 +38,11 @@ use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 pub use self::{
-    load::{History, Load},
+    load::Load,
     node::{Node, channel},
     wire::Wire,
 };
+pub use holdfast::unique_writes::History;
 
 /// How long a condition may take that has no bound of its own: much longer than on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);

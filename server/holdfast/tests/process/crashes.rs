@@ -28,7 +28,8 @@ fn the_leader_is_killed_under_load() {
         cluster.until_leaders().await;
         load.until_more(SOME).await;
         let history = load.stop().await;
-        let (first, longest) = history.recovery(killed);
+        let recovery = history.recovery(killed);
+        let (first, longest) = recovery.expect("a write was acknowledged since");
         println!(
             "leader killed: first acknowledgement after {first:?}, longest time without {longest:?}, \
              {} writes acknowledged",
@@ -115,7 +116,8 @@ fn the_leader_is_asked_to_go_under_load() {
         cluster.until_leaders().await;
         load.until_more(SOME).await;
         let history = load.stop().await;
-        let (first, longest) = history.recovery(asked);
+        let recovery = history.recovery(asked);
+        let (first, longest) = recovery.expect("a write was acknowledged since");
         println!(
             "leader asked to go: first acknowledgement after {first:?}, longest time without {longest:?}"
         );

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use holdfast::unique_writes::{Acknowledged, Audit, History, longest_pause, rate};
+
 use super::CatchUp;
-use super::audit::Audit;
-use super::ledger::{Ack, longest_pause, rate};
 use crate::dev::layout::NodePlan;
 use crate::dev::screen::short;
 
@@ -16,14 +16,10 @@ pub struct Report {
     pub nodes: Vec<NodePlan>,
     /// Index of the one that was killed.
     pub victim: usize,
-    /// All acknowledged writes.
-    pub acks: Vec<Ack>,
+    /// What came of all writes; the client of each is its zone.
+    pub history: History,
     /// How often a write was sent again.
     pub resent: u64,
-    /// Why writes were refused, if any were.
-    pub refusals: Vec<String>,
-    /// Writes whose fate was never learned.
-    pub unknown: usize,
     /// When writing began.
     pub begun: Instant,
     /// When the zone was killed.
@@ -44,22 +40,21 @@ impl Report {
         self.audit.clean() && self.require_writes().is_ok()
     }
 
-    fn acks_of(&self, zone: usize) -> impl Iterator<Item = &Ack> {
-        self.acks.iter().filter(move |ack| ack.write.zone == zone)
+    fn acknowledged_by(&self, zone: usize) -> impl Iterator<Item = &Acknowledged> {
+        let acknowledged = self.history.acknowledged.iter();
+        acknowledged.filter(move |ack| ack.client == zone)
     }
 
     /// Acknowledged writes per second of a zone between two moments.
     pub fn rate(&self, zone: usize, from: Instant, to: Instant) -> f64 {
-        rate(self.acks_of(zone), from, to)
+        rate(self.acknowledged_by(zone), from, to)
     }
 
     /// Longest time without an acknowledged write from the kill to the end, of a zone or of all.
     fn pause(&self, zone: Option<usize>) -> Duration {
-        let acks = self
-            .acks
-            .iter()
-            .filter(|ack| zone.is_none_or(|zone| ack.write.zone == zone));
-        longest_pause(acks, self.killed, self.ended)
+        let of_zone = |ack: &&Acknowledged| zone.is_none_or(|zone| ack.client == zone);
+        let acknowledged = self.history.acknowledged.iter().filter(of_zone);
+        longest_pause(acknowledged, self.killed, self.ended)
     }
 
     fn table(&self) -> comfy_table::Table {
@@ -89,7 +84,7 @@ impl Report {
                 pause,
             ]);
         }
-        let all = |from, to| format!("{:.0}", rate(self.acks.iter(), from, to));
+        let all = |from, to| format!("{:.0}", rate(&self.history.acknowledged, from, to));
         table.add_row([
             "all".to_owned(),
             all(self.begun, self.killed),
@@ -120,11 +115,12 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "acknowledged writes       {} ({} times one was sent again)",
-            self.acks.len(),
+            self.history.acknowledged.len(),
             self.resent
         )?;
-        if self.unknown > 0 {
-            writeln!(f, "writes of unknown fate    {}", self.unknown)?;
+        let unknown = self.history.unknown.len();
+        if unknown > 0 {
+            writeln!(f, "writes of unknown fate    {unknown}")?;
         }
         writeln!(
             f,
@@ -133,12 +129,12 @@ impl fmt::Display for Report {
             audit.nodes.len()
         )?;
         writeln!(f, "lost                      {}", audit.lost())?;
-        writeln!(f, "applied twice             {}", audit.duplicated())?;
+        writeln!(f, "applied twice             {}", audit.twice())?;
         writeln!(f, "other revision or value   {}", audit.wrong())?;
         let hashes: Vec<String> = audit
             .nodes
             .iter()
-            .map(|node| format!("{:08x}", node.hash))
+            .map(|node| format!("{:08x}", node.hash.0))
             .collect();
         writeln!(
             f,
@@ -151,15 +147,8 @@ impl fmt::Display for Report {
             },
             hashes.join(", ")
         )?;
-        for (node, found) in self.nodes.iter().zip(&audit.nodes) {
-            for (how, findings) in [
-                ("linearizable", &found.linearizable),
-                ("serializable", &found.serializable),
-            ] {
-                for example in &findings.examples {
-                    writeln!(f, "  {} ({how}): {example}", node.name())?;
-                }
-            }
+        for example in audit.examples() {
+            writeln!(f, "  {example}")?;
         }
         match (self.passed(), self.require_writes()) {
             (true, _) => write!(f, "PASSED: a zone was lost, no acknowledged write was"),
@@ -171,8 +160,8 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 mod tests {
-    use super::super::audit::{Findings, NodeAudit};
-    use super::super::ledger::WriteId;
+    use holdfast::unique_writes::{Findings, NodeAudit};
+
     use super::*;
 
     /// Ten seconds of 10 writes per second and zone; zone 1 is down from second 3 to second 6, and
@@ -180,36 +169,35 @@ mod tests {
     fn report() -> Report {
         let begun = Instant::now();
         let at = |ms| begun + Duration::from_millis(ms);
-        let mut acks = Vec::new();
+        let mut history = History::default();
         for tick in 0..100u64 {
             for zone in 0..3 {
                 let ms = tick * 100;
                 let down =
                     (zone == 1 && (3_000..6_000).contains(&ms)) || (3_000..3_300).contains(&ms);
                 if !down {
-                    let write = WriteId {
-                        zone,
-                        seq: tick + 1,
-                    };
-                    acks.push(Ack {
-                        write,
-                        revision: 2 + acks.len() as i64,
+                    let count = history.acknowledged.len();
+                    history.acknowledged.push(Acknowledged {
+                        client: zone,
+                        key: format!("demo/{count}"),
+                        value: String::new(),
+                        revision: 2 + count as i64,
+                        begun: at(ms),
                         at: at(ms),
                     });
                 }
             }
         }
-        let clean = NodeAudit {
+        let nodes = crate::dev::layout::plan(std::path::Path::new("data"), 2379);
+        let clean = |node: &NodePlan| NodeAudit {
+            name: node.name(),
             linearizable: Findings::default(),
             serializable: Findings::default(),
-            hash: 0xabc,
+            hash: (0xabc, 300),
         };
         Report {
-            nodes: crate::dev::layout::plan(std::path::Path::new("data"), 2379),
             victim: 1,
             resent: 3,
-            refusals: Vec::new(),
-            unknown: 0,
             begun,
             killed: at(3_000),
             back: at(6_000),
@@ -220,11 +208,12 @@ mod tests {
                 caught_up: Duration::from_millis(400),
             },
             audit: Audit {
-                checked: acks.len(),
+                checked: history.acknowledged.len(),
                 revision: 300,
-                nodes: vec![clean; 3],
+                nodes: nodes.iter().map(clean).collect(),
             },
-            acks,
+            nodes,
+            history,
         }
     }
 
@@ -270,9 +259,9 @@ mod tests {
     #[test]
     fn silence_is_no_success() {
         let mut report = report();
-        report
-            .acks
-            .retain(|ack| ack.write.zone != 2 || ack.at < report.killed);
+        let killed = report.killed;
+        let acknowledged = &mut report.history.acknowledged;
+        acknowledged.retain(|ack| ack.client != 2 || ack.at < killed);
         assert!(!report.passed());
         assert!(
             report
@@ -281,7 +270,9 @@ mod tests {
             "{report}"
         );
         let mut refused = self::report();
-        refused.refusals.push("InvalidArgument: no".to_owned());
+        refused.history.unknown("k", "v", "no");
+        assert!(refused.passed(), "nothing is promised about it");
+        refused.history.refused = std::mem::take(&mut refused.history.unknown);
         assert!(!refused.passed());
     }
 }
