@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_client(services)
         .build_server(services)
         .bytes(".")
+        .codec_path("crate::codec::MessageCodec")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -17,6 +17,8 @@
     reason = "generated code follows the .proto files, not the lints of hand-written code"
 )]
 
+#[cfg(feature = "grpc")]
+pub mod codec;
 pub mod metadata;
 
 /// Keys, values and events of the etcd v3 API.

@@ -258,6 +258,10 @@ pub const APPLY_CHUNK_ENTRIES_MAX: usize = 256;
 /// Bytes that the entries of one chunk may write before their answers go out and room in the memory
 /// tables is awaited again, unless a single entry writes more. At the bound: cut.
 pub const APPLY_CHUNK_BYTES_MAX: u64 = MIB;
+/// Records that a scan copies out of a memory table at first, while it holds the table's lock.
+pub const TABLE_SCAN_FIRST_RECORDS: usize = 2;
+/// The same, of a scan that has gone on for a while. At the bound: the lock is let go in between.
+pub const TABLE_SCAN_RECORDS_MAX: usize = 128;
 /// Records looked at in one step of removing superseded versions, between which entries are applied.
 pub const SCRUB_STEP_RECORDS_MAX: usize = 512;
 

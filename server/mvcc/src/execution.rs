@@ -40,11 +40,12 @@ pub const TXN_LEVELS_MAX: usize = 32;
 ///
 /// - `events` and the version records in `writes` correspond, in order; the position is the
 ///   sub-revision.
-/// - `pending` holds the last state of every key in `events`.
+/// - In a transaction `pending` holds the last state of every key in `events`. An operation that is alone
+///   has nobody after it who would look.
 pub(crate) struct Execution<'a, R> {
     reader: &'a R,
     begin: Revisions,
-    pending: Pending,
+    pending: Option<Pending>,
     writes: Vec<Write>,
     events: Vec<Event>,
 }
@@ -58,13 +59,12 @@ struct Path {
 
 impl<'a, R: Reader> Execution<'a, R> {
     pub fn new(reader: &'a R, begin: Revisions) -> Self {
-        let (pending, writes, events) = Default::default();
         Execution {
             reader,
             begin,
-            pending,
-            writes,
-            events,
+            pending: None,
+            writes: Vec::new(),
+            events: Vec::new(),
         }
     }
 
@@ -89,8 +89,7 @@ impl<'a, R: Reader> Execution<'a, R> {
         check_lease(request)?;
         let revision = self.next_revision();
         let version_key = key::version(key::prefix(&request.key), revision);
-        let prefix = version_key.slice(..version_key.len() - 16);
-        let change = self.change(&prefix)?;
+        let change = self.change(key::prefix_of(&version_key))?;
         let previous = change.now.as_ref();
         if (request.ignore_value || request.ignore_lease) && previous.is_none() {
             return Err(Refusal::KeyNotFound.into());
@@ -117,12 +116,11 @@ impl<'a, R: Reader> Execution<'a, R> {
         };
         let kv = version.clone().into_key_value(request.key.clone());
         self.record(
-            prefix,
             version_key,
             revision,
             record,
             kv,
-            change,
+            change.before,
             Some(version),
         );
         Ok(PutResponse {
@@ -141,7 +139,7 @@ impl<'a, R: Reader> Execution<'a, R> {
                 self.reader,
                 &span,
                 self.begin.current,
-                Some(&self.pending),
+                self.pending.as_ref(),
                 |live| {
                     found.push(live.read()?);
                     Ok(ControlFlow::Continue(()))
@@ -158,27 +156,18 @@ impl<'a, R: Reader> Execution<'a, R> {
                 let previous = version.clone().into_key_value(user_key.clone());
                 response.prev_kvs.push(previous);
             }
-            let before = match self.pending.get(&prefix) {
+            let before = match self.pending(&prefix) {
                 Some(change) => change.before.clone(),
                 None => Some(version),
             };
             let revision = self.next_revision();
-            let version_key = key::version(prefix[..].into(), revision);
+            let version_key = key::version(key::copied(&prefix), revision);
             let kv = KeyValue {
                 key: user_key,
                 mod_revision: revision.main,
                 ..Default::default()
             };
-            let change = Change { before, now: None };
-            self.record(
-                prefix,
-                version_key,
-                revision,
-                record::tombstone(),
-                kv,
-                change,
-                None,
-            );
+            self.record(version_key, revision, record::tombstone(), kv, before, None);
         }
         response.header = self.header();
         Ok(response)
@@ -188,6 +177,7 @@ impl<'a, R: Reader> Execution<'a, R> {
     pub fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, Fail<R::Error>> {
         let path = self.decide(request, TXN_LEVELS_MAX)?;
         self.check(request, &path)?;
+        self.pending = Some(Pending::default());
         let mut response = self.run(request, &path)?;
         response.header = self.header();
         Ok(response)
@@ -302,7 +292,7 @@ impl<'a, R: Reader> Execution<'a, R> {
     fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Fail<R::Error>> {
         let now = self.now();
         let at = range::resolve(request.revision, now, self.begin)?;
-        let pending = (at > self.begin.current).then_some(&self.pending);
+        let pending = self.pending.as_ref().filter(|_| at > self.begin.current);
         range::select(self.reader, request, at, now, pending)
     }
 
@@ -313,9 +303,13 @@ impl<'a, R: Reader> Execution<'a, R> {
         }
     }
 
+    fn pending(&self, prefix: &[u8]) -> Option<&Change> {
+        self.pending.as_ref()?.get(prefix)
+    }
+
     /// The state of a key before the execution and now.
-    fn change(&self, prefix: &Bytes) -> Result<Change, Fail<R::Error>> {
-        if let Some(change) = self.pending.get(prefix) {
+    fn change(&self, prefix: &[u8]) -> Result<Change, Fail<R::Error>> {
+        if let Some(change) = self.pending(prefix) {
             return Ok(change.clone());
         }
         let before = live::get(self.reader, prefix, self.begin.current)?;
@@ -325,18 +319,13 @@ impl<'a, R: Reader> Execution<'a, R> {
         })
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "the parts of one change, each computed by its operation"
-    )]
     fn record(
         &mut self,
-        prefix: Bytes,
         version_key: Bytes,
         revision: Revision,
         record: Bytes,
         kv: KeyValue,
-        change: Change,
+        before: Option<Version>,
         now: Option<Version>,
     ) {
         assert_eq!(revision, self.next_revision(), "sub-revisions are dense");
@@ -347,24 +336,22 @@ impl<'a, R: Reader> Execution<'a, R> {
             EventType::Put
         };
         let entry = record::index_entry(deleted, &kv.key);
+        if let Some(pending) = &mut self.pending {
+            let prefix = version_key.slice(..key::prefix_of(&version_key).len());
+            let before = before.clone();
+            pending.insert(prefix, Change { before, now });
+        } else if self.events.is_empty() {
+            // Most are alone, and a list that grows by itself starts with four.
+            self.events.reserve_exact(1);
+        }
         self.writes.push(Write::put(version_key, record));
         self.writes.push(Write::put(key::index(revision), entry));
-        let prev_kv = change
-            .before
-            .clone()
-            .map(|before| before.into_key_value(kv.key.clone()));
+        let prev_kv = before.map(|before| before.into_key_value(kv.key.clone()));
         self.events.push(Event {
             r#type: event.into(),
             kv: Some(kv),
             prev_kv,
         });
-        self.pending.insert(
-            prefix,
-            Change {
-                before: change.before,
-                now,
-            },
-        );
     }
 }
 

@@ -76,6 +76,18 @@ pub(crate) fn version(mut prefix: BytesMut, revision: Revision) -> Bytes {
     prefix.freeze()
 }
 
+/// The prefix in the key of a version, which `version` made.
+pub(crate) fn prefix_of(version: &[u8]) -> &[u8] {
+    &version[..version.len() - REVISION_BYTES]
+}
+
+/// A prefix with room for a revision.
+pub(crate) fn copied(prefix: &[u8]) -> BytesMut {
+    let mut out = BytesMut::with_capacity(prefix.len() + REVISION_BYTES);
+    out.put_slice(prefix);
+    out
+}
+
 /// Where the versions of a key that are visible at a revision begin.
 pub(crate) fn visible_at(prefix: &[u8], main: i64) -> Vec<u8> {
     let mut start = Vec::with_capacity(prefix.len() + REVISION_BYTES);
@@ -87,25 +99,26 @@ pub(crate) fn visible_at(prefix: &[u8], main: i64) -> Vec<u8> {
 
 /// Splits the key of a version into the length of its prefix and the revision.
 pub(crate) fn split_version(key: &[u8]) -> Result<(usize, Revision), Corrupt> {
-    let length = key.len().checked_sub(REVISION_BYTES).filter(|&length| {
-        length >= 3 && key[0] == VERSIONS && key[length - 2..length] == [0x00, 0x01]
-    });
-    let Some(length) = length else {
-        return Err(Corrupt::new(key, "not the key of a version"));
-    };
-    let revision = read_revision(&key[length..]);
-    Ok((
-        length,
-        Revision {
-            main: !revision.main,
-            sub: !revision.sub,
-        },
-    ))
+    let split = try_split_version(key);
+    split.ok_or_else(|| Corrupt::new(key, "not the key of a version"))
 }
 
-/// What all versions of a key begin with, for the key of a version or of a place among them.
-pub fn versions_of(key: &[u8]) -> Option<&[u8]> {
-    split_version(key).ok().map(|(length, _)| &key[..length])
+fn try_split_version(key: &[u8]) -> Option<(usize, Revision)> {
+    let length = key.len().checked_sub(REVISION_BYTES).filter(|&length| {
+        length >= 3 && key[0] == VERSIONS && key[length - 2..length] == [0x00, 0x01]
+    })?;
+    let inverted = read_revision(&key[length..]);
+    let revision = Revision {
+        main: !inverted.main,
+        sub: !inverted.sub,
+    };
+    Some((length, revision))
+}
+
+/// What all versions of a key begin with, and the revision, for the key of a version.
+pub fn versions_of(key: &[u8]) -> Option<(&[u8], i64)> {
+    let (length, revision) = try_split_version(key)?;
+    Some((&key[..length], revision.main))
 }
 
 /// The user key of a prefix; shares the memory unless bytes were escaped.

@@ -102,8 +102,8 @@ pub(crate) fn get<R: Reader>(
     prefix: &[u8],
     at: i64,
 ) -> Result<Option<Version>, StateError<R::Error>> {
-    let (start, end) = (key::visible_at(prefix, at), key::prefix_end(prefix));
-    let Some((key, value)) = reader.first(&start, &end).map_err(StateError::Read)? else {
+    let newest = reader.newest_version(prefix, at);
+    let Some((key, value)) = newest.map_err(StateError::Read)? else {
         return Ok(None);
     };
     let (_, revision) = key::split_version(&key)?;

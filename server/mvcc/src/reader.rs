@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::key;
+
 /// Ordered byte keys; the newest state is readable at once.
 ///
 /// A scan need not show one point in time: every read of this crate names the revision it wants
@@ -26,6 +28,16 @@ pub trait Reader {
     /// store of layers may stop at the first layer that has one.
     fn first(&self, start: &[u8], end: &[u8]) -> Result<Option<(Bytes, Bytes)>, Self::Error> {
         self.scan(start, end).next().transpose()
+    }
+
+    /// The newest version, of those whose keys begin with `prefix`, that is not after revision `at`: the
+    /// record of a value or of a deletion, or nothing.
+    fn newest_version(
+        &self,
+        prefix: &[u8],
+        at: i64,
+    ) -> Result<Option<(Bytes, Bytes)>, Self::Error> {
+        self.first(&key::visible_at(prefix, at), &key::prefix_end(prefix))
     }
 
     /// Told before an answer takes up `bytes` more of what was read. A reader that bounds the memory

@@ -196,14 +196,7 @@ impl GroupStateMachine {
                 #[cfg(feature = "planted-bugs")]
                 Ok(command) if crate::planted::state::is_skipped(&command) => Default::default(),
                 Ok(command) => {
-                    // A view of its own for every entry: the table that takes the writes may be cut
-                    // off at any time before the first of them, and a view from before the cut does
-                    // not have what is written after it.
-                    let view = self.shared.store.view();
-                    let reader = Remembering {
-                        newest: &self.newest,
-                        view: &view,
-                    };
+                    let reader = Remembering::of(&self.newest, &self.shared.store);
                     let mut applied = self
                         .machine
                         .apply(&reader, id.index, command)

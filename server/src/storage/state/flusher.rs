@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::database::{Queue, Shared};
 use super::group::{self, Frozen};
-use super::{MARK_KEY, StateError, catalogue};
+use super::{MARK_KEY, StateError, catalogue, table};
 use crate::planted::planted;
 use crate::storage::engine::Change;
 
@@ -124,7 +124,14 @@ fn flush(shared: &Shared, tables: &[(Arc<group::Shared>, Frozen)]) -> Result<(),
         .iter()
         .filter(is_new)
         .map(|frozen| catalogue::current(frozen.base.group(), frozen.base.number()));
-    let mut changes = current.chain(counting.iter().flat_map(|frozen| changes(frozen)));
+    let tables: Vec<_> = counting
+        .iter()
+        .map(|frozen| (*frozen, frozen.table.frozen()))
+        .collect();
+    let records = tables
+        .iter()
+        .flat_map(|(frozen, records)| changes(frozen, records));
+    let mut changes = current.chain(records);
     shared.call(|engine| {
         engine.apply_sorted(&mut changes)?;
         engine.sync()
@@ -139,18 +146,18 @@ fn flush(shared: &Shared, tables: &[(Arc<group::Shared>, Frozen)]) -> Result<(),
 }
 
 /// The mark of a table and its records, under the keys of the database.
-fn changes(frozen: &Frozen) -> impl Iterator<Item = Change> {
+fn changes(frozen: &Frozen, records: &table::Frozen<'_>) -> impl Iterator<Item = Change> {
     let prefix = frozen.base.prefix();
     // One piece of memory for many keys, and the same one again once the engine is done with them.
     let mut keys = BytesMut::new();
-    let records = frozen.table.iter().map(move |(key, value)| {
+    let records = records.iter().map(move |(key, value)| {
         let bytes = prefix.as_bytes().len() + key.len();
         if keys.capacity() < bytes {
             keys.reserve(bytes.max(KEYS_BYTES));
         }
         keys.extend_from_slice(prefix.as_bytes());
-        keys.extend_from_slice(&key);
-        (keys.split().freeze(), value)
+        keys.extend_from_slice(key);
+        (keys.split().freeze(), value.clone())
     });
     std::iter::once(mark(frozen)).chain(records)
 }

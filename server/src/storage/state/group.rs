@@ -114,13 +114,11 @@ impl Shared {
         writer.clean = false;
         self.fill(&mut writer);
         let before = writer.active.bytes();
-        for Write { key, value } in writes {
-            assert!(
-                key != MARK_KEY,
-                "the key of the applied mark belongs to the store"
-            );
-            writer.active.put(key, value);
-        }
+        assert!(
+            writes.iter().all(|write| write.key != MARK_KEY),
+            "the key of the applied mark belongs to the store"
+        );
+        writer.active.put(writes);
         // Less than before when a value was replaced by a smaller one.
         let more = writer.active.bytes().wrapping_sub(before);
         self.database

@@ -1,23 +1,24 @@
 //! The memory table: the newest records of a group, ordered, readable while they are written.
 //!
-//! The skip list replaces an entry by taking the old one out before the new one goes in; a reader in
-//! between would fall through to an older layer and see the past. So an entry stays where it is for
-//! the life of the table, and overwriting changes the cell it holds. The cell's lock is held for one
-//! pointer-sized copy by either side.
-//!
-//! A search compares keys at some twenty entries. Each has the beginning of its key beside it, so that most
-//! comparisons need no look at the key itself, which lies elsewhere in memory.
+//! A tree under a lock that nobody holds for long: the writer for the writes of one entry, a reader for one
+//! record or, on a scan, for a piece of it. Nodes hold many entries side by side, and each has the beginning
+//! of its key beside it, so that a search looks at few places of memory; a skip list, which needs no lock,
+//! looks at some twenty.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering::Equal;
-use std::ops::Bound;
+use std::collections::BTreeMap;
+use std::ops::Bound::{self, Excluded, Included};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::vec;
 
 use bytes::Bytes;
-use crossbeam_skiplist::SkipMap;
-use parking_lot::RwLock;
+use holdfast_mvcc::Write;
+use parking_lot::{RwLock, RwLockReadGuard};
 
-/// What an entry costs beside its key and value: node, tower, two `Bytes`, reference counts.
+use crate::limits;
+
+/// What an entry costs beside its key and value: its share of a node, two reference counts.
 const ENTRY_OVERHEAD_BYTES: u64 = 176;
 
 /// Bytes of a key that are compared first.
@@ -69,6 +70,17 @@ impl Headed for Key {
 struct Probe<'a> {
     head: Head,
     key: &'a [u8],
+}
+
+type Sought<'a> = &'a (dyn Headed + 'a);
+
+impl<'a> Probe<'a> {
+    fn new(key: &'a [u8]) -> Self {
+        Probe {
+            head: head(key),
+            key,
+        }
+    }
 }
 
 impl Headed for Probe<'_> {
@@ -135,70 +147,63 @@ impl PartialEq for Key {
 
 impl Eq for Key {}
 
+type Map = BTreeMap<Key, Option<Bytes>>;
+
 /// Records not yet in the engine; `None` marks a deletion, which hides the key in older layers.
 ///
 /// - One writer at a time (the store's writer lock); any number of readers beside it.
 /// - A key that is in the table stays in it: overwriting replaces its value in one step.
+/// - Writes that come together are seen together by whoever looks at one record.
 #[derive(Default)]
 pub(super) struct Table {
-    records: SkipMap<Key, RwLock<Option<Bytes>>>,
+    records: RwLock<Map>,
     bytes: AtomicU64,
 }
 
 impl Table {
-    /// Writes one record; readable on return.
-    pub(super) fn put(&self, key: Bytes, value: Option<Bytes>) {
-        let key_bytes = key.len() as u64;
-        let value_bytes = value_len(&value);
-        let mut value = Some(value);
-        let entry = self
-            .records
-            .get_or_insert_with(Key::from(key), || RwLock::new(value.take().flatten()));
+    /// Writes records; readable on return.
+    pub(super) fn put(&self, writes: Vec<Write>) {
         // Only the writer changes `bytes`, so load and store need not be one operation.
-        let before = self.bytes.load(Ordering::Relaxed);
-        let after = match value {
-            // The closure did not run: the key was there.
-            Some(value) => {
-                let old = std::mem::replace(&mut *entry.value().write(), value);
-                before - value_len(&old) + value_bytes
+        let mut bytes = self.bytes.load(Ordering::Relaxed);
+        // What is replaced is freed when nobody waits any more.
+        let mut replaced = Vec::new();
+        let mut records = self.records.write();
+        for Write { key, value } in writes {
+            let (key_bytes, value_bytes) = (key.len() as u64, value_len(&value));
+            bytes += value_bytes;
+            match records.insert(Key::from(key), value) {
+                Some(old) => {
+                    bytes -= value_len(&old);
+                    replaced.push(old);
+                }
+                None => bytes += key_bytes + ENTRY_OVERHEAD_BYTES,
             }
-            None => before + key_bytes + value_bytes + ENTRY_OVERHEAD_BYTES,
-        };
-        self.bytes.store(after, Ordering::Relaxed);
+        }
+        drop(records);
+        self.bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// `None` if the table knows nothing of the key, `Some(None)` if it deletes it.
     pub(super) fn get(&self, key: &[u8]) -> Option<Option<Bytes>> {
-        let probe = Probe {
-            head: head(key),
-            key,
-        };
-        self.records
-            .get(&probe as &(dyn Headed + '_))
-            .map(|entry| entry.value().read().clone())
+        self.records.read().get(&Probe::new(key) as Sought).cloned()
     }
 
-    /// Records and deletions of `[start, end)`, ascending.
-    pub(super) fn range(
-        &self,
-        start: Bytes,
-        end: Bytes,
-    ) -> impl Iterator<Item = (Bytes, Option<Bytes>)> + use<'_> {
-        let range = (start < end).then(|| {
-            let bounds = (Bound::Included(start.into()), Bound::Excluded(end.into()));
-            self.records.range::<Key, (Bound<Key>, Bound<Key>)>(bounds)
-        });
-        range
-            .into_iter()
-            .flatten()
-            .map(|entry| (entry.key().key.clone(), entry.value().read().clone()))
+    /// Records and deletions of `[start, end)`, ascending. What is written meanwhile may be among them.
+    pub(super) fn range(&self, start: Bytes, end: Bytes) -> Range<'_> {
+        let ended = start >= end;
+        Range {
+            table: self,
+            start: Included(start),
+            end,
+            piece: Vec::new().into_iter(),
+            piece_records: limits::TABLE_SCAN_FIRST_RECORDS,
+            ended,
+        }
     }
 
-    /// Everything, ascending.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Bytes, Option<Bytes>)> + use<'_> {
-        self.records
-            .iter()
-            .map(|entry| (entry.key().key.clone(), entry.value().read().clone()))
+    /// Everything in a table that nobody writes to any more: a writer would wait.
+    pub(super) fn frozen(&self) -> Frozen<'_> {
+        Frozen(self.records.read())
     }
 
     /// Memory held, in bytes, with a flat estimate of what an entry costs.
@@ -208,7 +213,67 @@ impl Table {
 
     /// Number of records and deletions.
     pub(super) fn len(&self) -> usize {
-        self.records.len()
+        self.records.read().len()
+    }
+}
+
+/// The records of a frozen table.
+pub(super) struct Frozen<'a>(RwLockReadGuard<'a, Map>);
+
+impl Frozen<'_> {
+    /// All of them, ascending.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Option<Bytes>)> {
+        self.0.iter().map(|(key, value)| (&key.key, value))
+    }
+}
+
+/// A scan. It copies a piece at a time, and longer ones the longer it goes on.
+pub(super) struct Range<'a> {
+    table: &'a Table,
+    start: Bound<Bytes>,
+    end: Bytes,
+    piece: vec::IntoIter<(Bytes, Option<Bytes>)>,
+    piece_records: usize,
+    ended: bool,
+}
+
+impl Range<'_> {
+    fn next_piece(&mut self) {
+        let (start, end) = (
+            self.start.as_ref().map(|key| Probe::new(key)),
+            Probe::new(&self.end),
+        );
+        let bounds = (
+            start.as_ref().map(|probe| probe as Sought),
+            Excluded(&end as Sought),
+        );
+        let records = self.table.records.read();
+        let piece: Vec<_> = records
+            .range::<dyn Headed + '_, _>(bounds)
+            .take(self.piece_records)
+            .map(|(key, value)| (key.key.clone(), value.clone()))
+            .collect();
+        drop(records);
+        // A key stays in the table, so what comes after the last one is what was not seen.
+        self.ended = piece.len() < self.piece_records;
+        if let Some((last, _)) = piece.last() {
+            self.start = Excluded(last.clone());
+        }
+        self.piece = piece.into_iter();
+        self.piece_records = limits::TABLE_SCAN_RECORDS_MAX.min(self.piece_records * 4);
+    }
+}
+
+impl Iterator for Range<'_> {
+    type Item = (Bytes, Option<Bytes>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.piece.next();
+        if next.is_some() || self.ended {
+            return next;
+        }
+        self.next_piece();
+        self.piece.next()
     }
 }
 
@@ -239,12 +304,16 @@ mod tests {
         ) {
             let table = Table::default();
             let mut model = BTreeMap::new();
-            for (key, value) in writes {
-                let value = value.map(|byte| Bytes::copy_from_slice(&[byte]));
-                table.put(key.clone(), value.clone());
-                model.insert(key, value);
+            for writes in writes.chunks(3) {
+                let writes = writes.iter().map(|(key, value)| Write {
+                    key: key.clone(),
+                    value: value.map(|byte| Bytes::copy_from_slice(&[byte])),
+                });
+                let writes: Vec<_> = writes.collect();
+                model.extend(writes.iter().cloned().map(|Write { key, value }| (key, value)));
+                table.put(writes);
             }
-            prop_assert!(table.iter().eq(model.clone()));
+            prop_assert!(table.frozen().iter().eq(&model));
             for (key, value) in &model {
                 prop_assert_eq!(table.get(key), Some(value.clone()));
             }

@@ -74,8 +74,7 @@ proptest! {
             }
             let index = index as u64 + 1;
             let expected = one.apply(&plain.view(), index, command.clone()).expect("it applies");
-            let view = remembering.view();
-            let reader = Remembering { newest: &newest, view: &view };
+            let reader = Remembering::of(&newest, &remembering);
             let applied = other.apply(&reader, index, command).expect("it applies");
             prop_assert_eq!(&applied.answer, &expected.answer);
             prop_assert_eq!(&applied.writes, &expected.writes);
@@ -115,11 +114,11 @@ fn what_is_remembered_stays_within_the_budget_and_is_given_back() {
             group.remember(&writes(round * 1_000..(round + 1) * 1_000, record));
             assert_eq!(
                 group.young_bytes,
-                group.young.values().map(Newest::bytes).sum::<u64>()
+                group.young.iter().map(Newest::bytes).sum::<u64>()
             );
             assert_eq!(
                 group.old_bytes,
-                group.old.values().map(Newest::bytes).sum::<u64>()
+                group.old.iter().map(Newest::bytes).sum::<u64>()
             );
         }
         assert_eq!(
