@@ -3,31 +3,18 @@
 //!
 //! `cargo run -p holdfast-jepsen --example append_speed [TRANSACTIONS]`, 50,000 by default.
 
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "the tests use the rest of the simulator"
-)]
-#[path = "../tests/judgements/simulator.rs"]
-mod simulator;
-
 use std::time::Instant;
 
-use holdfast_jepsen::checker::append;
-use simulator::{Bug, Extent, Simulator, Workload};
+use holdfast_jepsen::checker::{
+    append,
+    simulator::{Bug, Simulation, Workload},
+};
 
 fn main() {
     let operations = std::env::args()
         .nth(1)
         .and_then(|count| count.parse().ok())
         .unwrap_or(50_000);
-    let extent = Extent {
-        clients: 10,
-        operations,
-        // Lists of about 100 elements.
-        keys: (operations as u64 / 80).max(1),
-        unknown: 0.01,
-    };
     for bug in [
         Bug::None,
         Bug::StaleReads,
@@ -35,7 +22,16 @@ fn main() {
         Bug::BlindUpdates,
         Bug::HalfTransactions,
     ] {
-        let history = Simulator::new(1, Workload::Append, bug, extent).run();
+        let simulation = Simulation {
+            clients: 10,
+            operations,
+            // Lists of about 100 elements.
+            keys: (operations as u64 / 80).max(1),
+            unknown: 0.01,
+            bug,
+            ..Simulation::new(Workload::Append, 1)
+        };
+        let (history, _) = simulation.strike();
         let began = Instant::now();
         let finding = append::check(&history);
         println!(

@@ -40,13 +40,12 @@ fn main() -> anyhow::Result<()> {
     let [operations, clients, keys, seed] = numbers;
     ensure!(clients > 0 && keys > 0, "needs a client and a key");
     let simulation = Simulation {
-        workload: Workload::Register,
-        seed,
         operations: operations as usize,
         clients: clients as usize,
         keys,
         unknown: 0.005,
         failed: 0.005,
+        ..Simulation::new(Workload::Register, seed)
     };
     let history = simulation.run();
     println!("operations       {operations:>8}  ({simulation:?})");

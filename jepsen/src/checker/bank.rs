@@ -127,6 +127,9 @@ pub fn check(history: &History) -> Finding {
             && reading.of.len() == accounts.len()
             && reading.sum() != reference.sum()
         {
+            // Readings are in the order in which they began.
+            let mut events = vec![reference.event(), reading.event()];
+            events.sort_unstable();
             anomalies.push(Anomaly {
                 name: "wrong-total".to_owned(),
                 explanation: format!(
@@ -139,7 +142,7 @@ pub fn check(history: &History) -> Finding {
                     reference.sum(),
                     reference.show(),
                 ),
-                events: vec![reference.event(), reading.event()],
+                events,
                 edges: Vec::new(),
             });
         }

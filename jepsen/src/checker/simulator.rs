@@ -1,21 +1,28 @@
-//! A tiny store that makes no mistakes, with clients that work on it at once: good histories, to
-//! prove that checkers accept them, and to damage, to prove that they do not accept anything.
+//! A tiny store that makes no mistakes unless told to, with clients that work on it at once: good
+//! histories, to prove that checkers accept them, and to damage, to prove that they do not accept
+//! anything; and histories of a store with a bug, to prove that they find it.
 //!
 //! Each operation takes effect at one moment between its invocation and its completion. Some end
 //! with an outcome that their client never learns: these took effect before, or do at any later
-//! time, or never. Some fail without effect. Serializable reads are answered by nodes that lag.
-//! Everything follows from the seed.
+//! time, or never. Some fail without effect. Serializable reads are answered by nodes that lag, and on
+//! demand start again with what they have on their disk. Everything follows from the seed.
 //!
 //! On demand the store goes back to an older state, as one does that is put back from a copy: then
 //! it is known how many acknowledged writes are gone.
 
+mod bug;
+mod nodes;
+mod requests;
 mod store;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use self::store::Store;
+pub use self::bug::Bug;
+use self::{bug::Strikes, nodes::Nodes, store::Store};
 use super::model::StoreKey;
-use crate::history::{ClientEvent, Data, Event, History, Kind, Op, Reply, Step, Value, What};
+use crate::history::{
+    ClientEvent, Data, Event, FaultEvent, History, Kind, NodeId, Op, Reply, Step, Value, What,
+};
 
 /// What the clients ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +70,10 @@ pub struct Simulation {
     pub unknown: f64,
     /// Share of the operations that fail without effect.
     pub failed: f64,
+    /// What is wrong with the store.
+    pub bug: Bug,
+    /// Nodes are killed, one at a time, and start again.
+    pub restarts: bool,
 }
 
 /// A time at which the store goes back.
@@ -77,13 +88,12 @@ pub struct Loss {
 
 /// Balance of each account when the bank opens.
 const BALANCE: i64 = 100;
-/// Nodes that answer.
-const NODES: usize = 3;
-
 enum State {
     Idle,
-    /// Invoked, without effect yet.
-    Waiting(Op),
+    /// Invoked when the store was at this revision, without effect yet.
+    Waiting(Op, i64),
+    /// A transaction of which some steps have taken effect, and what they read.
+    Half(Op, Vec<Option<Vec<i64>>>),
     /// The answer is on its way. If it wrote: the revision, and how often the store had gone back.
     Answered(Op, Kind, Option<Reply>, Option<Written>),
 }
@@ -104,8 +114,7 @@ struct Run {
     values: i64,
     /// Operations whose outcome nobody will learn, that have not taken effect.
     limbo: Vec<Op>,
-    /// By node: the revision it has reached, as serializable reads have shown.
-    reached: [i64; NODES],
+    nodes: Nodes,
     history: History,
     time: u64,
     losses: Vec<Loss>,
@@ -118,25 +127,49 @@ struct Run {
 }
 
 impl Simulation {
+    /// A small one, of a store without a bug.
+    pub fn new(workload: Workload, seed: u64) -> Self {
+        Self {
+            workload,
+            seed,
+            operations: 150,
+            clients: 6,
+            keys: 5,
+            unknown: 0.08,
+            failed: 0.03,
+            bug: Bug::None,
+            restarts: false,
+        }
+    }
+
     /// Makes the history.
     pub fn run(self) -> History {
-        self.run_and_lose(Vec::new(), true).0
+        self.simulate(Vec::new(), true).history
+    }
+
+    /// Makes a history, and tells how often the bug struck. The final reads are those of a run.
+    pub fn strike(self) -> (History, u64) {
+        let run = self.simulate(Vec::new(), false);
+        (run.history, run.store.strikes.count)
     }
 
     /// Makes a history in which the store goes back at these times, in their order, and tells how many
     /// acknowledged writes are gone in the end. The final reads are those of a run.
     pub fn lose(self, losses: Vec<Loss>) -> (History, u64) {
-        self.run_and_lose(losses, false)
+        let run = self.simulate(losses, false);
+        let gone = run.acknowledged.iter().filter(|write| run.is_gone(write));
+        let gone = gone.count() as u64;
+        (run.history, gone)
     }
 
-    fn run_and_lose(self, losses: Vec<Loss>, chains: bool) -> (History, u64) {
+    fn simulate(self, losses: Vec<Loss>, chains: bool) -> Run {
         let mut run = Run {
             config: self,
             random: StdRng::seed_from_u64(self.seed),
-            store: Store::empty(),
+            store: Store::empty(Strikes::new(self.bug, self.seed)),
             values: 0,
             limbo: Vec::new(),
-            reached: [1; NODES],
+            nodes: Nodes::at(1),
             history: History::default(),
             time: 0,
             losses,
@@ -149,13 +182,12 @@ impl Simulation {
                 run.store.revision += 1;
                 run.store.put(StoreKey::of(key), Value::Number(BALANCE));
             }
-            run.reached = [run.store.revision; NODES];
+            run.nodes = Nodes::at(run.store.revision);
         }
         run.clients();
+        run.heal();
         run.final_reads();
-        let gone = run.acknowledged.iter().filter(|write| run.is_gone(write));
-        let gone = gone.count() as u64;
-        (run.history, gone)
+        run
     }
 }
 
@@ -175,12 +207,15 @@ impl Run {
                 let loss = self.losses.remove(0);
                 self.go_back(loss.writes);
             }
+            if self.config.restarts && self.random.random_bool(0.03) {
+                self.next_phase();
+            }
             let client = self.random.random_range(0..states.len());
             if !self.limbo.is_empty() && self.random.random_bool(0.05) {
                 let at = self.random.random_range(0..self.limbo.len());
                 let op = self.limbo.swap_remove(at);
                 if self.random.random_bool(0.7) {
-                    self.store.execute(&op);
+                    self.store.execute(&op, self.store.revision);
                 }
             }
             let process = processes[client];
@@ -190,10 +225,11 @@ impl Run {
                     busy += 1;
                     let op = self.choose();
                     self.event(process, Kind::Invoke, &op, None);
-                    State::Waiting(op)
+                    State::Waiting(op, self.store.revision)
                 }
                 State::Idle => State::Idle,
-                State::Waiting(op) => {
+                State::Half(op, found) => self.next_step(op, found),
+                State::Waiting(op, began) => {
                     let chance: f64 = self.random.random();
                     if chance < self.config.unknown / 2.0 {
                         self.event(process, Kind::Info, &op, None);
@@ -202,10 +238,17 @@ impl Run {
                         busy -= 1;
                         State::Idle
                     } else if chance < self.config.unknown / 2.0 + self.config.failed {
+                        if self.store.strikes.now(Bug::FailedWrites, 0.5) {
+                            self.execute(process, &op, began);
+                        }
                         State::Answered(op, Kind::Fail, None, None)
+                    } else if matches!(op, Op::Txn { .. })
+                        && self.store.strikes.now(Bug::HalfTransactions, 0.5)
+                    {
+                        State::Half(op, Vec::new())
                     } else {
                         let before = self.store.revision;
-                        let (kind, reply) = self.execute(process, &op);
+                        let (kind, reply) = self.execute(process, &op, began);
                         let written = (self.store.revision > before).then_some(Written {
                             revision: self.store.revision,
                             era: self.went_back.len(),
@@ -228,21 +271,52 @@ impl Run {
         }
     }
 
-    fn execute(&mut self, process: u64, op: &Op) -> (Kind, Option<Reply>) {
+    fn execute(&mut self, process: u64, op: &Op, began: i64) -> (Kind, Option<Reply>) {
         let Op::Read {
             key,
             serializable: true,
         } = op
         else {
-            return self.store.execute(op);
+            return self.store.execute(op, began);
         };
-        let node = self.node(process) as usize - 1;
-        let revision = self
-            .random
-            .random_range(self.reached[node]..=self.store.revision);
-        self.reached[node] = revision;
+        let node = self.node(process);
+        if self.nodes.is_down(node) {
+            return (Kind::Fail, None);
+        }
+        let revision = if self.store.strikes.now(Bug::NodesGoBack, 0.2) {
+            (self.nodes.reached(node) - 5).max(1)
+        } else {
+            self.nodes
+                .catch_up(node, self.store.revision, &mut self.random)
+        };
         let data = Data::Version(self.store.get(StoreKey::of(*key), revision));
         (Kind::Ok, Some(Reply { revision, data }))
+    }
+
+    /// The next step of a transaction takes effect by itself.
+    fn next_step(&mut self, op: Op, mut found: Vec<Option<Vec<i64>>>) -> State {
+        let Op::Txn { steps } = &op else {
+            unreachable!("only transactions are done by halves")
+        };
+        let revision = self.store.revision;
+        match steps[found.len()] {
+            Step::Append { key, value } => {
+                let mut list = self.store.list(key, revision);
+                list.push(value);
+                self.store.revision += 1;
+                self.store.put(StoreKey::of(key), Value::List(list));
+                found.push(None);
+            }
+            Step::Read { key } => found.push(Some(self.store.list(key, revision))),
+        }
+        if found.len() < steps.len() {
+            return State::Half(op, found);
+        }
+        let reply = Reply {
+            revision: self.store.revision,
+            data: Data::Steps(found),
+        };
+        State::Answered(op, Kind::Ok, Some(reply), None)
     }
 
     /// Takes so many acknowledged writes away that are there.
@@ -256,9 +330,7 @@ impl Run {
         let first = there[there.len() - writes];
         self.store.go_back(first - 1);
         self.went_back.push(first - 1);
-        for reached in &mut self.reached {
-            *reached = (*reached).min(first - 1);
-        }
+        self.nodes.go_back(first - 1);
     }
 
     fn is_gone(&self, write: &Written) -> bool {
@@ -266,121 +338,59 @@ impl Run {
         since.iter().any(|&revision| revision < write.revision)
     }
 
-    fn node(&self, process: u64) -> u64 {
-        process % self.config.clients as u64 % NODES as u64 + 1
+    fn node(&self, process: u64) -> NodeId {
+        Nodes::of(process % self.config.clients as u64)
     }
 
-    fn event(&mut self, process: u64, kind: Kind, op: &Op, reply: Option<Reply>) {
+    /// Goes on with the fault of a node, or begins one.
+    fn next_phase(&mut self) {
+        let (fault, phase, node) = self.nodes.next_phase(&mut self.random);
+        self.record(What::Fault(FaultEvent {
+            nemesis: "kill-one".to_owned(),
+            fault,
+            phase,
+            nodes: vec![node],
+            detail: String::new(),
+        }));
+    }
+
+    fn heal(&mut self) {
+        while self.nodes.has_fault() {
+            self.next_phase();
+        }
+    }
+
+    fn record(&mut self, what: What) {
         self.time += self.random.random_range(1_000..1_000_000);
         self.history.events.push(Event {
             index: self.history.events.len() as u64,
             time: self.time,
-            what: What::Client(ClientEvent {
-                process,
-                node: self.node(process),
-                kind,
-                op: op.clone(),
-                reply,
-                error: None,
-                last: false,
-            }),
+            what,
         });
     }
 
-    fn choose(&mut self) -> Op {
-        self.values += 1;
-        let value = self.values;
-        let key = self.random.random_range(0..self.config.keys);
-        let chance = self.random.random_range(0..100);
-        match self.config.workload {
-            Workload::Register if chance < 50 => Op::Read {
-                key,
-                serializable: chance < 12,
-            },
-            Workload::Register if chance < 75 => Op::Write { key, value },
-            Workload::Register if chance < 80 => Op::Delete { key },
-            Workload::Register => {
-                let held = self.store.now(StoreKey::of(key)).map(|held| held.value);
-                let old = match held {
-                    Some(Value::Number(held)) if chance < 95 => held,
-                    _ => self.random.random_range(0..value),
-                };
-                Op::Cas {
-                    key,
-                    old,
-                    new: value,
-                }
-            }
-            Workload::Set if chance < 80 => Op::Add {
-                set: key,
-                element: value,
-            },
-            Workload::Set => Op::ReadSet { set: key },
-            Workload::Append => {
-                let count = self.random.random_range(1..=4);
-                let steps = (0..count).map(|_| {
-                    let key = self.random.random_range(0..self.config.keys);
-                    if self.random.random_bool(0.5) {
-                        self.values += 1;
-                        let value = self.values;
-                        Step::Append { key, value }
-                    } else {
-                        Step::Read { key }
-                    }
-                });
-                Op::Txn {
-                    steps: steps.collect(),
-                }
-            }
-            Workload::Bank if chance < 70 && self.config.keys > 1 => {
-                let other = self.random.random_range(1..self.config.keys);
-                Op::Transfer {
-                    from: key,
-                    to: (key + other) % self.config.keys,
-                    amount: self.random.random_range(1..=5),
-                }
-            }
-            Workload::Bank => Op::ReadAccounts,
-            Workload::Counter if chance < 70 => Op::Increment { key, id: value },
-            Workload::Counter => Op::ReadCounter { key },
-            Workload::Stale if chance < 40 => Op::Write { key, value },
-            Workload::Stale => Op::Read {
-                key,
-                serializable: true,
-            },
-        }
+    fn event(&mut self, process: u64, kind: Kind, op: &Op, reply: Option<Reply>) {
+        self.record(What::Client(ClientEvent {
+            process,
+            node: self.node(process),
+            kind,
+            op: op.clone(),
+            reply,
+            error: None,
+            last: false,
+        }));
     }
 
     /// One process reads everything back, when nothing else goes on.
     fn final_reads(&mut self) {
-        let mut reads = Vec::new();
-        for key in 0..self.config.keys {
-            match self.config.workload {
-                Workload::Register | Workload::Stale => reads.push(Op::Read {
-                    key,
-                    serializable: false,
-                }),
-                Workload::Set => reads.push(Op::ReadSet { set: key }),
-                Workload::Append => reads.push(Op::Txn {
-                    steps: vec![Step::Read { key }],
-                }),
-                Workload::Bank => {}
-                Workload::Counter => reads.push(Op::ReadCounter { key }),
-            }
-            let has_chains = self.chains && self.config.workload != Workload::Set;
-            if has_chains || self.config.workload == Workload::Counter {
-                reads.push(Op::ReadChain { key });
-            }
-        }
-        if self.config.workload == Workload::Bank {
-            reads.push(Op::ReadAccounts);
-        }
+        let reads = self.all_reads();
+        self.store.strikes.bug = Bug::None;
         // No process has this number: they grow by the number of clients.
         let process = (self.config.operations + 1) as u64 * self.config.clients as u64;
         for op in reads {
             let from = self.history.events.len();
             self.event(process, Kind::Invoke, &op, None);
-            let (kind, reply) = self.store.execute(&op);
+            let (kind, reply) = self.store.execute(&op, self.store.revision);
             self.event(process, kind, &op, reply);
             for event in &mut self.history.events[from..] {
                 if let What::Client(client) = &mut event.what {

@@ -1,13 +1,17 @@
 //! Transactions on lists: perfect stores, broken stores, and answers that were tampered with.
 
 use holdfast_jepsen::{
-    checker::{Verdict, append::check},
+    checker::{
+        Verdict,
+        append::check,
+        simulator::{Bug, Simulation, Workload},
+    },
     history::{ClientEvent, Data, Key, Kind, Op, Step},
 };
 
 use crate::{
     accepts_perfect_stores, catches_changes, change_all, change_one, convicts, deny, has,
-    simulator::{Bug, Extent, Recorder, Simulator, Workload},
+    recorder::Recorder, simulation,
 };
 
 /// Every name that the checker has for a cycle.
@@ -318,19 +322,20 @@ fn histories_without_anything_to_judge_are_unknown() {
 
 #[test]
 fn a_store_broken_all_over_is_judged_all_the_same() {
-    let extent = Extent {
-        clients: 20,
-        operations: 3_000,
-        keys: 3,
-        unknown: 0.05,
-    };
     for bug in [
         Bug::StaleReads,
         Bug::Snapshots,
         Bug::BlindUpdates,
         Bug::HalfTransactions,
     ] {
-        let history = Simulator::new(1, Workload::Append, bug, extent).run();
+        let simulation = Simulation {
+            clients: 20,
+            operations: 3_000,
+            keys: 3,
+            unknown: 0.05,
+            ..simulation(Workload::Append, 1, bug)
+        };
+        let (history, _) = simulation.strike();
         let finding = check(&history);
         assert_eq!(finding.verdict, Verdict::Invalid, "{bug:?}: {finding:#?}");
         assert!(!finding.anomalies.is_empty());

@@ -1,13 +1,16 @@
 //! Sets, accounts and counters: perfect stores, broken stores, and answers that were tampered with.
 
 use holdfast_jepsen::{
-    checker::{Verdict, bank, counter, set},
+    checker::{
+        Verdict, bank, counter, set,
+        simulator::{Bug, Workload},
+    },
     history::{ClientEvent, Data, Kind, Op, Value, Version},
 };
 
 use crate::{
     accepts_perfect_stores, catches_changes, change_all, change_one, convicts, deny,
-    simulator::{Bug, Recorder, Workload, version},
+    recorder::{Recorder, version},
 };
 
 /// The keys that a range read shows.

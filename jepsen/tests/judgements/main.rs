@@ -6,34 +6,51 @@ mod append;
 mod corpus;
 mod keyed;
 mod planted;
-mod simulator;
+mod recorder;
 mod stale;
 
 use std::collections::BTreeMap;
 
 use holdfast_jepsen::{
-    checker::{Finding, Verdict},
+    checker::{
+        Finding, Verdict,
+        simulator::{Bug, Simulation, Workload},
+    },
     history::{ClientEvent, Event, History, Kind, What},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use simulator::{Bug, Extent, Simulator, Workload};
+
+/// A small one. Nodes are killed where it is asked what nodes know.
+fn simulation(workload: Workload, seed: u64, bug: Bug) -> Simulation {
+    Simulation {
+        bug,
+        restarts: workload == Workload::Stale,
+        ..Simulation::new(workload, seed)
+    }
+}
+
+/// A history of a small perfect store.
+fn perfect(workload: Workload, seed: u64) -> History {
+    simulation(workload, seed, Bug::None).strike().0
+}
 
 /// What a checker says of a perfect store under a few hundred seeds.
 fn accepts_perfect_stores(workload: Workload, check: fn(&History) -> Finding) {
     for seed in 0..300 {
         let mut rng = StdRng::seed_from_u64(seed);
-        let extent = Extent {
+        let simulation = Simulation {
             clients: rng.random_range(1..12),
             operations: rng.random_range(30..250),
             keys: rng.random_range(2..8),
             unknown: rng.random_range(0.0..0.3),
+            ..simulation(workload, seed, Bug::None)
         };
-        let history = Simulator::new(seed, workload, Bug::None, extent).run();
+        let (history, _) = simulation.strike();
         let finding = check(&history);
         assert_eq!(
             finding.verdict,
             Verdict::Valid,
-            "seed {seed}, {extent:?}: {finding:#?}"
+            "{simulation:?}: {finding:#?}"
         );
         assert!(finding.checked > 0, "seed {seed}");
     }
@@ -52,12 +69,11 @@ fn convicts(
     let mut names: BTreeMap<String, u64> = BTreeMap::new();
     let (mut struck, mut caught) = (0u32, 0u32);
     for seed in 0..100 {
-        let mut simulator = Simulator::new(seed, workload, bug, Extent::SMALL);
-        let history = simulator.run();
+        let (history, strikes) = simulation(workload, seed, bug).strike();
         let finding = check(&history);
-        struck += u32::from(simulator.struck > 0);
+        struck += u32::from(strikes > 0);
         caught += u32::from(finding.verdict == Verdict::Invalid);
-        if simulator.struck == 0 {
+        if strikes == 0 {
             assert_eq!(finding.verdict, Verdict::Valid, "seed {seed}: {finding:#?}");
         }
         let found: std::collections::BTreeSet<_> = finding
@@ -128,7 +144,7 @@ fn catches_changes(
 ) {
     let mut changed = 0;
     for seed in 0..100 {
-        let mut history = Simulator::new(seed, workload, Bug::None, Extent::SMALL).run();
+        let mut history = perfect(workload, seed);
         if !change(&mut history, seed) {
             continue;
         }

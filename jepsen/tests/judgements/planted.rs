@@ -2,14 +2,11 @@
 //! the transactions that were put in, and the right name.
 
 use holdfast_jepsen::{
-    checker::{Verdict, append::check},
+    checker::{Verdict, append::check, simulator::Workload},
     history::{ClientEvent, Data, Kind, Op, Reply, Step},
 };
 
-use crate::{
-    simulator::{Bug, Extent, Simulator, Workload},
-    weave,
-};
+use crate::{perfect, weave};
 
 const X: u64 = 1_000;
 const Y: u64 = 1_001;
@@ -79,7 +76,7 @@ fn finds(name: &str, txns: &[Planted<'_>], script: &[usize], cycle: &[usize], la
                 last: false,
             });
         }
-        let perfect = Simulator::new(seed, Workload::Append, Bug::None, Extent::SMALL).run();
+        let perfect = perfect(Workload::Append, seed);
         let (history, indices) = weave(perfect, seed, events);
         let finding = check(&history);
         assert_eq!(
@@ -276,7 +273,7 @@ fn unknown_transactions_that_nobody_saw_are_left_out() {
             event(Kind::Invoke, &read, None),
             event(Kind::Ok, &read, Some(reply)),
         ];
-        let perfect = Simulator::new(seed, Workload::Append, Bug::None, Extent::SMALL).run();
+        let perfect = perfect(Workload::Append, seed);
         let (history, _) = weave(perfect, seed, planted);
         let finding = check(&history);
         assert_eq!(finding.verdict, Verdict::Valid, "seed {seed}: {finding:#?}");

@@ -9,15 +9,9 @@ use holdfast_jepsen::history::{
 #[derive(Default)]
 pub struct Recorder {
     events: Vec<Event>,
-    last: bool,
 }
 
 impl Recorder {
-    /// All that follows is part of the final reads.
-    pub fn finish(&mut self) {
-        self.last = true;
-    }
-
     fn push(&mut self, what: What) -> u64 {
         let index = self.events.len() as u64;
         self.events.push(Event {
@@ -37,7 +31,6 @@ impl Recorder {
         reply: Option<Reply>,
     ) -> u64 {
         let error = matches!(kind, Kind::Fail | Kind::Info).then(|| "simulated".to_owned());
-        let last = self.last;
         self.push(What::Client(ClientEvent {
             process,
             node,
@@ -45,7 +38,7 @@ impl Recorder {
             op: op.clone(),
             reply,
             error,
-            last,
+            last: false,
         }))
     }
 

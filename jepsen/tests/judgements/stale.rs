@@ -4,6 +4,7 @@ use holdfast_jepsen::{
     checker::{
         Verdict,
         convergence::{self, NodeState},
+        simulator::{Bug, Workload},
         stale::check,
     },
     history::{ClientEvent, Data, History, Kind, Op, Phase, Reply, Value},
@@ -11,7 +12,7 @@ use holdfast_jepsen::{
 
 use crate::{
     accepts_perfect_stores, catches_changes, change_one, convicts, deny, has,
-    simulator::{Bug, Recorder, Workload, version},
+    recorder::{Recorder, version},
 };
 
 const READ: Op = Op::Read {
@@ -20,8 +21,14 @@ const READ: Op = Op::Read {
 };
 
 fn shown(event: &mut ClientEvent) -> Option<&mut Reply> {
-    let is_read = matches!(event.op, Op::Read { .. });
-    let reply = event.reply.as_mut().filter(|_| is_read)?;
+    let is_judged = matches!(
+        event.op,
+        Op::Read {
+            serializable: true,
+            ..
+        }
+    );
+    let reply = event.reply.as_mut().filter(|_| is_judged)?;
     matches!(reply.data, Data::Version(Some(_))).then_some(reply)
 }
 

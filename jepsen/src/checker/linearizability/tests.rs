@@ -19,13 +19,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn accepts_every_simulated_history() {
     for seed in 0..200 {
         let simulation = Simulation {
-            workload: Workload::Register,
-            seed,
             operations: 300,
             clients: 5,
             keys: 3,
             unknown: [0.0, 0.1, 0.4][seed as usize % 3],
             failed: 0.05,
+            ..Simulation::new(Workload::Register, seed)
         };
         let finding = linearizability::check(&simulation.run(), LIMIT);
         assert_eq!(
@@ -277,13 +276,12 @@ fn catches_what_was_overwritten_and_is_read_again() {
     let mut damaged = 0;
     for seed in 0..40 {
         let simulation = Simulation {
-            workload: Workload::Register,
-            seed,
             operations: 400,
             clients: 5,
             keys: 4,
             unknown: 0.05,
             failed: 0.05,
+            ..Simulation::new(Workload::Register, seed)
         };
         let mut history = simulation.run();
         let steps = steps_of(&history);

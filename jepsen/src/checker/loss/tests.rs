@@ -10,8 +10,6 @@ use crate::{
 
 fn simulation(workload: Workload, seed: u64, operations: usize, unknown: f64) -> Simulation {
     Simulation {
-        workload,
-        seed,
         operations,
         clients: 10,
         // A run gives sets and lists up before they grow long.
@@ -21,6 +19,7 @@ fn simulation(workload: Workload, seed: u64, operations: usize, unknown: f64) ->
         },
         unknown,
         failed: 0.02,
+        ..Simulation::new(workload, seed)
     }
 }
 

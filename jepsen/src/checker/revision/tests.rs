@@ -15,13 +15,12 @@ const SEEDS: u64 = 30;
 
 fn simulation(workload: Workload, seed: u64) -> Simulation {
     Simulation {
-        workload,
-        seed,
         operations: 200,
         clients: 5,
         keys: 4,
         unknown: 0.1,
         failed: 0.05,
+        ..Simulation::new(workload, seed)
     }
 }
 
