@@ -68,6 +68,7 @@ mod dropped;
 mod error;
 pub mod files;
 mod format;
+mod found;
 mod group;
 mod group_log;
 mod options;

@@ -14,7 +14,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,14 +21,12 @@ use parking_lot::Mutex;
 
 use self::end::{End, find_end};
 use super::LogOptions;
-use super::error::{Corruption, OpenError};
-use super::files::{File, Files};
-use super::format::{
-    Invalid, Place, SEGMENT_HEADER_BYTES, SegmentEnd, TERMINATOR_BYTES, decode_segment_header,
-    find_batch_header,
-};
+use super::error::OpenError;
+use super::files::Files;
+use super::format::{Invalid, SEGMENT_HEADER_BYTES, TERMINATOR_BYTES};
+use super::found::{Found, Walk};
 use super::group::Group;
-use super::replay::{Replay, Walk, retrack, walk};
+use super::replay::{Replay, retrack};
 use super::segment::{Directory, Name, Segment, Spares, parse_name};
 use super::tracked::Pins;
 use super::writer::Tail;
@@ -75,65 +72,6 @@ pub(super) struct Recovered {
     pub groups: HashMap<u64, Arc<Group>>,
 }
 
-/// A segment file as found.
-pub(super) struct Found {
-    pub path: PathBuf,
-    file: Arc<dyn File>,
-    pub place: Place,
-    bytes: u64,
-}
-
-impl Found {
-    pub fn corrupt(&self, offset: usize, invalid: Invalid) -> OpenError {
-        corrupt(&self.path, offset, invalid)
-    }
-
-    fn read(&self) -> Result<Bytes, OpenError> {
-        let mut bytes = vec![0; self.bytes as usize];
-        self.file
-            .read_exact_at(&mut bytes, 0)
-            .map_err(OpenError::io(&self.path, "read"))?;
-        Ok(bytes.into())
-    }
-
-    fn into_segment(self) -> Arc<Segment> {
-        let Found {
-            path,
-            file,
-            place,
-            bytes,
-        } = self;
-        Arc::new(Segment {
-            place,
-            path,
-            file,
-            bytes: AtomicU64::new(bytes),
-        })
-    }
-}
-
-pub(super) fn corrupt(
-    path: &Path,
-    offset: usize,
-    Invalid { expected, found }: Invalid,
-) -> OpenError {
-    OpenError::Corrupt(Corruption {
-        file: path.to_owned(),
-        offset: offset as u64,
-        expected,
-        found,
-    })
-}
-
-/// Whether nothing was ever written where a batch would begin.
-fn is_blank(bytes: &[u8], at: usize) -> bool {
-    bytes
-        .iter()
-        .skip(at)
-        .take(TERMINATOR_BYTES)
-        .all(|&byte| byte == 0)
-}
-
 /// Id of the log in `dir`, if there is one. Changes nothing.
 pub(super) fn stored_id(dir: &Path, files: &dyn Files) -> Result<Option<u64>, OpenError> {
     let names = match files.list(dir) {
@@ -148,7 +86,7 @@ pub(super) fn stored_id(dir: &Path, files: &dyn Files) -> Result<Option<u64>, Op
     let Some((name, sequence)) = first else {
         return Ok(None);
     };
-    let found = open_segment(files, dir.join(name), sequence)?;
+    let found = Found::open(files, dir.join(name), sequence)?;
     Ok(Some(found.place.log_id))
 }
 
@@ -170,7 +108,7 @@ pub(super) fn recover(
     {
         let path = dir.join(&name);
         match parse_name(&name) {
-            Some(Name::Segment(sequence)) => found.push(open_segment(&*files, path, sequence)?),
+            Some(Name::Segment(sequence)) => found.push(Found::open(&*files, path, sequence)?),
             Some(Name::Free) => free.push(path),
             Some(Name::New) => unfinished.push(path),
             None => {}
@@ -201,7 +139,7 @@ pub(super) fn recover(
     };
     let End { last, newer } = find_end(&mut found)?;
     // Only there: an older file that nobody needs holds batches because it was in use.
-    let torn_head = newer.iter().find_map(torn_head);
+    let torn_head = newer.iter().find_map(Found::torn_head);
     let mut replay = Replay::default();
     let mut used = Vec::new();
     let mut unneeded: Vec<Found> = newer;
@@ -214,7 +152,7 @@ pub(super) fn recover(
                 continue;
             };
             let bytes = found.read()?;
-            let walk = walk_whole(&found, &bytes, end)?;
+            let walk = found.walk_whole(&bytes, end)?;
             report.count(&walk);
             replay.segment(&found, &bytes, &walk)?;
             older.insert(end.sequence, *end);
@@ -330,95 +268,6 @@ impl Recovery {
         self.batches += walk.batches.len() as u64;
         self.bytes += (walk.stop - SEGMENT_HEADER_BYTES) as u64;
     }
-}
-
-fn open_segment(files: &dyn Files, path: PathBuf, sequence: u64) -> Result<Found, OpenError> {
-    let file = files.open(&path).map_err(OpenError::io(&path, "open"))?;
-    let bytes = file
-        .len()
-        .map_err(OpenError::io(&path, "read the length of"))?;
-    let mut header = vec![0; SEGMENT_HEADER_BYTES.min(bytes as usize)];
-    file.read_exact_at(&mut header, 0)
-        .map_err(OpenError::io(&path, "read"))?;
-    let (place, prepared) =
-        decode_segment_header(&header).map_err(|invalid| corrupt(&path, 0, invalid))?;
-    let wrong = |offset, expected, found| Err(corrupt(&path, offset, Invalid { expected, found }));
-    if place.segment != sequence {
-        return wrong(
-            24,
-            format!("segment {sequence}, as the file is called"),
-            format!("segment {}", place.segment),
-        );
-    }
-    if bytes < prepared {
-        return wrong(
-            bytes as usize,
-            format!("a file of {prepared} bytes"),
-            format!("its end at {bytes}"),
-        );
-    }
-    Ok(Found {
-        path,
-        file,
-        place,
-        bytes,
-    })
-}
-
-/// Reads an older segment, which must be valid up to where the last one says that it ends.
-fn walk_whole(found: &Found, bytes: &Bytes, end: &SegmentEnd) -> Result<Walk, OpenError> {
-    let walk = walk(bytes, found.place);
-    let last = walk.batches.last().map(|(_, header)| header.number);
-    if walk.stop < end.end as usize {
-        return Err(found.corrupt(walk.stop, walk.why));
-    }
-    if walk.stop != end.end as usize || last != Some(end.last_batch) {
-        let expected = format!(
-            "the segment to end at {} with batch {}",
-            end.end, end.last_batch
-        );
-        let ends = format!("an end at {} with batch {}", walk.stop, last.unwrap_or(0));
-        return Err(found.corrupt(
-            walk.stop,
-            Invalid {
-                expected,
-                found: ends,
-            },
-        ));
-    }
-    Ok(walk)
-}
-
-impl Walk {
-    /// What of a torn batch is behind the last valid one.
-    fn torn(&self, bytes: &[u8]) -> Option<String> {
-        let place = decode_segment_header(bytes).ok()?.0;
-        if !is_blank(bytes, self.stop) {
-            return Some(self.why.found.clone());
-        }
-        let (offset, header) = find_batch_header(bytes, place, self.stop)?;
-        Some(format!(
-            "zeros, and batch {} at byte {offset}",
-            header.number
-        ))
-    }
-}
-
-/// A torn first batch in a file that was prepared to be the next segment.
-fn torn_head(found: &Found) -> Option<(PathBuf, usize, String)> {
-    let mut head = [0; TERMINATOR_BYTES];
-    found
-        .file
-        .read_exact_at(&mut head, SEGMENT_HEADER_BYTES as u64)
-        .ok()?;
-    let torn = !is_blank(&head, 0);
-    torn.then(|| {
-        (
-            found.path.clone(),
-            SEGMENT_HEADER_BYTES,
-            "a torn first batch".to_owned(),
-        )
-    })
 }
 
 /// Makes the end of the log durable and leaves nothing behind it that could become valid.

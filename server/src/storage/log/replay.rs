@@ -6,46 +6,11 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::error::OpenError;
-use super::format::{
-    BATCH_HEADER_BYTES, BatchHeader, Invalid, Place, Record, SEGMENT_HEADER_BYTES, batch_body,
-    decode_batch_header, decode_record,
-};
+use super::format::{BATCH_HEADER_BYTES, Invalid, Record, SEGMENT_HEADER_BYTES, decode_record};
+use super::found::{Found, Walk, corrupt};
 use super::group::{GroupView, Slot};
-use super::recovery::{Found, corrupt};
 use super::tracked::{Pins, Tracked};
 use super::{DroppedGroups, LogPos};
-
-/// The valid batches at the start of a segment.
-pub(super) struct Walk {
-    pub batches: Vec<(usize, BatchHeader)>,
-    /// Where the first invalid batch is, or would be.
-    pub stop: usize,
-    pub why: Invalid,
-}
-
-pub(super) fn walk(bytes: &[u8], place: Place) -> Walk {
-    let mut batches: Vec<(usize, BatchHeader)> = Vec::new();
-    let mut stop = SEGMENT_HEADER_BYTES;
-    loop {
-        let valid = decode_batch_header(bytes, place, stop).and_then(|header| {
-            batch_body(bytes, place, stop, &header)?;
-            match batches.last() {
-                Some((_, before)) if header.number != before.number + 1 => Err(Invalid {
-                    expected: format!("batch {}", before.number + 1),
-                    found: format!("batch {}", header.number),
-                }),
-                _ => Ok(header),
-            }
-        });
-        match valid {
-            Ok(header) => {
-                batches.push((stop, header));
-                stop += BATCH_HEADER_BYTES + header.body_len;
-            }
-            Err(why) => return Walk { batches, stop, why },
-        }
-    }
-}
 
 /// The groups while records are replayed.
 #[derive(Default)]

@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 
-use super::{Found, corrupt};
 use crate::storage::log::{
     error::OpenError,
     format::{
         BATCH_HEADER_BYTES, Invalid, Record, SEGMENT_HEADER_BYTES, SegmentEnd, decode_record,
         find_batch_header,
     },
-    replay::{Walk, unexpected, walk},
+    found::{Found, Walk, corrupt, walk},
+    replay::unexpected,
 };
 
 /// The last segment with what was read of it, and the files that come after it.
