@@ -14,6 +14,7 @@
 pub mod availability;
 pub mod compare;
 pub mod errors;
+pub mod expected;
 pub mod leadership;
 mod page;
 pub mod progress;

@@ -17,6 +17,7 @@
 //! - All is healed at the end of a run, whatever happened.
 
 pub mod active_faults;
+mod busy;
 mod claims;
 mod disk;
 mod effect;

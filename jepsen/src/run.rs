@@ -14,7 +14,7 @@ pub mod conclusion;
 mod footprint;
 pub mod heal;
 pub mod judge;
-mod leaders;
+pub mod leaders;
 pub mod scenario;
 pub mod session;
 pub mod worker;
@@ -36,12 +36,13 @@ use self::{
     conclusion::Aftermath,
     footprint::Footprint,
     judge::judge,
+    leaders::Leaders,
     worker::{Processes, Worker, client},
 };
 use crate::{
     checker::{Verdict, convergence::NodeState},
     cluster::{Cluster, Node, target::Target},
-    evidence::{leadership::Leadership, progress::Stage},
+    evidence::progress::Stage,
     history::{History, Kind, NodeId, Op, What, jsonl::Recorder},
     nemesis::{ActiveFaults, BlastRadius, Nemesis, Observer, Plan, schedule},
     workload::{self, Generator, Settings, repeat::Repeater, store::Store},
@@ -98,7 +99,7 @@ pub struct Observed {
     /// What else its verdict rests on.
     pub aftermath: Aftermath,
     /// Who led when.
-    pub leaders: Vec<Leadership>,
+    pub leaders: Leaders,
 }
 
 /// Why a run could not be made.
@@ -199,6 +200,7 @@ pub async fn run(
     let leaders = tokio::spawn(leaders::watch_leaders(
         shared.active.observer().clone(),
         recorder.clone(),
+        team.knows_retry_ids,
         load_stopped.clone(),
     ));
     let mut torment = JoinSet::new();

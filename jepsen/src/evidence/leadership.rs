@@ -14,3 +14,13 @@ pub struct Leadership {
     /// In which term.
     pub term: u64,
 }
+
+/// The same of one group of many. Only Holdfast tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupLeadership {
+    /// Keyspace of the group.
+    pub group: String,
+    /// Who led it from when on.
+    #[serde(flatten)]
+    pub led: Leadership,
+}

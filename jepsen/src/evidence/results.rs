@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     availability::{Availability, FaultReport},
-    leadership::Leadership,
+    expected::Expected,
+    leadership::{GroupLeadership, Leadership},
     page::count,
 };
 use crate::{
@@ -58,6 +59,12 @@ pub struct Run {
     /// Who led when, as the nodes said.
     #[serde(default)]
     pub leaders: Vec<Leadership>,
+    /// Who led each group when, as the nodes said that can tell.
+    #[serde(default)]
+    pub groups: Vec<GroupLeadership>,
+    /// What was expected besides a correct store.
+    #[serde(default)]
+    pub expected: Expected,
 }
 
 /// How many faults came to what.
@@ -135,11 +142,12 @@ impl Results {
         run: Run,
         history: &History,
         states: &[NodeState],
-        findings: Vec<Finding>,
+        mut findings: Vec<Finding>,
     ) -> Self {
         let loss = settled(loss::measure(history, states), &findings);
         let availability = Availability::of(history, run.nodes.len());
         let faults = FaultSummary::of(&availability.faults);
+        findings.extend(run.expected.judge(&run, history, &availability));
         let mut results = Self {
             format: FORMAT,
             harness: env!("CARGO_PKG_VERSION").to_owned(),

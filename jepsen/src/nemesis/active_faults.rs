@@ -34,8 +34,8 @@ pub struct ActiveFaults {
     cluster: Arc<dyn Cluster>,
     observer: Observer,
     claims: Arc<Mutex<Claims>>,
-    /// Connections that are held open, by the fault that does. Dropping them closes them.
-    connections: Arc<Mutex<BTreeMap<u64, JoinSet<()>>>>,
+    /// What goes on while a fault lasts, such as connections that are held open. Dropping it ends it.
+    tasks: Arc<Mutex<BTreeMap<u64, JoinSet<()>>>>,
     /// Blast radius of the run, or of a fault that states a larger one by its name.
     radius: BlastRadius,
 }
@@ -47,7 +47,7 @@ impl ActiveFaults {
             cluster,
             observer,
             claims: Arc::default(),
-            connections: Arc::default(),
+            tasks: Arc::default(),
             radius: BlastRadius::default(),
         }
     }
@@ -372,14 +372,14 @@ impl ActiveFaults {
         self.cluster.set_links(&merged).await
     }
 
-    /// Holds connections open on behalf of a fault.
-    pub(super) async fn hold_connections(&self, fault: u64, connections: JoinSet<()>) {
-        self.connections.lock().await.insert(fault, connections);
+    /// Goes on with these tasks on behalf of a fault.
+    pub(super) async fn go_on(&self, fault: u64, tasks: JoinSet<()>) {
+        self.tasks.lock().await.insert(fault, tasks);
     }
 
-    /// Closes the connections of a fault.
-    pub(super) async fn drop_connections(&self, fault: u64) {
-        self.connections.lock().await.remove(&fault);
+    /// Ends the tasks of a fault.
+    pub(super) async fn end_tasks(&self, fault: u64) {
+        self.tasks.lock().await.remove(&fault);
     }
 
     /// Holds one node down while `work` is done on its files, then starts it.
@@ -409,7 +409,7 @@ impl ActiveFaults {
         };
         claims.links.clear();
         note(self.cluster.heal_links().await);
-        self.connections.lock().await.clear();
+        self.tasks.lock().await.clear();
         for node in self.ids() {
             note(self.cluster.set_syncs(node, Default::default()).await);
             note(self.cluster.set_clock(node, Default::default()).await);

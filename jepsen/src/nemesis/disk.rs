@@ -18,6 +18,8 @@ use crate::{
 
 /// How long a node whose files were damaged may take to serve again, or to say that it stays out.
 const SETTLES_WITHIN: Duration = Duration::from_secs(20);
+/// How long a disk stands still.
+const STALLS_FOR: Duration = Duration::from_secs(2);
 /// Time between two looks at a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -58,6 +60,25 @@ pub(super) async fn fail_fsync(
     }
     let detail = format!("fsync of {} fails", named(&nodes));
     Ok(Injected::new(nodes.clone(), detail, Healing::Syncs(nodes)))
+}
+
+/// A disk stands still for a while, and goes on by itself. What its node leads others lead meanwhile.
+pub(super) async fn stall(
+    active: &ActiveFaults,
+    target: Target,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let node = active.choose(target, rng).await?[0];
+    let stalled = SyncFault {
+        delay: STALLS_FOR,
+        fail: false,
+    };
+    active.cluster().set_syncs(node, stalled).await?;
+    sleep(STALLS_FOR).await;
+    let whole = SyncFault::default();
+    active.cluster().set_syncs(node, whole).await?;
+    let detail = format!("no fsync of node {node} returned for {STALLS_FOR:?}");
+    Ok(Injected::new(vec![node], detail, Healing::None))
 }
 
 pub(super) async fn full(

@@ -118,6 +118,7 @@ impl Kind {
             Fault::Kill(_)
             | Fault::KillStaggered
             | Fault::KillLeaderLast
+            | Fault::KillSilently
             | Fault::Power(_)
             | Fault::PowerStalled => Kind::Ends,
             Fault::Restart(_) => Kind::Restarts,
@@ -128,17 +129,21 @@ impl Kind {
             | Fault::PartitionHalves
             | Fault::PartitionOneWay => Kind::LosesPeers,
             Fault::PartitionClients => Kind::LosesClients,
-            Fault::PartitionRing | Fault::PartitionDirection => {
-                Kind::Hidden("every node still sees a majority")
-            }
+            Fault::PartitionRing
+            | Fault::PartitionDirection
+            | Fault::DirectionFollowers
+            | Fault::DirectionFromLeader
+            | Fault::DirectionToLeader => Kind::Hidden("every node still sees a majority"),
             Fault::SlowLink | Fault::SlowBandwidth | Fault::Loss | Fault::Reset => {
                 Kind::Hidden("how links behave is not measured")
             }
             Fault::LoseAnswers => Kind::Hidden("which answers are lost is not seen"),
             Fault::ClockJump | Fault::ClockSkew => Kind::Hidden("no node tells its clock"),
-            Fault::FullDisk(_) | Fault::SlowFsync(_) | Fault::FailFsync | Fault::HangDisk => {
-                Kind::Hidden("what a disk does is seen by its node alone")
-            }
+            Fault::FullDisk(_)
+            | Fault::SlowFsync(_)
+            | Fault::FailFsync
+            | Fault::StallDisk(_)
+            | Fault::HangDisk => Kind::Hidden("what a disk does is seen by its node alone"),
             Fault::SlowInstall => Kind::Installs,
             Fault::FullLog => Kind::Hidden("where a node logs is its own affair"),
             Fault::IdleConnections => Kind::Hidden("connections are counted by their node alone"),
@@ -149,6 +154,7 @@ impl Kind {
             | Fault::LoseLog
             | Fault::OldCopyFollower
             | Fault::OldCopyLeader => Kind::Hidden("files are seen by their node alone"),
+            Fault::BusyMachine => Kind::Hidden("what else a machine does is no node's affair"),
             Fault::Compact | Fault::MoveLeader => Kind::Answered,
         }
     }

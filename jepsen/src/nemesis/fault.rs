@@ -3,8 +3,8 @@
 use rand::rngs::StdRng;
 
 use super::{
-    ActiveFaults, BlastRadius, disk, injected::Injected, memory, names::FAULTS, network, process,
-    scarcity, target::Target,
+    ActiveFaults, BlastRadius, busy, disk, injected::Injected, memory, names::FAULTS, network,
+    process, scarcity, target::Target,
 };
 use crate::cluster::FaultError;
 
@@ -18,6 +18,7 @@ pub enum Fault {
     Kill(Target),
     KillStaggered,
     KillLeaderLast,
+    KillSilently,
     Pause(Target),
     Restart(Target),
     Power(Target),
@@ -29,6 +30,9 @@ pub enum Fault {
     PartitionRing,
     PartitionOneWay,
     PartitionDirection,
+    DirectionFollowers,
+    DirectionFromLeader,
+    DirectionToLeader,
     PartitionClients,
     SlowLink,
     SlowBandwidth,
@@ -40,6 +44,7 @@ pub enum Fault {
     FullDisk(Target),
     SlowFsync(Target),
     FailFsync,
+    StallDisk(Target),
     FullLog,
     IdleConnections,
     HangDisk,
@@ -53,6 +58,7 @@ pub enum Fault {
     OldCopyLeader,
     Compact,
     MoveLeader,
+    BusyMachine,
 }
 
 impl Fault {
@@ -108,9 +114,14 @@ impl Fault {
                 | Fault::ClockJump
                 | Fault::ClockSkew
                 | Fault::SlowFsync(_)
+                | Fault::StallDisk(_)
                 | Fault::IdleConnections
+                | Fault::DirectionFollowers
+                | Fault::DirectionFromLeader
+                | Fault::DirectionToLeader
                 | Fault::Compact
                 | Fault::MoveLeader
+                | Fault::BusyMachine
         )
     }
 
@@ -130,6 +141,7 @@ impl Fault {
             Fault::Kill(target) => process::kill(active, target, rng).await,
             Fault::KillStaggered => process::kill_staggered(active, rng).await,
             Fault::KillLeaderLast => process::kill_leader_last(active, rng).await,
+            Fault::KillSilently => process::kill_silently(active, id, rng).await,
             Fault::Pause(target) => process::pause(active, target, rng).await,
             Fault::Restart(target) => process::restart(active, target, rng).await,
             Fault::Power(target) => process::cut_power(active, target, rng).await,
@@ -141,6 +153,9 @@ impl Fault {
             | Fault::PartitionRing
             | Fault::PartitionOneWay
             | Fault::PartitionDirection
+            | Fault::DirectionFollowers
+            | Fault::DirectionFromLeader
+            | Fault::DirectionToLeader
             | Fault::PartitionClients
             | Fault::SlowLink
             | Fault::SlowBandwidth
@@ -151,6 +166,7 @@ impl Fault {
             Fault::FullDisk(target) => disk::full(active, target, rng).await,
             Fault::SlowFsync(target) => disk::slow_fsync(active, target, rng).await,
             Fault::FailFsync => disk::fail_fsync(active, rng).await,
+            Fault::StallDisk(target) => disk::stall(active, target, rng).await,
             Fault::TearLog | Fault::TruncateLog | Fault::FlipBit | Fault::Wipe => {
                 disk::damage(self, active, rng).await
             }
@@ -162,6 +178,7 @@ impl Fault {
             Fault::OldCopyLeader => memory::old_copy_leader(active, rng).await,
             Fault::Compact => process::compact(active).await,
             Fault::MoveLeader => process::move_leader(active).await,
+            Fault::BusyMachine => busy::inject(active, id).await,
         }
     }
 }

@@ -23,8 +23,10 @@ pub(super) enum Healing {
     Room(Vec<NodeId>),
     /// Log lines go to their files again; the nodes are restarted for that.
     Output(Vec<NodeId>),
-    /// The connections of this fault are closed.
-    Connections,
+    /// The tasks of this fault end.
+    Tasks,
+    /// The links of this fault are whole again, then nodes are started.
+    LinksThenStart(Vec<NodeId>),
 }
 
 /// A fault that was made.

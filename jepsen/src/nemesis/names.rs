@@ -40,6 +40,11 @@ pub const FAULTS: &[(&str, Fault, &str)] = &[
         "SIGKILL to all but the leader, a while later to the leader; it is started last",
     ),
     (
+        "kill-leader-silently",
+        Fault::KillSilently,
+        "SIGKILL to the leader, while its proxies go on taking connections and keep them open: only silence tells",
+    ),
+    (
         "zone-loss",
         Fault::Kill(Target::Zone),
         "SIGKILL to all nodes of a zone",
@@ -130,6 +135,21 @@ pub const FAULTS: &[(&str, Fault, &str)] = &[
         "one direction of the link between the leader and one other node cut",
     ),
     (
+        "direction-followers",
+        Fault::DirectionFollowers,
+        "what one follower sends another is lost, and nothing else",
+    ),
+    (
+        "direction-from-leader",
+        Fault::DirectionFromLeader,
+        "what the leader sends one follower is lost, and nothing else",
+    ),
+    (
+        "direction-to-leader",
+        Fault::DirectionToLeader,
+        "what one follower sends the leader is lost, and nothing else",
+    ),
+    (
         "partition-clients",
         Fault::PartitionClients,
         "the client links of one node cut",
@@ -184,6 +204,16 @@ pub const FAULTS: &[(&str, Fault, &str)] = &[
         "slow-fsync-all",
         Fault::SlowFsync(Target::All),
         "fsync of all nodes is slow",
+    ),
+    (
+        "stall-leader-disk",
+        Fault::StallDisk(Target::Leader),
+        "no fsync of the leader returns for two seconds",
+    ),
+    (
+        "stall-one-disk",
+        Fault::StallDisk(Target::One),
+        "no fsync of one node returns for two seconds",
     ),
     ("fail-fsync", Fault::FailFsync, "fsync of one node fails"),
     (
@@ -247,6 +277,12 @@ pub const FAULTS: &[(&str, Fault, &str)] = &[
         Fault::MoveLeader,
         "the leadership is handed to another node",
     ),
+    (
+        "busy-machine",
+        Fault::BusyMachine,
+        "twice as many busy loops as the machine has cores, and 200 MB written and synced beside the nodes' data, \
+         again and again",
+    ),
 ];
 
 /// Names that stand for several faults, of which each run draws all in a random order.
@@ -292,11 +328,20 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "lose-answers",
         ],
     ),
+    (
+        "direction",
+        &[
+            "direction-followers",
+            "direction-from-leader",
+            "direction-to-leader",
+        ],
+    ),
     ("clock", &["clock-jump", "clock-skew"]),
     (
         "disk",
         &["slow-fsync", "slow-fsync-all", "fail-fsync", "full-disk"],
     ),
+    ("stall-disk", &["stall-leader-disk", "stall-one-disk"]),
     ("damage", &["tear-log", "truncate-log", "flip-bit", "wipe"]),
     (
         "memory",

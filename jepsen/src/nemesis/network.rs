@@ -51,7 +51,11 @@ pub(super) async fn inject(
         return Err(FaultError::Skipped("there is one node only".into()));
     }
     let target = match fault {
-        Fault::PartitionLeader | Fault::PartitionDirection => Target::Leader,
+        Fault::PartitionLeader
+        | Fault::PartitionDirection
+        | Fault::DirectionFollowers
+        | Fault::DirectionFromLeader
+        | Fault::DirectionToLeader => Target::Leader,
         _ => Target::One,
     };
     let node = match fault {
@@ -97,6 +101,12 @@ pub(super) async fn inject(
             let links = links(from, &[End::Node(to)], Direction::Out, CUT);
             let detail = format!("node {to} does not hear node {from}; node {node} leads");
             (vec![node, other], links, detail)
+        }
+        Fault::DirectionFollowers | Fault::DirectionFromLeader | Fault::DirectionToLeader => {
+            let (from, to) = one_direction(fault, node, all, rng)?;
+            let links = links(from, &[End::Node(to)], Direction::Out, CUT);
+            let detail = format!("node {to} does not hear node {from}; node {node} leads");
+            (vec![from, to], links, detail)
         }
         Fault::PartitionHalves => halves(all, rng),
         Fault::PartitionRing => ring(all, rng),
@@ -201,6 +211,13 @@ fn answers(leader: NodeId, node: NodeId) -> [(Link, LinkFault); 2] {
     [(link(leader, node), CUT), (link(node, leader), reset)]
 }
 
+/// Everything between a node and all others, clients among them, is lost; connections stay open.
+pub(super) fn silence(node: NodeId, all: &[NodeId]) -> Vec<(Link, LinkFault)> {
+    let others = all.iter().copied().filter(|other| *other != node);
+    let ends: Vec<End> = others.map(End::Node).chain([End::Clients]).collect();
+    links(node, &ends, Direction::Both, CUT)
+}
+
 fn links(
     node: NodeId,
     ends: &[End],
@@ -230,6 +247,23 @@ fn links(
         }
     }
     links
+}
+
+/// Who is not heard any more, and by whom.
+fn one_direction(
+    fault: Fault,
+    leader: NodeId,
+    mut all: Vec<NodeId>,
+    rng: &mut StdRng,
+) -> Result<(NodeId, NodeId), FaultError> {
+    all.retain(|node| *node != leader);
+    all.shuffle(rng);
+    match (fault, all.as_slice()) {
+        (Fault::DirectionFromLeader, [follower, ..]) => Ok((leader, *follower)),
+        (Fault::DirectionToLeader, [follower, ..]) => Ok((*follower, leader)),
+        (_, [from, to, ..]) => Ok((*from, *to)),
+        _ => Err(FaultError::Skipped("there are no two followers".into())),
+    }
 }
 
 fn cut_pairs(pairs: impl Iterator<Item = (NodeId, NodeId)>) -> Vec<(Link, LinkFault)> {
@@ -337,6 +371,32 @@ mod tests {
         };
         assert_eq!(lost.0, requests);
         assert!(lost.1.reset && !lost.1.cut);
+    }
+
+    #[test]
+    fn one_direction_is_the_one_that_is_asked_for() {
+        let mut rng = StdRng::seed_from_u64(7);
+        let mut draw = |fault, count| one_direction(fault, 2, (1..=count).collect(), &mut rng);
+        for _ in 0..20 {
+            let (from, to) = draw(Fault::DirectionFollowers, 3).unwrap();
+            assert!(from != 2 && to != 2 && from != to);
+            assert_eq!(draw(Fault::DirectionFromLeader, 3).unwrap().0, 2);
+            assert_eq!(draw(Fault::DirectionToLeader, 3).unwrap().1, 2);
+        }
+        let skipped = draw(Fault::DirectionFollowers, 2);
+        assert!(matches!(skipped, Err(FaultError::Skipped(_))));
+    }
+
+    #[test]
+    fn who_is_silent_reaches_nobody_and_is_reached_by_nobody() {
+        let silent = silence(2, &[1, 2, 3]);
+        assert_eq!(reachable(&[1, 2, 3], &silent, 2), [2].into());
+        assert_eq!(reachable(&[1, 2, 3], &silent, 1), [1, 3].into());
+        let clients = Link {
+            from: End::Clients,
+            to: End::Node(2),
+        };
+        assert!(silent.iter().any(|(link, _)| *link == clients));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! They go past the faults of client links where the cluster allows, so that the harness sees what
 //! is there and not what it has broken.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use holdfast_client::{Client, ServerKind};
 use tokio::time::{Instant, sleep, timeout};
@@ -81,6 +81,30 @@ impl Observer {
         let (leader, term) = (latest.leader, latest.term);
         let found = sayings.iter().find(|saying| saying.member == leader);
         found.map(|saying| (saying.node, term))
+    }
+
+    /// Of each group the leader and the highest term that any node tells. Only Holdfast can say it.
+    pub async fn leaders_of_groups(&self) -> BTreeMap<String, (Option<NodeId>, u64)> {
+        let asked = self.nodes.iter().map(async |node| {
+            let told = self.client.groups(&node.direct).await.ok()?;
+            Some((node.id, told))
+        });
+        let told = futures_util::future::join_all(asked).await;
+        let told: Vec<_> = told.into_iter().flatten().collect();
+        // What the nodes call each other, where that is not what the harness calls them.
+        let members = told.iter().map(|(id, said)| (said.node_id, *id));
+        let members: BTreeMap<u64, NodeId> = members.collect();
+        let mut leaders = BTreeMap::new();
+        for group in told.iter().flat_map(|(_, said)| &said.groups) {
+            let leader = members.get(&group.leader).copied();
+            let known = leaders.entry(group.keyspace.clone()).or_insert((None, 0));
+            if group.term > known.1 {
+                *known = (leader, group.term);
+            } else if group.term == known.1 && known.0.is_none() {
+                known.0 = leader;
+            }
+        }
+        leaders
     }
 
     /// Whether something says within this time, under this address, how it is.

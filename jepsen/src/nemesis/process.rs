@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use super::{
     ActiveFaults,
     injected::{Healing, Injected},
+    network,
     target::Target,
 };
 use crate::{
@@ -49,6 +50,28 @@ pub(super) async fn kill(
     active.kill(&nodes).await?;
     let detail = format!("{}{} killed", named(&nodes), suffix(target));
     Ok(Injected::new(nodes.clone(), detail, Healing::Start(nodes)))
+}
+
+/// The leader goes, and nothing tells: its proxies take connections and bytes for it, and keep those open
+/// that there are. They fall silent first, since what a process that ends says must not get out.
+pub(super) async fn kill_silently(
+    active: &ActiveFaults,
+    id: u64,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let nodes = active.choose(Target::Leader, rng).await?;
+    let silence = network::silence(nodes[0], &active.ids());
+    active.break_links(id, silence).await?;
+    if let Err(error) = active.kill(&nodes).await {
+        active.heal_links(id).await?;
+        return Err(error);
+    }
+    let detail = format!(
+        "{} (leader) killed, and its proxies go on taking connections",
+        named(&nodes)
+    );
+    let healing = Healing::LinksThenStart(nodes.clone());
+    Ok(Injected::new(nodes, detail, healing))
 }
 
 /// One node goes and misses writes, then the rest goes. The node that lags is back first and asks

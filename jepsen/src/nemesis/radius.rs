@@ -77,10 +77,24 @@ pub fn taken_by_name(name: &str, nodes: &[NodeId], count: u64) -> Vec<NodeId> {
         Fault::LoseLog | Fault::OldCopyFollower => (1..=count).collect(),
         // One after the other; or each sees a majority; or only clients are cut off.
         Fault::Restart(_) if nodes.len() > 1 => Vec::new(),
-        Fault::PartitionRing | Fault::PartitionClients => Vec::new(),
+        Fault::PartitionRing | Fault::PartitionDirection | Fault::PartitionClients => Vec::new(),
         fault if fault.takes_nodes() => nodes.to_vec(),
         _ => Vec::new(),
     }
+}
+
+/// Whether a fault of this name that hit `nodes` may cost `leader` its leadership, in a cluster whose nodes are
+/// counted from 1 to `count`: it takes that node, or hinders it so that it hands over, or moves leaders.
+pub fn may_depose(name: &str, nodes: &[NodeId], count: u64, leader: Option<NodeId>) -> bool {
+    let Some((_, fault, _)) = FAULTS.iter().find(|(known, _, _)| *known == name) else {
+        return false;
+    };
+    let hit = match fault {
+        Fault::MoveLeader => return true,
+        Fault::Restart(_) | Fault::SlowFsync(_) | Fault::StallDisk(_) => nodes.to_vec(),
+        _ => taken_by_name(name, nodes, count),
+    };
+    leader.is_some_and(|leader| hit.contains(&leader))
 }
 
 /// The nodes that are taken. `gone` do not take part at all; `cut` says whether a direction is.

@@ -128,13 +128,13 @@ pub(super) async fn idle_connections(
     for door in doors.iter().cycle().take(wanted) {
         callers.spawn(call_and_say_nothing(*door));
     }
-    active.hold_connections(id, callers).await;
+    active.go_on(id, callers).await;
     let called: Vec<String> = doors.iter().map(ToString::to_string).collect();
     let detail = format!(
         "{IDLE_CONNECTIONS} idle connections to each of {}",
         called.join(", ")
     );
-    Ok(Injected::new(nodes, detail, Healing::Connections))
+    Ok(Injected::new(nodes, detail, Healing::Tasks))
 }
 
 async fn call_and_say_nothing(door: SocketAddr) {

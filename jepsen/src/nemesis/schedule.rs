@@ -235,7 +235,11 @@ async fn heal(active: &ActiveFaults, id: u64, injected: &Injected) -> Result<Str
             return restarted(active, nodes).await;
         }
         Healing::Output(nodes) => scarcity::unmute(active, nodes).await?,
-        Healing::Connections => active.drop_connections(id).await,
+        Healing::Tasks => active.end_tasks(id).await,
+        Healing::LinksThenStart(nodes) => {
+            active.heal_links(id).await?;
+            active.start(nodes).await?;
+        }
     }
     Ok(String::new())
 }

@@ -15,7 +15,7 @@ use super::judge::{Afterwards, judge};
 use crate::{
     checker::convergence::NodeState,
     cluster::{Description, Node},
-    evidence::{Results, Run},
+    evidence::{Results, Run, expected::Expected},
     history::{History, NodeId, Op, What},
     nemesis::Nemesis,
 };
@@ -168,6 +168,8 @@ fn described_by(history: &History) -> Run {
         duration_seconds: history.duration() as f64 / 1e9,
         began_unix_ms: 0,
         leaders: Vec::new(),
+        groups: Vec::new(),
+        expected: Expected::default(),
     }
 }
 

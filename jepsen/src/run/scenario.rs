@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     cluster::target::Target,
+    evidence::expected::Expected,
     nemesis::{BlastRadius, Nemesis},
     workload::Workload,
 };
@@ -117,6 +118,11 @@ pub struct Scenario {
     /// Most MiB that the log of each node may take on its disk; more is no pass
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     pub log_mib_max: Option<u64>,
+    /// What is expected besides a correct store, separated by commas: `steady` (no group elects unless a fault took its
+    /// leader), `answered` (no request fails), `replaced-within=TIME` (a write begun after a fault took nodes succeeds by
+    /// then)
+    #[arg(long, value_name = "WHAT", default_value_t = Expected::default())]
+    pub expected: Expected,
 }
 
 impl Default for Scenario {
@@ -195,6 +201,9 @@ impl Scenario {
         }
         if let Some(mib) = self.log_mib_max {
             flag("log-mib-max", mib.to_string());
+        }
+        if self.expected != Expected::default() {
+            flag("expected", self.expected.to_string());
         }
         if self.stop_when_invalid {
             args.push("--stop-when-invalid".to_owned());
@@ -288,6 +297,7 @@ mod tests {
             zones: Some(3),
             nofile: Some(256),
             log_mib_max: Some(33),
+            expected: "steady,replaced-within=2s".parse().unwrap(),
             ..Default::default()
         };
         let again = Line::try_parse_from(scenario.arguments(42))

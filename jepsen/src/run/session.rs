@@ -150,6 +150,8 @@ async fn observe(
         duration_seconds: 0.0,
         began_unix_ms,
         leaders: Vec::new(),
+        groups: Vec::new(),
+        expected: scenario.expected,
     };
     let path = dir.join(RUN);
     write_json(&path, &described).map_err(|error| RunError::File { path, error })?;
@@ -170,7 +172,8 @@ async fn observe(
     drop(progress);
     let observed = observed?;
     described.duration_seconds = began.elapsed().as_secs_f64();
-    described.leaders.clone_from(&observed.leaders);
+    described.leaders.clone_from(&observed.leaders.all);
+    described.groups.clone_from(&observed.leaders.of_groups);
     let (limit, dir) = (scenario.check_limit, dir.to_owned());
     spawn_blocking(move || {
         let Observed {

@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use super::Entry;
 use crate::{
     cluster::target::Target,
+    evidence::expected::Expected,
     nemesis::BlastRadius,
     run::scenario::{ClusterKind, Scenario},
     workload::Workload,
@@ -59,6 +60,17 @@ const ROOMY_DISK_MIB: u64 = 1024;
 /// A disk that the load itself comes near to filling.
 const TIGHT_DISK_MIB: u64 = 160;
 
+const NOTHING: Expected = Expected {
+    steady: false,
+    answered: false,
+    replaced_within_ms: None,
+};
+
+/// Within which a leader that a fault has taken is replaced, as clients see it. Where threads wait for their
+/// turn, a detector bears 1.4 s of silence; an election and a write are some syncs of a disk that is shared.
+/// Without the detector the timers of the groups would take eight seconds at least.
+const REPLACED_WITHIN_MS: u64 = 2_500;
+
 struct Line {
     workload: Workload,
     nemesis: &'static str,
@@ -75,6 +87,9 @@ struct Line {
     log_mib_max: Option<u64>,
     /// In network namespaces, with disks of this size.
     disk_mib: Option<u64>,
+    expected: Expected,
+    /// Clients, and operations per second, where they are not the usual ones.
+    crowd: Option<(u64, f64)>,
 }
 
 const fn line(workload: Workload, nemesis: &'static str) -> Line {
@@ -90,6 +105,8 @@ const fn line(workload: Workload, nemesis: &'static str) -> Line {
         nofile: None,
         log_mib_max: None,
         disk_mib: None,
+        expected: NOTHING,
+        crowd: None,
     }
 }
 
@@ -140,12 +157,36 @@ impl Line {
         self.holdfast_only()
     }
 
+    /// No group elects unless a fault took its leader.
+    const fn steady(mut self) -> Self {
+        self.expected.steady = true;
+        self.holdfast_only()
+    }
+
+    /// A leader that a fault has taken is replaced in time.
+    const fn replaced(mut self) -> Self {
+        self.expected.replaced_within_ms = Some(REPLACED_WITHIN_MS);
+        self
+    }
+
+    /// As many clients as a busy node has, of which every one is answered.
+    const fn crowded(mut self) -> Self {
+        self.crowd = Some((256, 2_000.0));
+        self.expected.answered = true;
+        self.steady()
+    }
+
     fn entry(&self, target: Target, time: Duration, pace: Duration) -> Entry {
         let mut name = format!("{}-{}", self.workload, self.nemesis.replace(',', "+"));
         if !self.variant.is_empty() {
             name = format!("{name}-{}", self.variant);
         }
+        let usual = Scenario::default();
+        let (concurrency, rate) = self.crowd.unwrap_or((usual.concurrency, usual.rate));
         let scenario = Scenario {
+            concurrency,
+            rate,
+            expected: self.expected,
             workload: self.workload,
             nemesis: self.nemesis.to_owned(),
             time: self
@@ -171,13 +212,14 @@ impl Line {
                 true => BlastRadius::All,
                 false => BlastRadius::default(),
             },
-            timeout: if self.workload.retries() {
-                Duration::from_secs(10)
-            } else {
-                Duration::from_secs(2)
-            },
+            timeout: Duration::from_secs(match (self.workload.retries(), self.crowd) {
+                (true, _) => 10,
+                // What a stock client waits.
+                (false, Some(_)) => 5,
+                (false, None) => 2,
+            }),
             server_arg: self.server_args.iter().map(ToString::to_string).collect(),
-            ..Default::default()
+            ..usual
         };
         Entry { name, scenario }
     }
@@ -262,6 +304,16 @@ const FULL_MORE: &[Line] = &[
         .disks(TIGHT_DISK_MIB),
     line(Register, "hang-disk").held(90, 70).bounded_log(),
     line(Register, "slow-install").held(180, 320).short_log(),
+    line(Register, "kill-leader-silently")
+        .held(60, 4)
+        .steady()
+        .replaced(),
+    // Held for longer than the timers of groups take to run out, which is ten seconds.
+    line(Register, "direction").held(120, 22).steady(),
+    line(Register, "busy-machine").held(60, 100).crowded(),
+    line(Register, "busy-machine,stall-disk")
+        .held(90, 10)
+        .crowded(),
 ];
 
 /// The scenarios of a suite against a target. The planted bugs have a list of their own.

@@ -4,7 +4,7 @@
 use holdfast_jepsen::{
     checker::{Anomaly, Edge, Finding, Verdict},
     cluster::{Description, Node},
-    evidence::{Run, leadership::Leadership},
+    evidence::{Run, expected::Expected, leadership::Leadership},
     history::{
         ClientEvent, Data, Event, FaultEvent, History, Kind, Op, Phase, Reply, Step, Value,
         Version, What,
@@ -422,6 +422,8 @@ pub fn run(seed: u64) -> Run {
                 term,
             })
             .to_vec(),
+        groups: Vec::new(),
+        expected: Expected::default(),
     }
 }
 

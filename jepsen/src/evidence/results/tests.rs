@@ -23,6 +23,8 @@ fn run(nemeses: &[&str]) -> Run {
         duration_seconds: 60.5,
         began_unix_ms: 1_764_000_000_000,
         leaders: Vec::new(),
+        groups: Vec::new(),
+        expected: Expected::default(),
     }
 }
 
