@@ -15,7 +15,7 @@ use holdfast_proto::{
     metadata::KEYSPACE,
     v1::{
         DebugCreateGroupsRequest, DebugDropGroupsRequest, GroupsRequest, GroupsResponse, NewGroup,
-        Node, NodesRequest, TransferLeaderRequest,
+        Node, NodesRequest, PeersRequest, PeersResponse, TransferLeaderRequest,
     },
 };
 use tokio::time::timeout;
@@ -203,6 +203,12 @@ impl Client {
     /// alone, once.
     pub async fn groups(&self, endpoint: &str) -> Result<GroupsResponse> {
         self.ask(endpoint, GroupsRequest {}).await
+    }
+
+    /// What the node at `endpoint` sees of all nodes. Only Holdfast knows this. Asked of that node alone,
+    /// once.
+    pub async fn peers(&self, endpoint: &str) -> Result<PeersResponse> {
+        self.ask(endpoint, PeersRequest {}).await
     }
 
     /// Starts groups on the node at `endpoint`, and on no other: for tests and measurements, where the

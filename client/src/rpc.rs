@@ -14,8 +14,8 @@ use holdfast_proto::{
     v1::{
         DebugCreateGroupsRequest, DebugCreateGroupsResponse, DebugDropGroupsRequest,
         DebugDropGroupsResponse, GroupsRequest, GroupsResponse, NodesRequest, NodesResponse,
-        RegisterRequest, RegisterResponse, TransferLeaderRequest, TransferLeaderResponse,
-        admin_client::AdminClient, sessions_client::SessionsClient,
+        PeersRequest, PeersResponse, RegisterRequest, RegisterResponse, TransferLeaderRequest,
+        TransferLeaderResponse, admin_client::AdminClient, sessions_client::SessionsClient,
     },
 };
 use tonic::{Request, Response, Status, transport::Channel};
@@ -80,6 +80,7 @@ rpc!(NodesRequest => NodesResponse, AdminClient.nodes, |_| Class::Read);
 rpc!(DebugCreateGroupsRequest => DebugCreateGroupsResponse, AdminClient.debug_create_groups, |_| Class::Once);
 rpc!(DebugDropGroupsRequest => DebugDropGroupsResponse, AdminClient.debug_drop_groups, |_| Class::Once);
 rpc!(GroupsRequest => GroupsResponse, AdminClient.groups, |_| Class::Read);
+rpc!(PeersRequest => PeersResponse, AdminClient.peers, |_| Class::Read);
 // An id that nobody uses gives way by itself.
 rpc!(RegisterRequest => RegisterResponse, SessionsClient.register, |_| Class::Read);
 rpc!(TransferLeaderRequest => TransferLeaderResponse, AdminClient.transfer_leader, |_| Class::Once);

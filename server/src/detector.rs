@@ -18,6 +18,7 @@ mod machine;
 mod message;
 mod patience;
 mod peer;
+mod report;
 mod shell;
 #[cfg(test)]
 mod simulation;
@@ -28,9 +29,10 @@ mod views;
 mod vitals;
 
 #[cfg(test)]
-pub use self::views::{Evidence, Stall, Suspicion};
+pub use self::views::{Stall, Suspicion};
 pub use self::{
+    report::{Report, Reporter, State},
     shell::{Detector, DetectorError, Doorway, FIRST_BYTE, Watched},
-    views::Views,
+    views::{Evidence, Views},
     vitals::{Part, Vitals},
 };

@@ -144,24 +144,6 @@ impl Node {
             config.limits.forward_queue_requests_max,
             gate.clone(),
         )?);
-        let keyspaces = Arc::new(Keyspaces::default());
-        let peer_addr = config.node.peer_addr;
-        let context = Arc::new(ServiceContext {
-            config,
-            data: data.clone(),
-            keyspaces: keyspaces.clone(),
-            stays_out: stays_out.clone(),
-            stopping: watch::channel(false).0,
-            lifecycle: std::sync::OnceLock::new(),
-        });
-        let standing = Standing {
-            gate: gate.clone(),
-            stays_out,
-        };
-        let groups = Assigned::read(data.path())?.groups().count() + GROUPS_OF_ALL.len();
-        let shares = descriptors::take(&context.config, groups);
-        let versions = MemberVersions::new(identity.node_id);
-        let heard = Arc::new(Heard::default());
         let vitals = Arc::new(Vitals::default());
         let watched = Watched {
             cluster_id: identity.cluster_id,
@@ -173,6 +155,25 @@ impl Node {
                 .collect(),
         };
         let detector = Detector::start(watched, vitals.clone())?;
+        let keyspaces = Arc::new(Keyspaces::default());
+        let peer_addr = config.node.peer_addr;
+        let context = Arc::new(ServiceContext {
+            config,
+            data: data.clone(),
+            keyspaces: keyspaces.clone(),
+            stays_out: stays_out.clone(),
+            reporter: detector.reporter(),
+            stopping: watch::channel(false).0,
+            lifecycle: std::sync::OnceLock::new(),
+        });
+        let standing = Standing {
+            gate: gate.clone(),
+            stays_out,
+        };
+        let groups = Assigned::read(data.path())?.groups().count() + GROUPS_OF_ALL.len();
+        let shares = descriptors::take(&context.config, groups);
+        let versions = MemberVersions::new(identity.node_id);
+        let heard = Arc::new(Heard::default());
         let views = detector.views();
         let failover = Failover::new(identity.node_id, transport.clone(), views.clone());
         let peer_server = PeerServer::new(

@@ -332,6 +332,10 @@ pub struct StatusArgs {
     /// Also show a hash of the contents at the same revision on every node
     #[arg(long)]
     pub hash: bool,
+    /// Show instead what each node sees of the others: in which state they are and since when, round trip, and
+    /// how long each may be silent
+    #[arg(long, conflicts_with = "hash")]
+    pub peers: bool,
 }
 
 #[derive(Debug, ClapArgs)]

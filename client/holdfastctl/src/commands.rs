@@ -4,4 +4,5 @@
 pub mod cluster;
 pub mod debug;
 pub mod kv;
+mod peers;
 pub mod txn;

@@ -488,6 +488,13 @@ impl Admin for Service {
         Err(Status::unimplemented("mock"))
     }
 
+    async fn peers(
+        &self,
+        _: Request<v1::PeersRequest>,
+    ) -> Result<Response<v1::PeersResponse>, Status> {
+        Err(Status::unimplemented("mock"))
+    }
+
     type WatchGroupsStream = ReceiverStream<Result<v1::GroupsResponse, Status>>;
 
     async fn watch_groups(

@@ -23,6 +23,7 @@ use super::{
     message::{Kind, Message, Told},
     patience::Lateness,
     peer::{Attempt, Connection, ConnectionId, Failure, Peer, Suspected, same_stall},
+    report::Measured,
     time::Time,
     views::{Evidence, Stall, Suspicion, Views},
     vitals::Part,
@@ -371,6 +372,20 @@ impl Machine {
             }
         }
         views
+    }
+
+    /// What was measured of the peers, for a detector that started at `start`.
+    pub fn measured(&self, start: Instant) -> impl Iterator<Item = (NodeId, Measured)> {
+        let own_lateness = self.lateness.bound();
+        self.peers.values().map(move |peer| {
+            let measured = Measured {
+                round_trip: peer.round_trip.mean(),
+                patience: peer.patience(own_lateness),
+                heard: peer.proved_at().map(|at| at.on(start)),
+                alive_since: peer.alive_since().map(|at| at.on(start)),
+            };
+            (peer.id, measured)
+        })
     }
 }
 

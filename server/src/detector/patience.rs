@@ -62,6 +62,11 @@ impl RoundTrip {
         self.half_since = now;
     }
 
+    /// The mean of late.
+    pub fn mean(&self) -> Option<Duration> {
+        Some(self.measured?.0)
+    }
+
     /// The longest that is to be expected. It does not fall while nothing is measured.
     pub fn bound(&self) -> Duration {
         let (mean, deviation) = self.measured.unwrap_or_default();

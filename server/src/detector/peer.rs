@@ -116,6 +116,8 @@ pub(super) struct Peer {
     counts_from: Time,
     incoming_counts_from: Time,
     restarts: u32,
+    /// Since when it has been alive without a break, once it was heard.
+    alive_since: Option<Time>,
     /// The start that said goodbye.
     left: Option<u64>,
     pub round_trip: RoundTrip,
@@ -142,6 +144,7 @@ impl Peer {
             counts_from: now + limits::MEETING_GRACE,
             incoming_counts_from: now,
             restarts: 0,
+            alive_since: None,
             left: None,
             round_trip: RoundTrip::default(),
             excused_at: Time::default(),
@@ -238,6 +241,7 @@ impl Peer {
                 return Vec::new();
             }
             self.session = Some(session);
+            self.alive_since = Some(now);
             self.proved_at = None;
             self.word = None;
             self.proved_incoming_at = now;
@@ -340,6 +344,16 @@ impl Peer {
         Some(now.since(self.proved_at?))
     }
 
+    /// When the newest sign of life was given.
+    pub fn proved_at(&self) -> Option<Time> {
+        self.proved_at
+    }
+
+    /// Since when it has been alive without a break, once it was heard.
+    pub fn alive_since(&self) -> Option<Time> {
+        self.alive_since
+    }
+
     /// When the peer will be silent for too long, if nothing comes.
     pub fn silent_at(&self, patience: Duration) -> Time {
         let Some(proved_at) = self.proved_at else {
@@ -388,6 +402,7 @@ impl Peer {
         if self.suspicion.is_some() {
             self.word = None;
         } else if before.is_some() {
+            self.alive_since = Some(now);
             // What it did not send while it was away does not count twice.
             self.incoming_counts_from = now;
             self.failures = 0;

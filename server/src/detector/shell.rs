@@ -24,6 +24,7 @@ use std::{
 };
 
 use mio::{Events, Poll, Token, Waker};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use self::{
@@ -36,6 +37,7 @@ use super::{
     machine::{Action, Machine},
     message::{Greeting, MAGIC},
     peer::{ConnectionId, Failure},
+    report::{Measurements, Reporter, note},
     time::Time,
 };
 use crate::{limits, raft::NodeId};
@@ -82,7 +84,7 @@ pub enum DetectorError {
 
 /// The detector of this node, running.
 pub struct Detector {
-    views: watch::Receiver<Arc<Views>>,
+    reporter: Reporter,
     doorway: Doorway,
     thread: Option<JoinHandle<()>>,
 }
@@ -142,6 +144,11 @@ impl Detector {
         let peers = watched.peers.iter().map(|(peer, _)| *peer);
         let machine = Machine::new(watched.me, watched.session, peers, Time::default());
         let (publish, views) = watch::channel(Arc::new(machine.views(start)));
+        let reporter = Reporter {
+            start,
+            views,
+            measured: Arc::new(Mutex::new(machine.measured(start).collect())),
+        };
         let shell = Shell {
             watched,
             vitals,
@@ -156,12 +163,13 @@ impl Detector {
             next_token: WAKER.0 + 1,
             unread: Vec::new(),
             publish,
+            measured: reporter.measured.clone(),
         };
         let thread = std::thread::Builder::new()
             .name("detector".to_string())
             .spawn(move || shell.run())?;
         Ok(Self {
-            views,
+            reporter,
             doorway: Doorway { accepted, bell },
             thread: Some(thread),
         })
@@ -169,7 +177,12 @@ impl Detector {
 
     /// What is known, and every change of it.
     pub fn views(&self) -> watch::Receiver<Arc<Views>> {
-        self.views.clone()
+        self.reporter.views.clone()
+    }
+
+    /// Tells what is seen of the peers, for whoever operates this node.
+    pub fn reporter(&self) -> Reporter {
+        self.reporter.clone()
     }
 
     /// Where connections of other detectors go.
@@ -217,6 +230,7 @@ struct Shell {
     /// Sockets with more to read than a turn may take.
     unread: Vec<Token>,
     publish: watch::Sender<Arc<Views>>,
+    measured: Measurements,
 }
 
 impl Shell {
@@ -273,6 +287,7 @@ impl Shell {
             }
             changed
         });
+        note(&self.measured, self.machine.measured(self.start));
     }
 
     // ---- connections ------------------------------------------------------------------------------

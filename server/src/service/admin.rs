@@ -5,8 +5,9 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures_util::Stream;
 use holdfast_proto::v1::{
     self, DebugCreateGroupsRequest, DebugCreateGroupsResponse, DebugDropGroupsRequest,
-    DebugDropGroupsResponse, GroupsRequest, GroupsResponse, NodesRequest, NodesResponse,
-    TransferLeaderRequest, TransferLeaderResponse, WatchGroupsRequest, admin_server::Admin,
+    DebugDropGroupsResponse, GroupsRequest, GroupsResponse, NodesRequest, NodesResponse, PeerState,
+    PeersRequest, PeersResponse, TransferLeaderRequest, TransferLeaderResponse, WatchGroupsRequest,
+    admin_server::Admin,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,6 +18,7 @@ use super::{
     maintenance, status,
 };
 use crate::{
+    detector::{Evidence, Part, Report, State},
     group::Group,
     keyspace::{self, Assignment, Lifecycle, LifecycleError},
     raft::{GroupId, NodeId},
@@ -117,6 +119,35 @@ fn describe(group: &Group) -> v1::Group {
     }
 }
 
+fn millis(duration: Option<Duration>) -> u64 {
+    duration.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn micros(duration: Option<Duration>) -> u64 {
+    duration.map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
+}
+
+fn peer(report: &Report) -> v1::Peer {
+    let (state, part) = match report.state {
+        State::NotMet => (PeerState::NotMet, ""),
+        State::Alive => (PeerState::Alive, ""),
+        State::Sick(Part::LogSync) => (PeerState::Sick, "log-sync"),
+        State::Sick(Part::Apply) => (PeerState::Sick, "apply"),
+        State::Sick(Part::EventLoop) => (PeerState::Sick, "event-loop"),
+        State::Suspected(Evidence::Silent) => (PeerState::Silent, ""),
+        State::Suspected(Evidence::Gone) => (PeerState::Gone, ""),
+    };
+    v1::Peer {
+        node_id: report.node,
+        state: state.into(),
+        since_ms: millis(report.since),
+        stalled_part: part.to_owned(),
+        round_trip_us: micros(report.round_trip),
+        patience_ms: millis(report.patience),
+        heard_ms: millis(report.heard),
+    }
+}
+
 #[tonic::async_trait]
 impl Admin for AdminService {
     async fn nodes(&self, _: Request<NodesRequest>) -> Result<Response<NodesResponse>, Status> {
@@ -138,6 +169,14 @@ impl Admin for AdminService {
 
     async fn groups(&self, _: Request<GroupsRequest>) -> Result<Response<GroupsResponse>, Status> {
         Ok(Response::new(groups(&self.context)))
+    }
+
+    async fn peers(&self, _: Request<PeersRequest>) -> Result<Response<PeersResponse>, Status> {
+        let reports = self.context.reporter.report();
+        Ok(Response::new(PeersResponse {
+            node_id: self.context.config.node.id,
+            peers: reports.iter().map(peer).collect(),
+        }))
     }
 
     type WatchGroupsStream = Pin<Box<dyn Stream<Item = Result<GroupsResponse, Status>> + Send>>;

@@ -21,6 +21,7 @@ use tonic::{Request, Status, metadata::MetadataMap};
 use super::{deadline, status};
 use crate::{
     config::Config,
+    detector::Reporter,
     group::{Group, GroupError},
     identity::DataDir,
     keyspace::{self, Keyspaces, Lifecycle},
@@ -41,6 +42,8 @@ pub struct ServiceContext {
     pub keyspaces: Arc<Keyspaces>,
     /// Why the node stays out of its cluster, once it does.
     pub stays_out: Arc<RwLock<Option<String>>>,
+    /// What the failure detector sees of the other nodes.
+    pub reporter: Reporter,
     /// True once the node takes no more requests: streams without an end of their own end then.
     pub stopping: watch::Sender<bool>,
     /// Starts and drops groups; set before the node takes part.

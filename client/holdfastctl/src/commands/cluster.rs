@@ -11,6 +11,7 @@ use holdfast_client::{
 };
 use serde_json::{Value, json};
 
+use super::peers::{self, Seen};
 use crate::{
     args::{MoveLeaderArgs, StatusArgs},
     exit::{Code, Failure},
@@ -24,6 +25,8 @@ struct Row {
     status: Result<StatusResponse, Error>,
     /// The revision asked for, and the answer.
     hash: Option<(i64, Result<HashKvResponse, Error>)>,
+    /// What it sees of the others, if it answers.
+    seen: Seen,
 }
 
 /// The nodes by id; none where the server has no zones to tell.
@@ -78,6 +81,7 @@ pub async fn status(
             zone,
             status,
             hash: None,
+            seen: None,
         };
         let slot = rows.entry(seen_as);
         match slot {
@@ -91,11 +95,24 @@ pub async fn status(
             }
         }
     }
+    let ids: Vec<u64> = rows.keys().copied().collect();
     let mut rows: Vec<Row> = rows.into_values().collect();
+    for row in rows.iter_mut().filter(|row| row.status.is_ok()) {
+        row.seen = peers::ask(client, &row.endpoint).await;
+    }
     if args.hash {
         add_hashes(client, &mut rows).await;
     }
-    show_status(&rows, args.hash, screen)?;
+    if args.peers && screen.format != Format::Json {
+        let seen = rows.iter_mut().map(|row| match &row.status {
+            Ok(_) => row.seen.take(),
+            Err(error) => Some(Err(error.clone())),
+        });
+        let seen: Vec<(u64, Seen)> = ids.into_iter().zip(seen).collect();
+        peers::show(&seen, screen)?;
+    } else {
+        show_status(&rows, args.hash, screen)?;
+    }
     let reached = rows.iter().filter(|row| row.status.is_ok()).count();
     Ok(match reached {
         0 => Code::Unreachable,
@@ -139,7 +156,7 @@ fn show_status(rows: &[Row], hash: bool, screen: &mut Screen) -> Result<(), Fail
     if hash {
         head.push("hash");
     }
-    head.push("errors");
+    head.extend(["complains of", "errors"]);
     if screen.format == Format::Plain {
         screen.line(head.join("\t"))?;
     }
@@ -197,6 +214,10 @@ fn status_cells(row: &Row, hash: bool) -> Vec<String> {
             None => String::new(),
         });
     }
+    if let Some(Err(error)) = &row.seen {
+        errors.push(error.to_string());
+    }
+    cells.push(peers::complaints(&row.seen));
     cells.push(errors.join("; "));
     cells
 }
@@ -219,6 +240,11 @@ fn status_json(row: &Row) -> Value {
             });
         }
         Err(error) => json["error"] = json!(error.to_string()),
+    }
+    match &row.seen {
+        Some(Ok(seen)) => json["peers"] = peers::json(seen),
+        Some(Err(error)) => json["peers_error"] = json!(error.to_string()),
+        None => {}
     }
     match &row.hash {
         Some((revision, Ok(hash))) => {

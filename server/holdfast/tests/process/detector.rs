@@ -1,7 +1,9 @@
 //! What nodes see of one that is killed, that hangs, that is asked to go: the failure detector, as far as it
-//! shows in the log.
+//! shows in the log, and in what they tell operators.
 
 use std::time::Instant;
+
+use holdfast_proto::v1::{PeerState, PeersRequest};
 
 use crate::harness::{Cluster, PATIENCE, run, until};
 
@@ -25,6 +27,28 @@ async fn all_say(cluster: &Cluster, skip: &[(u64, usize)], subject: u64, line: &
     }
 }
 
+/// Waits until every other node tells operators that `subject` is in this state.
+async fn all_tell(cluster: &Cluster, subject: u64, state: PeerState) {
+    for id in cluster.others(subject) {
+        let what = format!("node {id} tells that node {subject} is {state:?}");
+        until(&what, PATIENCE, async || {
+            let mut admin = cluster.node(id).admin();
+            let told = admin.peers(PeersRequest {}).await;
+            let told = told.map_err(|status| status.to_string())?.into_inner();
+            let peer = told.peers.iter().find(|peer| peer.node_id == subject);
+            match peer {
+                Some(peer)
+                    if told.node_id == id && peer.state() == state && peer.patience_ms > 0 =>
+                {
+                    Ok(())
+                }
+                _ => Err(format!("{told:?}")),
+            }
+        })
+        .await;
+    }
+}
+
 fn lengths(cluster: &Cluster, ids: &[u64]) -> Vec<(u64, usize)> {
     let ids = ids.iter();
     ids.map(|id| (*id, cluster.node(*id).log().len())).collect()
@@ -42,6 +66,7 @@ fn who_is_killed_is_gone_who_hangs_is_silent_and_who_is_asked_to_go_says_so() {
         let since = Instant::now();
         all_say(&cluster, &skip, killed, "the process of a peer is gone").await;
         println!("killed: all others know after {:?}", since.elapsed());
+        all_tell(&cluster, killed, PeerState::Gone).await;
         cluster.node_mut(killed).start();
         all_say(&cluster, &skip, killed, "a peer gives signs of life again").await;
         cluster.until_leaders().await;
@@ -53,10 +78,12 @@ fn who_is_killed_is_gone_who_hangs_is_silent_and_who_is_asked_to_go_says_so() {
         let since = Instant::now();
         all_say(&cluster, &skip, hung, "a peer is silent").await;
         println!("stopped: all others know after {:?}", since.elapsed());
+        all_tell(&cluster, hung, PeerState::Silent).await;
         let own = lengths(&cluster, &[hung]);
         cluster.node(hung).resume();
         all_say(&cluster, &skip, hung, "a peer gives signs of life again").await;
         cluster.until_leaders().await;
+        all_tell(&cluster, hung, PeerState::Alive).await;
         let log = cluster.node(hung).log().split_off(own[0].1);
         assert!(
             !log.contains("a peer is silent"),

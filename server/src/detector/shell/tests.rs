@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::*;
-use crate::detector::{Evidence, Part, message::LONGEST_MESSAGE_BYTES};
+use crate::detector::{Evidence, Part, Report, State, message::LONGEST_MESSAGE_BYTES};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -76,6 +76,16 @@ impl Running {
         }
         begun.elapsed()
     }
+
+    /// Waits until what is reported, of the nodes by id, is as it should be.
+    fn until_reported(&self, what: &str, is: impl Fn(&[Report]) -> bool) {
+        let (begun, reporter) = (Instant::now(), self.detector.reporter());
+        while !is(&reporter.report()) {
+            let waited = begun.elapsed();
+            assert!(waited < PATIENCE, "{what}: {:#?}", reporter.report());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 fn close(address: SocketAddr, closes: &AtomicBool, accepting: JoinHandle<()>) {
@@ -135,12 +145,23 @@ fn detectors_meet_see_one_go_and_come_back() {
         node.until("all hear all", |views| {
             (1..=3).all(|id| views.session(id) == Some(10 + id))
         });
+        node.until_reported("all are alive, and it is known how far away", |reports| {
+            reports.iter().all(|report| report.state == State::Alive)
+                && reports
+                    .iter()
+                    .filter(|report| report.round_trip.is_some())
+                    .count()
+                    == 2
+        });
     }
     let address = running[2].address;
     running.pop().unwrap().stop();
     for node in &running {
         let after = node.until("3 is gone", |views| views.is_suspected(3, 1..=3));
         println!("a majority holds 3 for gone after {after:?}");
+        node.until_reported("3 is told to be gone", |reports| {
+            reports[2].node == 3 && reports[2].state == State::Suspected(Evidence::Gone)
+        });
         assert!(!node.detector.views().borrow().is_suspected(2, 1..=3));
     }
     let again = Running::start(3, 99, TcpListener::bind(address).unwrap(), &urls);
@@ -155,6 +176,12 @@ fn detectors_meet_see_one_go_and_come_back() {
             views
                 .stalled(3)
                 .is_some_and(|stall| stall.part == Part::LogSync)
+        });
+        running[0].until_reported("3 is told to be sick, and lives anew", |reports| {
+            reports[2].state == State::Sick(Part::LogSync) && reports[2].heard < reports[2].patience
+        });
+        again.until_reported("it says so itself", |reports| {
+            reports[2].state == State::Sick(Part::LogSync) && reports[2].heard.is_none()
         });
     });
     running[0].until("3 is well", |views| views.stalled(3).is_none());
