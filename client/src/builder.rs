@@ -29,6 +29,7 @@ pub struct ClientBuilder {
     connect_timeout: Duration,
     discover: bool,
     refresh_interval: Duration,
+    hang_after: Duration,
     transport: Transport,
     policy: Policy,
 }
@@ -54,6 +55,7 @@ impl Default for ClientBuilder {
             connect_timeout: Duration::from_secs(2),
             discover: true,
             refresh_interval: Duration::from_secs(10),
+            hang_after: Duration::from_millis(200),
             transport: Transport::single(),
             policy: Policy {
                 hedge_after: Duration::from_secs(1),
@@ -131,6 +133,14 @@ impl ClientBuilder {
         self
     }
 
+    /// An endpoint that has answered nothing for this long, although a request waits for it, is asked whether
+    /// it lives; if it answers nothing in as long again it is left, and requests that wait for it are tried on
+    /// another endpoint, where that is safe. Default: 200 ms.
+    pub fn hang_after(mut self, time: Duration) -> Self {
+        self.hang_after = time;
+        self
+    }
+
     /// How often a request is sent at most; 1 for no retries. Default: as often as its time allows.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.policy.attempts_max = attempts.max(1);
@@ -166,6 +176,7 @@ impl ClientBuilder {
             prefer_zone: self.prefer_zone,
             discover: self.discover,
             refresh_interval: self.refresh_interval,
+            hang_after: self.hang_after,
         };
         let cluster = Cluster::start(settings, &seeds)?;
         let core = Core {

@@ -3,7 +3,8 @@
 //! ```text
 //!  run ─▶ retry id (writes) ─▶ round ─────────────────────────────▶ answer
 //!                               ▲  attempt at one endpoint;          or an error that repeating
-//!                               │  slow? a second one elsewhere      cannot change
+//!                               │  slow, or the endpoint hangs?      cannot change
+//!                               │  a second one elsewhere
 //!                               │
 //!                               └── failed, may be repeated: at once if an untried healthy endpoint
 //!                                   is left, else after a random pause that grows ── deadline?
@@ -327,10 +328,10 @@ impl<'a, R: Rpc> Call<'a, R> {
         tokio::select! {
             biased;
             result = &mut first => return Round::of(result, first_at),
-            () = sleep_until(wake) => {}
-        }
-        if wake >= self.deadline {
-            return Round::TooSlow;
+            () = sleep_until(wake) => if wake >= self.deadline {
+                return Round::TooSlow;
+            },
+            () = self.core.cluster.hangs(&first_at), if hedge => {}
         }
         // Whether the slow endpoint still lives is for the probe to find out.
         self.core.cluster.set_down(&first_at);
@@ -351,7 +352,10 @@ impl<'a, R: Rpc> Call<'a, R> {
         };
         let at = if first_ended { &first_at } else { &second_at };
         let status = match result {
-            Ok(answer) => return Round::Answer(answer.into_inner()),
+            Ok(answer) => {
+                at.heard();
+                return Round::Answer(answer.into_inner());
+            }
             Err(status) => status,
         };
         let verdict = judge(&status);
@@ -405,7 +409,10 @@ impl<'a, R: Rpc> Call<'a, R> {
 impl<T> Round<T> {
     fn of(result: Result<Response<T>, Status>, at: Arc<Endpoint>) -> Self {
         match result {
-            Ok(answer) => Round::Answer(answer.into_inner()),
+            Ok(answer) => {
+                at.heard();
+                Round::Answer(answer.into_inner())
+            }
             Err(status) => Round::Failed(status, at),
         }
     }

@@ -44,6 +44,7 @@ pub(crate) struct Settings {
     pub(crate) prefer_zone: Option<String>,
     pub(crate) discover: bool,
     pub(crate) refresh_interval: Duration,
+    pub(crate) hang_after: Duration,
 }
 
 /// - every url occurs once in `endpoints`; every known node id at most once among those that are
@@ -65,7 +66,7 @@ pub(crate) struct Cluster {
 }
 
 /// What one node said about the cluster.
-struct Sighting {
+pub(crate) struct Sighting {
     kind: ServerKind,
     cluster_id: u64,
     answering: u64,
@@ -109,6 +110,11 @@ impl Cluster {
 
     pub(crate) fn kind(&self) -> ServerKind {
         *self.kind.borrow()
+    }
+
+    /// How long an endpoint may answer nothing before it is looked at, and then before it is left.
+    pub(crate) fn hang_after(&self) -> Duration {
+        self.settings.hang_after
     }
 
     pub(crate) fn watch_kind(&self) -> watch::Receiver<ServerKind> {
@@ -347,7 +353,7 @@ async fn probe_until_up(cluster: Weak<Cluster>, endpoint: Arc<Endpoint>) {
 }
 
 /// Asks a node who the members of its cluster are.
-async fn discover(channel: Channel, kind: ServerKind) -> Result<Sighting, Status> {
+pub(crate) async fn discover(channel: Channel, kind: ServerKind) -> Result<Sighting, Status> {
     if kind != ServerKind::Etcd {
         match AdminClient::new(channel.clone())
             .nodes(with_timeout(NodesRequest {}))

@@ -1,7 +1,7 @@
 //! One node as the client sees it: its connections, and whether to trust it with a request.
 //!
 //! ```text
-//!            transport failure, "server stopped", too slow
+//!            transport failure, "server stopped", too slow, hangs
 //!        ┌──────────────────────────────────────────────────┐
 //!        │                                                  ▼
 //!       Up ◀──────────── a probe was answered ──────────── Down     (one probing task while Down)
@@ -18,6 +18,7 @@ use std::{
 };
 
 use parking_lot::RwLock;
+use tokio::sync::Notify;
 use tonic::transport::{Channel, Uri};
 
 use crate::error::{Effect, Error, ErrorKind};
@@ -64,6 +65,12 @@ pub(crate) struct Endpoint {
     /// Milliseconds after `epoch` until which the endpoint comes last.
     avoid_until_ms: AtomicU64,
     epoch: Instant,
+    /// Milliseconds after `epoch` at which it last answered anything.
+    heard_ms: AtomicU64,
+    /// Somebody asks it whether it lives.
+    examined: AtomicBool,
+    /// Tells those who wait for an answer that it hangs.
+    pub(crate) hung: Notify,
     /// 0 while unknown.
     pub(crate) node_id: AtomicU64,
     /// Lies in the zone the user prefers.
@@ -90,6 +97,9 @@ impl Endpoint {
             foreign: AtomicBool::new(false),
             avoid_until_ms: AtomicU64::new(0),
             epoch: Instant::now(),
+            heard_ms: AtomicU64::new(0),
+            examined: AtomicBool::new(false),
+            hung: Notify::new(),
             node_id: AtomicU64::new(node_id),
             preferred: AtomicBool::new(false),
         })
@@ -130,6 +140,28 @@ impl Endpoint {
     pub(crate) fn avoid(&self) {
         let until = (self.epoch.elapsed() + AVOID).as_millis() as u64;
         self.avoid_until_ms.store(until, Ordering::Relaxed);
+    }
+
+    /// It has answered something.
+    pub(crate) fn heard(&self) {
+        let now = self.epoch.elapsed().as_millis() as u64;
+        self.heard_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// Whether it has answered anything within this time.
+    pub(crate) fn was_heard_within(&self, time: Duration) -> bool {
+        let heard = Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
+        self.epoch.elapsed().saturating_sub(heard) < time
+    }
+
+    /// True for the one who asks it; everybody else waits for what that finds out.
+    #[must_use]
+    pub(crate) fn begins_examination(&self) -> bool {
+        !self.examined.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn ends_examination(&self) {
+        self.examined.store(false, Ordering::Release);
     }
 
     pub(crate) fn set_foreign(&self) {

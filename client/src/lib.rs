@@ -37,6 +37,7 @@ mod client;
 mod cluster;
 mod endpoint;
 mod error;
+mod hangs;
 mod kv;
 mod rpc;
 mod sessions;

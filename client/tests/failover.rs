@@ -100,6 +100,7 @@ fn without_timers() -> ClientBuilder {
     Client::builder()
         .timeout(2 * NEVER)
         .hedge_after(NEVER)
+        .hang_after(NEVER)
         .keepalive(NEVER, NEVER)
 }
 
@@ -157,6 +158,36 @@ async fn a_stalled_node_is_worked_around() {
     .await;
     println!("slowest request {slowest:?}");
     assert!(slowest < SOON, "{slowest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stalled_node_is_left_long_before_a_slow_one() {
+    let builder = without_timers().hang_after(Duration::from_millis(100));
+    let slowest = under_load(builder, async |mock, load| {
+        mock.nodes[2].stall();
+        load.progress(20 * WRITERS).await;
+        mock.nodes[2].resume();
+    })
+    .await;
+    println!("slowest request {slowest:?}");
+    assert!(slowest < SOON, "{slowest:?}");
+}
+
+/// A node that answers nothing because the cluster has no leader still says who its members are.
+#[tokio::test]
+async fn a_node_that_lives_is_not_left_because_writes_take_long() {
+    let mock = Mock::holdfast(&["zone-a", "zone-b"]);
+    let hang_after = Duration::from_secs(1);
+    let client = without_timers().hang_after(hang_after);
+    let client = client.endpoints(mock.urls()).connect().await;
+    let client = client.expect("connect");
+    mock.world.script(|_| mock::Fate::Held);
+    let write = tokio::spawn(client.put("k", "v").into_future());
+    // Long enough for three looks at the node.
+    sleep(4 * hang_after).await;
+    mock.world.gate.send_replace(true);
+    write.await.expect("the task ends").expect("it is written");
+    assert_eq!(mock.world.seen().len(), 1, "it was sent once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
