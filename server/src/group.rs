@@ -16,6 +16,7 @@
 //! - Everything in flight is bounded; at the bound the request is refused at once.
 
 mod admission;
+mod chase;
 mod failover;
 mod forward;
 mod hand_over;
@@ -288,37 +289,6 @@ impl Group {
 
     fn leads(&self, leader: NodeId) -> bool {
         leader == self.node_id
-    }
-
-    /// Waits until the leadership moves to another node than `leader` after `seen`, and a little
-    /// longer if it lives: an answer that is on its way may still arrive. A leader that hangs answers
-    /// nothing and breaks no connection.
-    async fn deposed(&self, mut seen: watch::Receiver<Leadership>, leader: NodeId) {
-        const GRACE: Duration = Duration::from_millis(50);
-        loop {
-            if seen.changed().await.is_err() {
-                // The group stops; whoever waits learns it from its own attempt.
-                std::future::pending::<()>().await;
-            }
-            if seen
-                .borrow_and_update()
-                .leader
-                .is_some_and(|node| node != leader)
-            {
-                break;
-            }
-        }
-        if !self.is_dead(leader) {
-            tokio::time::sleep(GRACE).await;
-        }
-    }
-
-    /// Waits until the leadership differs from what `seen` shows, or for a short while: whoever
-    /// was asked in vain may simply not know yet.
-    async fn leadership_may_have_changed(seen: &mut watch::Receiver<Leadership>) {
-        const PAUSE: Duration = Duration::from_millis(10);
-        // Both ends of the pause lead to the same next step.
-        let _ = tokio::time::timeout(PAUSE, seen.changed()).await;
     }
 }
 

@@ -10,7 +10,7 @@ use holdfast_proto::{
 };
 use prost::Message;
 
-use super::{Group, GroupError, Proposed, left};
+use super::{Group, GroupError, Proposed, chase::Asked};
 use crate::{
     planted::planted,
     raft::{NodeId, ProposeError, TransportError},
@@ -69,26 +69,17 @@ impl Group {
         let Some(_place) = self.admission.enter(encoded.len()) else {
             return Err(GroupError::Overloaded);
         };
-        let mut leadership = self.leadership();
-        let mut hint = None;
+        let mut chase = self.chase(deadline);
         let mut in_doubt = false;
         loop {
-            let (known, stopped) = {
-                let now = leadership.borrow_and_update();
-                (now.leader, now.stopped.clone())
-            };
-            match stopped {
-                Some(_) if in_doubt => return Err(GroupError::LeaderLost),
-                Some(why) => return Err(GroupError::Stopped(why)),
-                None => {}
-            }
-            let attempt = match hint.take().or(known) {
-                Some(leader) => tokio::select! {
-                    attempt = self.offer(leader, encoded.clone()) => attempt,
-                    () = self.deposed(leadership.clone(), leader) => Attempt::Unknown,
-                    () = tokio::time::sleep(left(deadline)) => return Err(GroupError::TimedOut),
-                },
-                None => Attempt::NotAppended(None),
+            let offer = |leader| self.offer(leader, encoded.clone());
+            let attempt = match chase.ask(offer).await {
+                Asked::Answered(attempt) => attempt,
+                Asked::Deposed => Attempt::Unknown,
+                Asked::NoLeader => Attempt::NotAppended(None),
+                Asked::OutOfTime => return Err(GroupError::TimedOut),
+                Asked::Stopped(_) if in_doubt => return Err(GroupError::LeaderLost),
+                Asked::Stopped(why) => return Err(GroupError::Stopped(why)),
             };
             match attempt {
                 // This offer was refused and an earlier one may have taken effect: the caller, who has
@@ -100,7 +91,7 @@ impl Group {
                 // The earlier attempt may yet take effect, whatever became of this one.
                 Attempt::Failed(_) if in_doubt => return Err(GroupError::LeaderLost),
                 Attempt::Failed(error) => return Err(error),
-                Attempt::NotAppended(other) => hint = other,
+                Attempt::NotAppended(other) => chase.hint(other),
                 Attempt::Unknown if !takes_effect_once(&command) => {
                     return Err(GroupError::LeaderLost);
                 }
@@ -112,15 +103,12 @@ impl Group {
                     }
                 }
             }
-            if left(deadline).is_zero() {
+            if !chase.again().await {
                 return Err(if in_doubt {
                     GroupError::TimedOut
                 } else {
                     GroupError::NoLeader
                 });
-            }
-            if hint.is_none() {
-                Self::leadership_may_have_changed(&mut leadership).await;
             }
         }
     }

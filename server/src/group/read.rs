@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_proto::peer::{self, forward, forward_error::Kind, forward_reply};
 
-use super::{Group, GroupError, left, rounds::JoinError};
+use super::{Group, GroupError, chase::Asked, left, rounds::JoinError};
 use crate::{
     limits,
     planted::planted,
@@ -175,45 +175,37 @@ impl Group {
     /// until it succeeds, finds a queue on its way full, or has gone on for longer than any of
     /// its callers waits.
     pub(super) async fn read_round(&self) -> Result<(), GroupError> {
-        match tokio::time::timeout(limits::READ_ROUND_MAX, self.read_until_done()).await {
-            Ok(done) => done,
-            Err(_) => Err(GroupError::NoLeader),
-        }
-    }
-
-    async fn read_until_done(&self) -> Result<(), GroupError> {
-        let mut leadership = self.leadership();
-        let mut hint = None;
+        let deadline = Instant::now() + limits::READ_ROUND_MAX;
+        let mut chase = self.chase(deadline);
         loop {
-            let known = leadership.borrow_and_update().leader;
             let asked = Instant::now();
             self.confirmation.lock().asked(asked);
-            let index = match hint.take().or(known) {
-                Some(leader) => {
-                    let answer = self.ask_index(leader);
-                    #[cfg(feature = "planted-bugs")]
-                    let answer = crate::planted::reads::index_or_the_last(self.id(), answer);
-                    tokio::select! {
-                        index = answer => index,
-                        () = self.deposed(leadership.clone(), leader) => {
-                            Err(NoIndex::Ask(None))
-                        }
-                    }
-                }
-                None => Err(NoIndex::Ask(None)),
+            let ask = |leader| {
+                let answer = self.ask_index(leader);
+                #[cfg(feature = "planted-bugs")]
+                let answer = crate::planted::reads::index_or_the_last(self.id(), answer);
+                answer
             };
-            match index {
-                Ok(index) => {
+            match chase.ask(ask).await {
+                Asked::Answered(Ok(index)) => {
                     planted!(ReadIndexNotAwaited => return Ok(()));
                     self.confirmation.lock().given(asked);
                     let mut published = self.raft.shared().watch();
-                    // The sender lives as long as the group's state.
-                    let _ = published.wait_for(|p| p.index >= Some(index)).await;
-                    return Ok(());
+                    let applied = published.wait_for(|p| p.index >= Some(index));
+                    return match tokio::time::timeout(left(deadline), applied).await {
+                        // The sender lives as long as the group's state.
+                        Ok(_) => Ok(()),
+                        Err(_) => Err(GroupError::NoLeader),
+                    };
                 }
-                Err(NoIndex::Overloaded) => return Err(GroupError::Overloaded),
-                Err(NoIndex::Ask(Some(other))) => hint = Some(other),
-                Err(NoIndex::Ask(None)) => Self::leadership_may_have_changed(&mut leadership).await,
+                Asked::Answered(Err(NoIndex::Overloaded)) => return Err(GroupError::Overloaded),
+                Asked::Answered(Err(NoIndex::Ask(other))) => chase.hint(other),
+                Asked::Deposed | Asked::NoLeader => {}
+                Asked::OutOfTime => return Err(GroupError::NoLeader),
+                Asked::Stopped(why) => return Err(GroupError::Stopped(why)),
+            }
+            if !chase.again().await {
+                return Err(GroupError::NoLeader);
             }
         }
     }
