@@ -48,9 +48,10 @@ use tonic::{
 use crate::{
     cluster::Cluster,
     endpoint::{Endpoint, ServerKind},
-    error::{Effect, Error, ErrorKind, Fault, Result, Verdict, judge},
+    error::{Effect, Error, ErrorKind, Result},
     rpc::{Class, Rpc},
     sessions::{Claim, Sessions, Ticket},
+    verdict::{Fault, Verdict, judge},
 };
 
 /// Bounds of the pause before another attempt: the n-th is random between 0 and
@@ -231,12 +232,8 @@ impl<'a, R: Rpc> Call<'a, R> {
                     self.blame(&endpoint, verdict.fault);
                     let again = self.may_repeat(class, &verdict);
                     self.settle_doubt(class, &verdict);
-                    let error = Error::of_attempt(
-                        verdict,
-                        self.effect(),
-                        endpoint.url.clone(),
-                        self.attempts,
-                    );
+                    let error =
+                        verdict.into_error(self.effect(), endpoint.url.clone(), self.attempts);
                     if !again {
                         return Err(error);
                     }

@@ -29,10 +29,11 @@ use crate::{
     call::{Core, Scope},
     cluster::Cluster,
     endpoint::{Endpoint, ServerKind, Transport, normalize},
-    error::{Effect, Error, ErrorKind, Result, judge},
+    error::{Effect, Error, ErrorKind, Result},
     kv::{Compact, Delete, Get, Put},
     rpc::{Class, Rpc},
     txn::Txn,
+    verdict::judge,
 };
 
 /// The future of a request.
@@ -283,7 +284,7 @@ impl Client {
                 } else {
                     verdict.effect
                 };
-                Err(Error::of_attempt(verdict, effect, url, 1))
+                Err(verdict.into_error(effect, url, 1))
             }
             Err(_) => Err(Error::deadline(self.timeout, None, in_doubt, 1)),
         }

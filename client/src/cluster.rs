@@ -31,7 +31,8 @@ use tonic::{Code, Request, Status, transport::Channel};
 
 use crate::{
     endpoint::{Endpoint, ServerKind, Transport, is_reachable_address, normalize},
-    error::{Effect, Error, judge},
+    error::{Effect, Error},
+    verdict::judge,
 };
 
 /// First and longest pause between two probes of an endpoint that is down.
@@ -183,8 +184,7 @@ impl Cluster {
                 Ok(())
             }
             Err(status) => {
-                let error =
-                    Error::of_attempt(judge(&status), Effect::None, endpoint.url.clone(), 1);
+                let error = judge(&status).into_error(Effect::None, endpoint.url.clone(), 1);
                 *self.last_failure.lock() = Some(error);
                 Err(status)
             }

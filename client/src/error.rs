@@ -5,21 +5,10 @@
 //! will; [`Effect::Unknown`] says that it may have taken effect, or may still. The second kind
 //! reaches a caller only when the deadline ran out, when the cluster no longer remembers the
 //! request, or when the server is a plain etcd, which cannot recognise a repeated request.
-//!
-//! ```text
-//!  gRPC status ──▶ judge() ──▶ Verdict { kind, effect, again, fault }
-//!                                 │       │      │      └─ what it says about the endpoint
-//!                                 │       │      └─ may the same request be sent again?
-//!                                 └───────┴─ the Error, if this attempt was the last
-//! ```
-
-mod verdict;
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use tonic::Code;
-
-pub(crate) use self::verdict::{Fault, Verdict, judge};
 
 /// Result of a request.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -181,13 +170,14 @@ impl Error {
         }))
     }
 
+    /// That of a request of which the last attempt failed so, at this endpoint.
     pub(crate) fn of_attempt(
-        verdict: Verdict,
+        kind: ErrorKind,
+        code: Code,
         effect: Effect,
         endpoint: Arc<str>,
         attempts: u32,
     ) -> Self {
-        let Verdict { kind, code, .. } = verdict;
         Error(Box::new(Details {
             kind,
             effect,
@@ -325,6 +315,3 @@ impl StdError for Error {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

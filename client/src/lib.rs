@@ -42,6 +42,7 @@ mod kv;
 mod rpc;
 mod sessions;
 mod txn;
+mod verdict;
 
 pub use builder::{ClientBuilder, DEFAULT_ENDPOINT, DEFAULT_TIMEOUT};
 pub use bytes::Bytes;

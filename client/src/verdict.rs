@@ -1,12 +1,19 @@
 //! What one failed attempt of a request means: the only place that reads gRPC statuses, so that etcd's
 //! words, Holdfast's own and the transport's failures are told apart once.
+//!
+//! ```text
+//!  gRPC status ──▶ judge() ──▶ Verdict { kind, effect, again, fault }
+//!                                 │       │      │      └─ what it says about the endpoint
+//!                                 │       │      └─ may the same request be sent again?
+//!                                 └───────┴─ the Error, if this attempt was the last
+//! ```
 
-use std::error::Error as StdError;
+use std::{error::Error as StdError, sync::Arc};
 
 use holdfast_proto::metadata::{OUTCOME, outcome};
 use tonic::{Code, Status};
 
-use super::{Effect, ErrorKind};
+use crate::error::{Effect, Error, ErrorKind};
 
 /// What one failed attempt means.
 #[derive(Debug)]
@@ -21,6 +28,13 @@ pub(crate) struct Verdict {
     /// under its retry id: none of them took effect.
     pub(crate) settled: bool,
     pub(crate) fault: Fault,
+}
+
+impl Verdict {
+    /// The error of a request of which this was the last attempt, with the effect of all of them.
+    pub(crate) fn into_error(self, effect: Effect, endpoint: Arc<str>, attempts: u32) -> Error {
+        Error::of_attempt(self.kind, self.code, effect, endpoint, attempts)
+    }
 }
 
 /// What a failed attempt says about the endpoint.
@@ -209,3 +223,6 @@ fn judge_transport(status: &Status, source: &(dyn StdError + 'static)) -> Verdic
         fault: Fault::Down,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,4 @@
-use holdfast_proto::metadata::{OUTCOME, outcome};
-use tonic::Status;
+use std::time::Duration;
 
 use super::*;
 
@@ -237,8 +236,7 @@ async fn a_connection_that_was_never_made_has_no_effect() {
 
 #[test]
 fn the_text_of_an_error_says_where_and_whether_the_effect_is_known() {
-    let lost = Error::of_attempt(
-        verdict(Code::Unavailable, "etcdserver: leader changed"),
+    let lost = verdict(Code::Unavailable, "etcdserver: leader changed").into_error(
         Effect::Unknown,
         "http://10.0.0.1:2379".into(),
         2,
