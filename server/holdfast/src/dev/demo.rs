@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 use super::layout::NodePlan;
 use super::screen::{Screen, short};
 use super::supervisor::{Order, Status};
+use report::CatchUp;
 pub use report::Report;
 
 /// Time between the live lines.
@@ -71,18 +72,6 @@ pub async fn run(
     };
     let _ = orders.send(Order::Stop).await;
     outcome
-}
-
-/// How the killed node came back.
-#[derive(Debug, Clone, Copy)]
-pub struct CatchUp {
-    /// Revisions it lacked when its new process was started.
-    pub missed: i64,
-    /// From the start of the new process to its first answer.
-    pub answered: Duration,
-    /// From the start of the new process until its own state held all that had been acknowledged
-    /// when it first answered.
-    pub caught_up: Duration,
 }
 
 async fn perform(

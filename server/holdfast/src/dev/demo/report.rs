@@ -5,9 +5,20 @@ use std::time::{Duration, Instant};
 
 use holdfast::unique_writes::{Acknowledged, Audit, History, longest_pause, rate};
 
-use super::CatchUp;
 use crate::dev::layout::NodePlan;
 use crate::dev::screen::short;
+
+/// How the killed node came back.
+#[derive(Debug, Clone, Copy)]
+pub struct CatchUp {
+    /// Revisions it lacked when its new process was started.
+    pub missed: i64,
+    /// From the start of the new process to its first answer.
+    pub answered: Duration,
+    /// From the start of the new process until its own state held all that had been acknowledged
+    /// when it first answered.
+    pub caught_up: Duration,
+}
 
 /// What the demonstration showed.
 #[derive(Debug, Clone)]
