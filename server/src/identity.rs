@@ -19,6 +19,7 @@
 //! The same holds for a node whose log is not the one that its identity knows, and for an old copy
 //! of the whole directory: see [`log_owner`], [`session`] and [`peers`] for how each is noticed.
 
+mod files;
 #[cfg(test)]
 mod fuzz;
 mod log_owner;
@@ -28,147 +29,27 @@ mod session;
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use self::log_owner::LogOwner;
+pub(crate) use self::files::{read_json, write_json};
+use self::{
+    files::{FORMAT, IDENTITY, PEERS},
+    log_owner::LogOwner,
+};
 pub use self::{
+    files::{Identity, IdentityError},
     peers::{Contradiction, Memory, Recorded},
     session::{Session, Sessions},
 };
-use crate::{
-    raft::{NodeId, Promises},
-    storage::cause::Cause,
-};
+use crate::raft::{NodeId, Promises};
 
-const IDENTITY: &str = "identity.json";
-const PEERS: &str = "peers.json";
 const LOCK: &str = "LOCK";
-/// Format 1 knew neither the log nor sessions; it is read, and written anew as this one.
-const FORMAT: u32 = 2;
 const LOG: &str = "log";
-
-/// Why a data directory cannot be used. The text says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
-    /// Another process has it open.
-    #[error(
-        "data directory {path} is in use by another process; stop it, or choose another node.data_dir"
-    )]
-    InUse {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// It belongs to another node.
-    #[error(
-        "data directory {path} belongs to node {found}, but node.id is {expected}; set node.id to {found}, or choose another node.data_dir"
-    )]
-    OtherNode {
-        /// The directory.
-        path: PathBuf,
-        /// Its owner.
-        found: NodeId,
-        /// This node.
-        expected: NodeId,
-    },
-    /// It belongs to another cluster.
-    #[error(
-        "data directory {path} belongs to cluster {found:?}, but cluster.name is {expected:?}; set cluster.name to {found:?}, or choose another node.data_dir"
-    )]
-    OtherCluster {
-        /// The directory.
-        path: PathBuf,
-        /// Its cluster.
-        found: String,
-        /// The configured cluster.
-        expected: String,
-    },
-    /// It holds data without an identity.
-    #[error(
-        "data directory {path} holds data but no {IDENTITY}; restore that file, or choose another node.data_dir"
-    )]
-    Orphaned {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// A file of it does not parse.
-    #[error("{path} is damaged: {why}; restore it, or choose another node.data_dir")]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The directory was written by a newer version.
-    #[error("{path} has format {found}, this version reads format {FORMAT}; use a newer version")]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// Its format.
-        found: u32,
-    },
-    /// The file system refused.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-impl IdentityError {
-    /// What kind of trouble it is.
-    pub fn cause(&self) -> Cause {
-        match self {
-            Self::Io { source, .. } => Cause::of(source),
-            Self::Damaged { .. } => Cause::Disk,
-            _ => Cause::Other,
-        }
-    }
-}
-
-/// Who the node is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    format: u32,
-    /// Name of the cluster.
-    pub cluster_name: String,
-    /// Id of the cluster, in the headers of responses and in the messages of peers.
-    pub cluster_id: u64,
-    /// Id of the node.
-    pub node_id: NodeId,
-    /// Random id of this data directory.
-    pub incarnation: u64,
-    /// The node has taken part in its cluster: it may have voted.
-    pub took_part: bool,
-    /// Id of its log, from the first start that had one.
-    #[serde(default)]
-    pub log_id: Option<u64>,
-    /// Its starts, as far as they had a log.
-    #[serde(default)]
-    pub sessions: Sessions,
-}
-
-impl Identity {
-    fn new(cluster_name: &str, cluster_id: u64, node_id: NodeId) -> Self {
-        Self {
-            format: FORMAT,
-            cluster_name: cluster_name.to_string(),
-            cluster_id,
-            node_id,
-            incarnation: rand::random(),
-            took_part: false,
-            log_id: None,
-            sessions: Sessions::default(),
-        }
-    }
-}
 
 /// An open data directory.
 ///
@@ -353,47 +234,6 @@ impl DataDir {
     pub fn promises(&self) -> &Arc<Promises> {
         &self.promises
     }
-}
-
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, IdentityError> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => {
-            return Err(IdentityError::Io {
-                path: path.to_path_buf(),
-                source,
-            });
-        }
-    };
-    serde_json::from_slice(&text)
-        .map(Some)
-        .map_err(|e| IdentityError::Damaged {
-            path: path.to_path_buf(),
-            why: e.to_string(),
-        })
-}
-
-/// Replaces a file so that after a crash either the old or the new one is there, whole.
-pub(crate) fn write_json<T: Serialize>(
-    dir: &Path,
-    name: &str,
-    value: &T,
-) -> Result<(), IdentityError> {
-    let target = dir.join(name);
-    let write = || -> io::Result<()> {
-        let temporary = dir.join(format!("{name}.new"));
-        let mut file = File::create(&temporary)?;
-        serde_json::to_writer_pretty(&mut file, value)?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        fs::rename(&temporary, &target)?;
-        File::open(dir)?.sync_all()
-    };
-    write().map_err(|source| IdentityError::Io {
-        path: target.clone(),
-        source,
-    })
 }
 
 #[cfg(test)]

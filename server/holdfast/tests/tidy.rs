@@ -33,8 +33,14 @@ const BOUNDS_ELSEWHERE: &[(&str, &str)] = &[
     ("server/src/service/authority.rs", "FRAME_BYTES_MAX"),
     ("server/src/service/peer/client.rs", "BATCH_MAX"),
     ("server/src/service/peer/link.rs", "BATCH_MAX"),
-    ("server/src/storage/log/format.rs", "RECORD_BYTES_MAX"),
-    ("server/src/storage/log/format.rs", "SEGMENT_VERSION_MIN"),
+    (
+        "server/src/storage/log/format/layout.rs",
+        "RECORD_BYTES_MAX",
+    ),
+    (
+        "server/src/storage/log/format/layout.rs",
+        "SEGMENT_VERSION_MIN",
+    ),
     (
         "server/src/storage/lsm_engine/long_keys.rs",
         "KEY_BYTES_MAX",

@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::error::{ConfigError, Origin, Problem};
+use super::sections::Config;
 use super::settings::{SETTINGS, Setting};
-use super::{Config, ConfigError, Origin, Problem};
 
 /// What was given beside the defaults.
 #[derive(Debug, Clone, Default)]

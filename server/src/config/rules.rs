@@ -7,12 +7,32 @@ mod membership;
 
 use std::collections::BTreeMap;
 
+use super::error::{ConfigError, Problem};
 use super::quantity::{format_bytes, format_ms};
-use super::{Config, Member, Problem};
+use super::sections::{Config, Member};
 use crate::limits;
 
+impl Config {
+    /// Fills in what follows from other values, then checks every rule. All problems are reported
+    /// together.
+    pub fn resolve(mut self) -> Result<Config, ConfigError> {
+        complete(&mut self);
+        let problems = problems(&self);
+        if problems.is_empty() {
+            Ok(self)
+        } else {
+            Err(ConfigError::Invalid(problems))
+        }
+    }
+
+    /// What is allowed but probably not meant, as sentences for the operator.
+    pub fn warnings(&self) -> Vec<String> {
+        warnings(self)
+    }
+}
+
 /// Fills in what follows from other values.
-pub(super) fn complete(config: &mut Config) {
+fn complete(config: &mut Config) {
     let node = &mut config.node;
     for (url, addr) in [
         (&mut node.advertise_client_url, node.client_addr),
@@ -53,7 +73,7 @@ fn trim_slash(url: &mut String) {
 }
 
 /// Checks every rule on a completed configuration.
-pub(super) fn problems(config: &Config) -> Vec<Problem> {
+fn problems(config: &Config) -> Vec<Problem> {
     let mut rules = Rules {
         problems: Vec::new(),
     };
@@ -67,7 +87,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
 }
 
 /// What is allowed but probably not meant.
-pub(super) fn warnings(config: &Config) -> Vec<String> {
+fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     let members = &config.cluster.members;
     if members.len().is_multiple_of(2) {

@@ -11,7 +11,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Identity, IdentityError, read_json, session::Session, write_json};
+use super::{
+    files::{Identity, IdentityError, read_json, write_json},
+    session::Session,
+};
 use crate::raft::NodeId;
 
 const OWNER: &str = "owner.json";

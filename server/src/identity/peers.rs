@@ -11,9 +11,9 @@ use std::{collections::BTreeMap, path::Path};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DataDir, IdentityError, PEERS, read_json,
+    DataDir,
+    files::{IdentityError, PEERS, read_json, write_json},
     session::{Session, Sessions},
-    write_json,
 };
 use crate::{
     raft::{GroupId, NodeId, Promises, Reach},

@@ -65,6 +65,7 @@
 //! The layout in bytes is in `format.rs`.
 
 mod dropped;
+mod entry;
 mod error;
 pub mod files;
 mod format;
@@ -77,6 +78,7 @@ mod read;
 mod recovery;
 mod replay;
 mod segment;
+mod shared;
 mod tracked;
 mod vacate;
 mod writer;
@@ -84,7 +86,6 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -93,12 +94,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
-use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{oneshot, watch};
 
 pub use dropped::DroppedGroups;
-pub use error::{Corruption, Failure, GroupDropped, OpenError};
+#[cfg(test)]
+pub use entry::GroupState;
+pub use entry::{Done, Entry, LogPos};
+pub use error::{Failure, GroupDropped, OpenError};
 pub use group_log::GroupLog;
 pub use options::LogOptions;
 #[cfg(test)]
@@ -110,84 +113,8 @@ pub use vacate::SegmentUse;
 
 use group::{Group, GroupView};
 use queue::Queue;
-use segment::{Segment, Spares};
-use writer::{Counters, Writer};
-
-/// Called once, from the writer's thread, when the change is durable or will never be. Must be quick.
-pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
-
-/// A place in a group's log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LogPos {
-    /// Term of the entry.
-    pub term: u64,
-    /// Index of the entry.
-    pub index: u64,
-}
-
-impl fmt::Display for LogPos {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "index {} of term {}", self.index, self.term)
-    }
-}
-
-/// One log entry. What `kind` and `payload` mean is the caller's business.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Term of the leader that proposed it.
-    pub term: u64,
-    /// Position in the log of its group.
-    pub index: u64,
-    /// Kind, opaque to the log.
-    pub kind: u8,
-    /// Content, opaque to the log, below 256 MiB.
-    pub payload: Bytes,
-}
-
-impl Entry {
-    /// Term and index.
-    pub fn pos(&self) -> LogPos {
-        LogPos {
-            term: self.term,
-            index: self.index,
-        }
-    }
-}
-
-/// What a group remembers besides its entries.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GroupState {
-    /// The last entry dropped from the front.
-    pub purged: Option<LogPos>,
-    /// The last entry; the purge mark when there is none.
-    pub last: Option<LogPos>,
-    /// The last vote given to `save_vote`.
-    pub vote: Option<Bytes>,
-    /// The last mark given to `save_committed`; after a crash perhaps an earlier one.
-    pub committed: Option<Bytes>,
-}
-
-/// State shared by the handles, the writer and the thread that prepares segments.
-pub(crate) struct Shared {
-    options: LogOptions,
-    queue: Queue,
-    spares: Spares,
-    /// Segments with live entries. Taken after the lock of a group.
-    segments: RwLock<BTreeMap<u64, Arc<Segment>>>,
-    /// Taken before the lock of a group.
-    groups: RwLock<Groups>,
-    cached_bytes: AtomicU64,
-    tickets: AtomicU64,
-    failure: watch::Sender<Option<Failure>>,
-    counters: Counters,
-}
-
-/// Every group ever named: those that are there, and those that were dropped.
-#[derive(Default)]
-struct Groups {
-    known: HashMap<u64, Arc<Group>>,
-    dropped: DroppedGroups,
-}
+use shared::{Counters, Groups, Shared};
+use writer::Writer;
 
 /// The threads of a log. The last handle that goes closes the log and waits for them.
 struct Threads {

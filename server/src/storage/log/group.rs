@@ -19,8 +19,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::entry::{Entry, GroupState, LogPos};
 use super::format::ENTRY_OVERHEAD_BYTES;
-use super::{Entry, GroupState, LogPos};
 
 /// What an entry in memory is charged beyond its payload.
 const RECENT_OVERHEAD_BYTES: usize = 80;

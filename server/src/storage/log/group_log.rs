@@ -8,10 +8,13 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
+use super::entry::{Done, Entry, GroupState, LogPos};
+use super::error::GroupDropped;
 use super::format::{ENTRY_OVERHEAD_BYTES, RECORD_BYTES_MAX};
 use super::group::{Group, GroupView};
 use super::queue::{Command, Completion, Op};
-use super::{Done, Entry, GroupDropped, GroupState, Log, LogPos, Shared, read};
+use super::shared::Shared;
+use super::{Log, read};
 
 /// The log of one group. Clones share it.
 ///

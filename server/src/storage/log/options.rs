@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::OpenError;
+use super::error::OpenError;
 use crate::{detector::Vitals, limits};
 
 /// Sizes and bounds of a log; the defaults are those of [`crate::limits`].

@@ -14,8 +14,9 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Semaphore;
 
+use super::entry::{Done, Entry, LogPos};
+use super::error::Failure;
 use super::group::{Group, Slot};
-use super::{Done, Entry, Failure, LogPos};
 
 /// What a command does to its group.
 pub(super) enum Op {

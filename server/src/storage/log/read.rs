@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::entry::Entry;
+use super::error::Corruption;
 use super::format::{Record, decode_record};
 use super::group::{Group, Slot, Source};
 use super::segment::Segment;
-use super::{Corruption, Entry, Shared};
+use super::shared::Shared;
 use crate::limits;
 
 /// Entries of one segment that one read fetches.

@@ -20,12 +20,12 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use self::end::{End, find_end};
-use super::LogOptions;
 use super::error::OpenError;
 use super::files::Files;
 use super::format::{Invalid, SEGMENT_HEADER_BYTES, TERMINATOR_BYTES};
 use super::found::{Found, Walk};
 use super::group::Group;
+use super::options::LogOptions;
 use super::replay::{Replay, retrack};
 use super::segment::{Directory, Name, Segment, Spares, parse_name};
 use super::tracked::Pins;

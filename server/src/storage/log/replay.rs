@@ -5,12 +5,13 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+use super::dropped::DroppedGroups;
+use super::entry::LogPos;
 use super::error::OpenError;
 use super::format::{BATCH_HEADER_BYTES, Invalid, Record, SEGMENT_HEADER_BYTES, decode_record};
 use super::found::{Found, Walk, corrupt};
 use super::group::{GroupView, Slot};
 use super::tracked::{Pins, Tracked};
-use super::{DroppedGroups, LogPos};
 
 /// The groups while records are replayed.
 #[derive(Default)]

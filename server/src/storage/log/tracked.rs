@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 
-use super::LogPos;
+use super::entry::LogPos;
 use super::format::Checkpoint;
 
 /// How many runs of live entries lie in each segment.

@@ -20,7 +20,8 @@ use tokio::sync::oneshot;
 
 use super::group::{Group, GroupView, Slot};
 use super::queue::{Op, closed};
-use super::{GroupLog, Log, Shared, read};
+use super::shared::Shared;
+use super::{GroupLog, Log, read};
 use crate::limits;
 
 /// What is live in one segment before the active one.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::format::{
@@ -24,7 +24,7 @@ use super::group::{Group, Slot};
 use super::queue::{Command, Completion, Op};
 use super::segment::Segment;
 use super::tracked::{Pins, Tracked};
-use super::{DroppedGroups, Entry, Failure, Shared};
+use super::{dropped::DroppedGroups, entry::Entry, error::Failure, shared::Shared};
 use crate::limits;
 use crate::planted::planted;
 
@@ -484,12 +484,4 @@ impl Writer {
 
 fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Failure {
     move |error| Failure::new(operation, &error)
-}
-
-/// What the writer counts.
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    pub batches: AtomicU64,
-    pub syncs: AtomicU64,
-    pub written_bytes: AtomicU64,
 }

@@ -6,13 +6,13 @@ mod fuzz;
 
 use bytes::Bytes;
 
-use super::{
+use super::layout::{
     BATCH_HEADER_BYTES, BATCH_MAGIC, Checkpoint, KIND_CHECKPOINT, KIND_COMMITTED, KIND_DROP,
     KIND_DROPPED, KIND_ENTRY, KIND_MOVED, KIND_PURGE, KIND_SEGMENTS, KIND_TRUNCATE, KIND_VOTE,
     Place, RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC, SEGMENT_VERSION,
     SEGMENT_VERSION_MIN, SegmentEnd,
 };
-use crate::storage::log::{Entry, LogPos};
+use crate::storage::log::entry::{Entry, LogPos};
 
 /// Why bytes are not what they should be; the caller knows the file and the offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
