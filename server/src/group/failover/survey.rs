@@ -32,6 +32,8 @@ struct Told {
     standings: BTreeMap<GroupId, BTreeMap<NodeId, Standing>>,
     /// Whom each of those that answered holds for dead.
     suspects: BTreeMap<NodeId, BTreeSet<NodeId>>,
+    /// Those that stay out of the cluster, and lead nothing.
+    out: BTreeSet<NodeId>,
 }
 
 impl Failover {
@@ -65,6 +67,7 @@ impl Failover {
         peer::SurveyMessage {
             standings,
             suspects: suspects(&views),
+            stays_out: false,
         }
     }
 
@@ -88,6 +91,10 @@ impl Failover {
         let mut told = Told::default();
         for (node, messages) in answers {
             for message in messages {
+                if message.stays_out {
+                    told.out.insert(node);
+                    continue;
+                }
                 told.suspects
                     .insert(node, message.suspects.into_iter().collect());
                 for wire in &message.standings {
@@ -125,6 +132,7 @@ impl Failover {
             let message = peer::SurveyMessage {
                 standings: part.to_vec(),
                 suspects: suspects.to_vec(),
+                stays_out: false,
             };
             self.transport.survey(node, message, patience)
         });
@@ -154,8 +162,10 @@ impl Failover {
                 }
             }
             standings.insert(self.me, group.standing);
-            let is_dead =
-                |node, term| self.is_void(&views, &group, node, term, Some(&told.suspects));
+            let is_dead = |node, term| {
+                let suspects = Some(&told.suspects);
+                told.out.contains(&node) || self.is_void(&views, &group, node, term, suspects)
+            };
             let answers = verdict::Answers {
                 me: self.me,
                 voters: &group.voters,

@@ -109,6 +109,7 @@ fn says(leads: bool, suspects: &[NodeId]) -> peer::SurveyMessage {
             settling: false,
         }],
         suspects: suspects.to_vec(),
+        stays_out: false,
     }
 }
 
@@ -130,6 +131,13 @@ impl World {
 
     /// This node follows the leader of term 1, and failover begins.
     async fn following() -> Self {
+        let world = Self::follower().await;
+        world.watch();
+        world
+    }
+
+    /// This node follows the leader of term 1.
+    async fn follower() -> Self {
         let world = Self::new().await;
         let heartbeat = peer::AppendRequest {
             group_id: GROUP,
@@ -145,7 +153,6 @@ impl World {
             .await
             .unwrap();
         world.until_led_by(LEADER).await;
-        world.watch();
         world
     }
 
@@ -230,6 +237,57 @@ async fn a_leader_that_says_that_it_does_not_lead_is_replaced_and_one_that_leads
     world.say(LEADER, says(false, &[]));
     world.failover.answer(LEADER, &of_leader(false));
     world.until_led_by(ME).await;
+}
+
+/// A node that was started anew, with a leader on its disk that it has never heard.
+async fn asks_the_others(world: &World) {
+    let (standing, surroundings) = world.group.raft().standing();
+    let known = Known {
+        me: ME,
+        standing: &standing,
+        surroundings: &Surroundings {
+            heard_age: None,
+            ..surroundings.clone()
+        },
+        is_dead: &|_| false,
+        resigned: false,
+    };
+    let mut doubt = Doubt::default();
+    assert_eq!(
+        doubt.look(&known, Instant::now()),
+        Look::Ask(Cause::Unheard(LEADER))
+    );
+    {
+        let mut groups = world.failover.groups.lock();
+        groups.get_mut(&GROUP).unwrap().doubt = doubt;
+    }
+    let asked = Asked {
+        id: GROUP,
+        group: world.group.clone(),
+        standing,
+        voters: surroundings.voters,
+        cause: Cause::Unheard(LEADER),
+    };
+    world.failover.clone().survey(vec![asked]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_has_lost_its_memory_and_stays_out_is_waited_for_by_nobody() {
+    let world = World::follower().await;
+    world.failover.watch(&world.group);
+    world.say(THIRD, says(false, &[]));
+    // It may be starting still.
+    asks_the_others(&world).await;
+    tokio::time::sleep(A_WHILE).await;
+    assert_eq!(world.term(), 1);
+    let out = peer::SurveyMessage {
+        stays_out: true,
+        ..Default::default()
+    };
+    world.say(LEADER, out);
+    asks_the_others(&world).await;
+    world.until_led_by(ME).await;
+    assert_eq!(world.term(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

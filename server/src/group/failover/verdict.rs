@@ -4,7 +4,7 @@
 //! A vote for a leader is a lease that others must respect, unless it is *void*:
 //!
 //! - a majority of the voters holds the leader for dead, or
-//! - the leader itself says that it does not lead in that term.
+//! - the leader itself says that it does not lead in that term, or that it stays out of the cluster.
 //!
 //! When every lease that the answers tell of is void, the voter with the longest log stands, and the
 //! others wait for their turn. All voters that have the same answers find the same order.

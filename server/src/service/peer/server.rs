@@ -248,6 +248,12 @@ impl Peer for PeerServer {
         request: Request<peer::SurveyMessage>,
     ) -> Result<Response<peer::SurveyMessage>, Status> {
         let from = self.check_memory(&request)?;
+        if self.standing.stays_out.read().is_some() {
+            return Ok(Response::new(peer::SurveyMessage {
+                stays_out: true,
+                ..Default::default()
+            }));
+        }
         if !self.standing.gate.lets(from) {
             return Err(Status::unavailable(UNSURE));
         }
