@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use holdfast_proto::gathering::connect_lazy;
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 use tonic::transport::{Channel, Uri};
@@ -186,7 +187,6 @@ fn connect(url: &str, kind: ServerKind, transport: &Transport) -> Result<Arc<[Ch
     let endpoint = tonic::transport::Endpoint::from_shared(url.to_owned())
         .map_err(|e| invalid(url, &e.to_string()))?
         .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     let endpoint = match kind {
@@ -201,7 +201,7 @@ fn connect(url: &str, kind: ServerKind, transport: &Transport) -> Result<Arc<[Ch
             .keep_alive_timeout(transport.keepalive_timeout.max(Duration::from_secs(2))),
     };
     Ok((0..transport.connections_per_endpoint.max(1))
-        .map(|_| endpoint.connect_lazy())
+        .map(|_| connect_lazy(&endpoint, None))
         .collect())
 }
 

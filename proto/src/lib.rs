@@ -19,6 +19,8 @@
 
 #[cfg(feature = "grpc")]
 pub mod codec;
+#[cfg(feature = "grpc")]
+pub mod gathering;
 pub mod metadata;
 
 /// Keys, values and events of the etcd v3 API.

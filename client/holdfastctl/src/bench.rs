@@ -24,7 +24,10 @@ use std::{
 use hdrhistogram::Histogram;
 use holdfast_client::{
     Bytes, KEYSPACE,
-    proto::etcdserverpb::{PutRequest, RangeRequest, TxnRequest, kv_client::KvClient},
+    proto::{
+        etcdserverpb::{PutRequest, RangeRequest, TxnRequest, kv_client::KvClient},
+        gathering::connect_lazy,
+    },
 };
 use holdfast_client::{Compare, Get, Put, Txn};
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
@@ -119,12 +122,11 @@ impl Target {
                 };
                 let endpoint = Endpoint::from_shared(url)
                     .map_err(|error| Failure::usage(format!("endpoint {endpoint:?}: {error}")))?
-                    .tcp_nodelay(true)
                     .connect_timeout(global.timeout)
                     .buffer_size(4096)
                     .initial_stream_window_size(1 << 20)
                     .initial_connection_window_size(8 << 20);
-                channels.push(endpoint.connect_lazy());
+                channels.push(connect_lazy(&endpoint, None));
             }
         }
         let keyspace = match &global.keyspace {

@@ -9,6 +9,7 @@ use holdfast_proto::{
         kv_server::{self, KvServer},
         maintenance_server::{self, MaintenanceServer},
     },
+    gathering::Gathering,
     peer::peer_server::PeerServer as PeerGrpc,
     v1::{
         admin_server::{self, AdminServer},
@@ -162,7 +163,7 @@ pub async fn serve_clients(
         Settles::ByHandshake,
         None,
     )
-    .map(|connection| connection.map(AuthorityStream::new));
+    .map(|connection| connection.map(AuthorityStream::new).map(Gathering::new));
     // A little more than the limit, so that a request slightly too large gets etcd's status.
     let message_max = context.request_bytes_max() + limits::REQUEST_OVERHEAD_BYTES_MAX as usize;
     let reads = Arc::new(LargeReads::new());
@@ -225,7 +226,8 @@ pub async fn serve_peers(
         connections_max,
         Settles::BySignature,
         Some(doorway),
-    );
+    )
+    .map(|connection| connection.map(Gathering::new));
     let message_max = limits::PEER_MESSAGE_BYTES_MAX as usize;
     let router = peer_builder().add_service(
         PeerGrpc::new(server)

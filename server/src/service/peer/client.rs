@@ -10,6 +10,7 @@ use std::{
 
 use futures_util::{Stream, StreamExt};
 use holdfast_proto::{
+    gathering::connect_lazy,
     metadata,
     peer::{self, peer_client::PeerClient},
 };
@@ -190,8 +191,6 @@ impl PeerConnection {
     ) -> Result<Self, Error> {
         let endpoint = Endpoint::from_shared(peer.url.clone())?
             .connect_timeout(patience)
-            .tcp_nodelay(true)
-            .tcp_keepalive(Some(limits::PEER_KEEPALIVE_INTERVAL))
             .http2_keep_alive_interval(limits::PEER_KEEPALIVE_INTERVAL)
             .keep_alive_timeout(limits::PEER_KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
@@ -199,7 +198,8 @@ impl PeerConnection {
             .initial_connection_window_size(limits::PEER_CONNECTION_WINDOW_BYTES);
         let connect = || {
             let message_max = limits::PEER_MESSAGE_BYTES_MAX as usize;
-            PeerClient::with_interceptor(endpoint.connect_lazy(), Signature::new(sender, peer.id))
+            let channel = connect_lazy(&endpoint, Some(limits::PEER_KEEPALIVE_INTERVAL));
+            PeerClient::with_interceptor(channel, Signature::new(sender, peer.id))
                 .max_decoding_message_size(message_max)
                 .max_encoding_message_size(message_max)
         };
