@@ -156,44 +156,82 @@ where
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use tokio::task::JoinHandle;
+
     use super::*;
 
-    #[tokio::test]
-    async fn callers_share_a_round_and_never_join_one_that_has_begun() {
-        let begun = Arc::new(AtomicUsize::new(0));
-        let gate = Arc::new(Semaphore::new(0));
-        let rounds = Arc::new(Rounds::new(1000, {
-            let (begun, gate) = (begun.clone(), gate.clone());
-            move || {
-                let number = begun.fetch_add(1, Ordering::SeqCst) + 1;
-                let gate = gate.clone();
-                async move {
-                    gate.acquire().await.expect("the gate stays").forget();
-                    number
+    /// Rounds that tell their number, from 1, once they may end.
+    struct Gated {
+        rounds: Arc<Rounds<usize>>,
+        begun: Arc<AtomicUsize>,
+        gate: Arc<Semaphore>,
+    }
+
+    impl Gated {
+        fn new(waiting_max: usize) -> Self {
+            let begun = Arc::new(AtomicUsize::new(0));
+            let gate = Arc::new(Semaphore::new(0));
+            let rounds = Rounds::new(waiting_max, {
+                let (begun, gate) = (begun.clone(), gate.clone());
+                move || {
+                    let number = begun.fetch_add(1, Ordering::SeqCst) + 1;
+                    let gate = gate.clone();
+                    async move {
+                        gate.acquire().await.expect("the gate stays").forget();
+                        number
+                    }
+                }
+            });
+            Self {
+                rounds: Arc::new(rounds),
+                begun,
+                gate,
+            }
+        }
+
+        fn join(&self) -> JoinHandle<Result<usize, JoinError>> {
+            let rounds = self.rounds.clone();
+            tokio::spawn(async move { rounds.join().await })
+        }
+
+        /// Callers of as many rounds as run at a time. The rounds have begun and do not end by themselves,
+        /// as while a quorum is lost.
+        async fn running(&self) -> Vec<JoinHandle<Result<usize, JoinError>>> {
+            let mut running = Vec::new();
+            for expected in 1..=OVERLAP {
+                running.push(self.join());
+                while self.begun.load(Ordering::SeqCst) < expected {
+                    tokio::task::yield_now().await;
                 }
             }
-        }));
-        let join = |rounds: &Arc<Rounds<usize>>| {
-            let rounds = rounds.clone();
-            tokio::spawn(async move { rounds.join().await })
-        };
-        let mut early = Vec::new();
-        for expected in 1..=OVERLAP {
-            early.push(join(&rounds));
-            while begun.load(Ordering::SeqCst) < expected {
+            running
+        }
+
+        /// Waits until so many callers wait for a round to begin.
+        async fn until_waiting(&self, callers: usize) {
+            while self.rounds.waiting() < callers {
                 tokio::task::yield_now().await;
             }
         }
-        let late: Vec<_> = (0..100).map(|_| join(&rounds)).collect();
-        while rounds.waiting() < 100 {
-            tokio::task::yield_now().await;
+
+        /// Ten rounds may end.
+        fn open(&self) {
+            self.gate.add_permits(10);
         }
+    }
+
+    #[tokio::test]
+    async fn callers_share_a_round_and_never_join_one_that_has_begun() {
+        let gated = Gated::new(1000);
+        let early = gated.running().await;
+        let late: Vec<_> = (0..100).map(|_| gated.join()).collect();
+        gated.until_waiting(100).await;
         assert_eq!(
-            begun.load(Ordering::SeqCst),
+            gated.begun.load(Ordering::SeqCst),
             OVERLAP,
             "late callers must wait"
         );
-        gate.add_permits(10);
+        gated.open();
         for caller in early {
             assert!(caller.await.expect("no panic").expect("answered") <= OVERLAP);
         }
@@ -205,86 +243,41 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_too_many_is_told_at_once() {
-        let begun = Arc::new(AtomicUsize::new(0));
-        let gate = Arc::new(Semaphore::new(0));
-        let rounds = Arc::new(Rounds::new(1, {
-            let (begun, gate) = (begun.clone(), gate.clone());
-            move || {
-                begun.fetch_add(1, Ordering::SeqCst);
-                let gate = gate.clone();
-                async move { gate.acquire().await.expect("the gate stays").forget() }
-            }
-        }));
-        let join = || {
-            let rounds = rounds.clone();
-            tokio::spawn(async move { rounds.join().await })
-        };
-        let mut placed = Vec::new();
-        for expected in 1..=OVERLAP {
-            placed.push(join());
-            while begun.load(Ordering::SeqCst) < expected {
-                tokio::task::yield_now().await;
-            }
-        }
-        placed.push(join());
-        while rounds.waiting() == 0 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(rounds.join().await, Err(JoinError::Full));
-        gate.add_permits(10);
+        let gated = Gated::new(1);
+        let mut placed = gated.running().await;
+        placed.push(gated.join());
+        gated.until_waiting(1).await;
+        assert_eq!(gated.rounds.join().await, Err(JoinError::Full));
+        gated.open();
         for caller in placed {
-            assert_eq!(caller.await.expect("no panic"), Ok(()));
+            assert!(caller.await.expect("no panic").is_ok());
         }
-        assert_eq!(rounds.join().await, Ok(()), "there is room again");
+        assert!(gated.rounds.join().await.is_ok(), "there is room again");
     }
 
     #[tokio::test]
     async fn a_caller_that_gives_up_leaves_its_place_to_another() {
-        let gate = Arc::new(Semaphore::new(0));
-        let begun = Arc::new(AtomicUsize::new(0));
-        let rounds = Arc::new(Rounds::new(4, {
-            let (begun, gate) = (begun.clone(), gate.clone());
-            move || {
-                begun.fetch_add(1, Ordering::SeqCst);
-                let gate = gate.clone();
-                async move { gate.acquire().await.expect("the gate stays").forget() }
-            }
-        }));
-        let join = || {
-            let rounds = rounds.clone();
-            tokio::spawn(async move { rounds.join().await })
-        };
-        // Rounds that do not end, as while a quorum is lost.
-        let mut running = Vec::new();
-        for expected in 1..=OVERLAP {
-            running.push(join());
-            while begun.load(Ordering::SeqCst) < expected {
-                tokio::task::yield_now().await;
-            }
-        }
+        let gated = Gated::new(4);
+        let running = gated.running().await;
         for _ in 0..100 {
-            let late: Vec<_> = (0..4).map(|_| join()).collect();
-            while rounds.waiting() < 4 {
-                tokio::task::yield_now().await;
-            }
-            assert_eq!(rounds.join().await, Err(JoinError::Full), "all wait");
+            let late: Vec<_> = (0..4).map(|_| gated.join()).collect();
+            gated.until_waiting(4).await;
+            assert_eq!(gated.rounds.join().await, Err(JoinError::Full), "all wait");
             for caller in &late {
                 caller.abort();
             }
             for caller in late {
                 assert!(caller.await.expect_err("given up").is_cancelled());
             }
-            assert_eq!(rounds.waiting(), 0, "nobody waits any more");
+            assert_eq!(gated.rounds.waiting(), 0, "nobody waits any more");
         }
-        let last = join();
-        while rounds.waiting() < 1 {
-            tokio::task::yield_now().await;
-        }
-        gate.add_permits(10);
+        let last = gated.join();
+        gated.until_waiting(1).await;
+        gated.open();
         for caller in running {
-            assert_eq!(caller.await.expect("no panic"), Ok(()));
+            assert!(caller.await.expect("no panic").is_ok());
         }
-        assert_eq!(last.await.expect("no panic"), Ok(()));
+        assert!(last.await.expect("no panic").is_ok());
     }
 
     #[tokio::test]

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::layout::NodePlan;
 use super::screen::{Screen, short};
-use super::supervisor::{Order, Status};
+use super::supervisor::{Order, Status, until_over};
 use report::CatchUp;
 pub use report::Report;
 
@@ -65,13 +65,8 @@ pub async fn run(
     orders: mpsc::Sender<Order>,
     screen: Screen,
 ) -> anyhow::Result<Report> {
-    let mut stopping = status.clone();
-    let outcome = tokio::select! {
-        outcome = perform(settings, &nodes, status, &orders, screen) => outcome,
-        _ = stopping.wait_for(|status| status.stopping) => Err(anyhow::anyhow!("stopped before it was over")),
-    };
-    let _ = orders.send(Order::Stop).await;
-    outcome
+    let performed = perform(settings, &nodes, status.clone(), &orders, screen);
+    until_over(performed, status, &orders).await
 }
 
 async fn perform(

@@ -79,6 +79,21 @@ impl Status {
     }
 }
 
+/// Performs something on the cluster, unless that is stopped before, and has it stopped afterwards.
+pub async fn until_over<T>(
+    performed: impl Future<Output = anyhow::Result<T>>,
+    mut status: watch::Receiver<Status>,
+    orders: &mpsc::Sender<Order>,
+) -> anyhow::Result<T> {
+    let outcome = tokio::select! {
+        outcome = performed => outcome,
+        _ = status.wait_for(|status| status.stopping) => Err(anyhow::anyhow!("stopped before it was over")),
+    };
+    // A supervisor that has ended needs no order.
+    let _ = orders.send(Order::Stop).await;
+    outcome
+}
+
 /// A node as the supervisor sees it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NodeStatus {

@@ -30,7 +30,7 @@ use super::{
     cluster_file::ClusterFile,
     layout::NodePlan,
     screen::{Screen, short},
-    supervisor::{Order, Status},
+    supervisor::{Order, Status, until_over},
 };
 
 const WRITERS: usize = 64;
@@ -95,13 +95,8 @@ pub async fn run(
     orders: mpsc::Sender<Order>,
     screen: Screen,
 ) -> anyhow::Result<Report> {
-    let mut stopping = status.clone();
-    let outcome = tokio::select! {
-        outcome = perform(settings, &nodes, &data_dir, status, screen) => outcome,
-        _ = stopping.wait_for(|status| status.stopping) => Err(anyhow::anyhow!("stopped before it was over")),
-    };
-    let _ = orders.send(Order::Stop).await;
-    outcome
+    let performed = perform(settings, &nodes, &data_dir, status.clone(), screen);
+    until_over(performed, status, &orders).await
 }
 
 async fn perform(
