@@ -16,7 +16,8 @@ use tokio::sync::watch;
 use super::{Group, left};
 use crate::raft::{Leadership, NodeId};
 
-/// How long after a leader was replaced its answer may still arrive, if it lives.
+/// How long after a leader was replaced its answer may still arrive, if it lives and the request may be sent
+/// to the next one as well.
 const GRACE: Duration = Duration::from_millis(50);
 /// Whoever was asked in vain may simply not know yet: how long until it is asked again.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -29,6 +30,8 @@ pub(super) struct Chase<'a> {
     /// Who leads, according to whoever was asked last.
     hint: Option<NodeId>,
     deadline: Instant,
+    /// The request must not be sent twice: whoever was asked is waited for as long as it lives.
+    asks_once: bool,
 }
 
 /// How one attempt ended.
@@ -53,11 +56,20 @@ impl Group {
             leadership: self.leadership(),
             hint: None,
             deadline,
+            asks_once: false,
         }
     }
 }
 
 impl Chase<'_> {
+    /// A leader that was replaced and lives is waited for, instead of leaving open what became of the
+    /// request: it answers once its disk goes on, or once it learns that the entry is gone.
+    #[must_use]
+    pub(super) fn asking_once(mut self, asks_once: bool) -> Self {
+        self.asks_once = asks_once;
+        self
+    }
+
     /// Asks whoever is to be asked, until it answers, is replaced, or the time is up.
     pub(super) async fn ask<F: Future>(
         &mut self,
@@ -97,9 +109,9 @@ impl Chase<'_> {
         true
     }
 
-    /// Waits until the leadership has moved to another node than `leader`, and a little longer if it
-    /// lives: an answer that is on its way may still arrive. A leader that hangs answers nothing and breaks
-    /// no connection.
+    /// Waits until the leadership has moved to another node than `leader`, and longer if it lives: a little,
+    /// for an answer that is on its way may still arrive, or as long as it does, if nobody else may be asked.
+    /// A leader that hangs answers nothing and breaks no connection.
     async fn deposed(&self, leader: NodeId) {
         let mut seen = self.leadership.clone();
         loop {
@@ -112,8 +124,15 @@ impl Chase<'_> {
                 break;
             }
         }
-        if !self.group.is_dead(leader) {
-            tokio::time::sleep(GRACE).await;
+        let mut views = self.group.views.clone();
+        while !self.group.is_dead(leader) {
+            if !self.asks_once {
+                return tokio::time::sleep(GRACE).await;
+            }
+            if views.changed().await.is_err() {
+                // The node stops, and the connection to the leader with it.
+                std::future::pending::<()>().await;
+            }
         }
     }
 }

@@ -69,7 +69,9 @@ impl Group {
         let Some(_place) = self.admission.enter(encoded.len()) else {
             return Err(GroupError::Overloaded);
         };
-        let mut chase = self.chase(deadline);
+        let mut chase = self
+            .chase(deadline)
+            .asking_once(!takes_effect_once(&command));
         let mut in_doubt = false;
         loop {
             let offer = |leader| self.offer(leader, encoded.clone());

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -40,9 +40,16 @@ struct Others {
     /// They answer no heartbeats.
     deaf: AtomicBool,
     transfers: Mutex<Vec<NodeId>>,
+    /// Requests that they got and never answer.
+    forwarded: AtomicUsize,
 }
 
 impl Script for Others {
+    fn forward(&self, _: NodeId, _: peer::Forward) -> Fate<peer::ForwardReply> {
+        self.forwarded.fetch_add(1, Ordering::Relaxed);
+        Box::pin(std::future::pending())
+    }
+
     fn survey(&self, to: NodeId, _: peer::SurveyMessage) -> Fate<peer::SurveyMessage> {
         let said = self.say.lock().get(&to).cloned();
         let answer = said.ok_or(TransportError::Unreachable {
@@ -139,21 +146,22 @@ impl World {
     /// This node follows the leader of term 1.
     async fn follower() -> Self {
         let world = Self::new().await;
+        world.hear(LEADER, 1).await;
+        world
+    }
+
+    /// This node hears a leader.
+    async fn hear(&self, leader: NodeId, term: u64) {
         let heartbeat = peer::AppendRequest {
             group_id: GROUP,
-            vote: Some(vote(LEADER, 1)),
+            vote: Some(vote(leader, term)),
             prev_log_id: None,
             entries: vec![scripted::first_membership(group_tests::voters())],
             ..Default::default()
         };
-        world
-            .group
-            .raft()
-            .handle_heartbeat(heartbeat)
-            .await
-            .unwrap();
-        world.until_led_by(LEADER).await;
-        world
+        let raft = self.group.raft();
+        raft.handle_heartbeat(heartbeat).await.unwrap();
+        self.until_led_by(leader).await;
     }
 
     /// This node leads, and failover begins.
@@ -298,6 +306,26 @@ async fn requests_are_not_sent_to_a_dead_leader() {
     let soon = Instant::now() + Duration::from_millis(50);
     let refused = world.group.propose(group_tests::put(""), soon).await;
     assert!(matches!(refused, Err(GroupError::NoLeader)), "{refused:?}");
+}
+
+/// As one does whose disk stands still: it hands over, and answers what it was asked when its disk goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_must_not_be_sent_twice_waits_for_a_deposed_leader_that_lives() {
+    let world = World::follower().await;
+    let group = world.group.clone();
+    let asked = tokio::spawn(async move {
+        let late = group_tests::late();
+        group.propose(group_tests::put(""), late).await
+    });
+    // The request is on its way when the leadership moves.
+    let others = world.others.clone();
+    scripted::until("request", || others.forwarded.load(Ordering::Relaxed) == 1).await;
+    world.hear(THIRD, 2).await;
+    tokio::time::sleep(A_WHILE).await;
+    assert!(!asked.is_finished(), "its fate is not known yet");
+    world.suspect(&[ME, THIRD]);
+    let told = scripted::within_a_minute("fate", asked).await.unwrap();
+    assert!(matches!(told, Err(GroupError::LeaderLost)), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
