@@ -473,6 +473,8 @@ pub const STALL_TOLD_MIN: Duration = Duration::from_millis(200);
 
 // ---- failover ----------------------------------------------------------------------------------
 
+/// How late the timers of groups fire at most, so that those of many fire together, in milliseconds.
+pub const TIMER_GRAIN_MAX_MS: u64 = 64;
 /// Heartbeats of a leader that may be missed before its followers ask whether it leads.
 pub const HEARTBEATS_MISSED_MAX: u32 = 2;
 /// How late a heartbeat may be beside that.

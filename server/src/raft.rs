@@ -23,6 +23,7 @@ mod promises;
 mod rate;
 mod receive;
 mod reconcile;
+mod runtime;
 pub mod snapshot;
 mod standing;
 pub mod state_machine;

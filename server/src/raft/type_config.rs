@@ -77,6 +77,7 @@ openraft::declare_raft_types!(
         NodeId = NodeId,
         Node = Voter,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = super::runtime::Runtime,
 );
 
 pub(crate) type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>;
