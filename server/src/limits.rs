@@ -487,6 +487,8 @@ pub const ELECTION_SETTLES_WITHIN: Duration = Duration::from_millis(120);
 pub const CAMPAIGN_BEGINS_WITHIN: Duration = Duration::from_millis(200);
 /// Longest time that a vote of a candidate for itself takes to reach the disk. At the bound others stand.
 pub const CAMPAIGN_SYNC_MAX: Duration = Duration::from_millis(500);
+/// Longest time that a campaign waits for others of its node before other nodes stand.
+pub const CAMPAIGN_QUEUED_MAX: Duration = Duration::from_secs(1);
 /// Campaigns under way on a node. At the bound: wait.
 pub const CAMPAIGNS_MAX: usize = 32;
 /// Time that a voter which is better placed has to stand before the next one does, beside four round

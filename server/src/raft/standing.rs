@@ -85,11 +85,30 @@ pub(super) struct Memory {
     /// Term of the leader that was heard last, plus one; 0 while none was.
     heard_term: AtomicU64,
     heard_at: AtomicU64,
-    ballot_cast: AtomicU64,
+    /// The last vote that was seen.
+    cast: Mutex<Option<Cast>>,
     /// The term in which this leader began to hand its leadership over, and when.
     handing_over: Mutex<Option<(u64, Instant)>>,
-    /// The term out of which this node began to campaign last, and when.
-    campaigning: Mutex<Option<(u64, Instant)>>,
+    /// The last campaign of this node.
+    campaign: Mutex<Option<Campaign>>,
+}
+
+/// A vote and when it was first seen: 0 if it was found on disk.
+#[derive(Clone, Copy)]
+struct Cast {
+    term: u64,
+    committed: bool,
+    at: u64,
+}
+
+/// A campaign whose vote is not cast yet, as far as is known.
+#[derive(Clone, Copy)]
+struct Campaign {
+    /// The term out of which it leads.
+    out_of: u64,
+    /// It waits for others of this node; else its vote is on the way to the disk.
+    queued: bool,
+    since: Instant,
 }
 
 impl Memory {
@@ -102,9 +121,9 @@ impl Memory {
                 + limits::HEARTBEAT_DELAY_MAX,
             heard_term: AtomicU64::new(0),
             heard_at: AtomicU64::new(0),
-            ballot_cast: AtomicU64::new(0),
+            cast: Mutex::new(None),
             handing_over: Mutex::new(None),
-            campaigning: Mutex::new(None),
+            campaign: Mutex::new(None),
         })
     }
 
@@ -112,8 +131,17 @@ impl Memory {
         u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn age(&self, at: &AtomicU64) -> Duration {
-        Duration::from_nanos(self.time().saturating_sub(at.load(Ordering::Relaxed)))
+    fn age(&self, at: u64) -> Duration {
+        Duration::from_nanos(self.time().saturating_sub(at))
+    }
+
+    /// How long ago a vote was cast that is seen now. Whoever sees it first begins the count: a vote may be
+    /// looked at before the task that follows the votes has run.
+    fn ballot_age(&self, ballot: Ballot) -> Duration {
+        let mut cast = self.cast.lock();
+        let known = Cast::seen(*cast, ballot, self.time());
+        *cast = Some(known);
+        self.age(known.at)
     }
 
     /// A message of a leader has come.
@@ -130,7 +158,7 @@ impl Memory {
 
     fn heard_age(&self, term: u64) -> Option<Duration> {
         let heard = self.heard_term.load(Ordering::Relaxed) == term.saturating_add(1);
-        heard.then(|| self.age(&self.heard_at))
+        heard.then(|| self.age(self.heard_at.load(Ordering::Relaxed)))
     }
 
     pub(super) fn hands_over(&self, term: u64) {
@@ -140,11 +168,28 @@ impl Memory {
         }
     }
 
-    /// Whether this node's vote for itself is on its way to the disk.
+    fn campaign(&self, out_of: u64, queued: bool) {
+        *self.campaign.lock() = Some(Campaign {
+            out_of,
+            queued,
+            since: Instant::now(),
+        });
+    }
+
+    fn ends_campaign(&self) {
+        *self.campaign.lock() = None;
+    }
+
+    /// Whether this node is about to vote for itself.
     fn campaigns(&self, term: u64) -> bool {
-        let campaigning = *self.campaigning.lock();
-        campaigning
-            .is_some_and(|(out_of, at)| out_of == term && at.elapsed() < limits::CAMPAIGN_SYNC_MAX)
+        let campaign = *self.campaign.lock();
+        campaign.is_some_and(|campaign| {
+            let age_max = match campaign.queued {
+                true => limits::CAMPAIGN_QUEUED_MAX,
+                false => limits::CAMPAIGN_SYNC_MAX,
+            };
+            campaign.out_of == term && campaign.since.elapsed() < age_max
+        })
     }
 
     /// Whether a leader's attempt to hand over in this term took too long: until somebody else is
@@ -154,6 +199,28 @@ impl Memory {
         handing_over.is_some_and(|(began_in, at)| {
             began_in == term && at.elapsed() > limits::HAND_OVER_STUCK_AFTER
         })
+    }
+}
+
+impl Cast {
+    fn seen(known: Option<Self>, ballot: Ballot, now: u64) -> Self {
+        let Ballot {
+            term, committed, ..
+        } = ballot;
+        match known {
+            // An older vote comes from metrics that are older.
+            Some(known) if (known.term, known.committed) >= (term, committed) => known,
+            Some(_) => Self {
+                term,
+                committed,
+                at: now,
+            },
+            None => Self {
+                term,
+                committed,
+                at: 0,
+            },
+        }
     }
 }
 
@@ -211,7 +278,7 @@ impl RaftGroup {
         let membership = metrics.membership_config.membership();
         let voters: Vec<NodeId> = membership.voter_ids().collect();
         let ballot = ballot(&metrics.vote);
-        let ballot_age = memory.age(&memory.ballot_cast);
+        let ballot_age = memory.ballot_age(ballot);
         let quorum_age = metrics.state.is_leader().then(|| {
             let acked = metrics.last_quorum_acked.as_ref();
             let acked = acked.map(|at| at.into_inner().elapsed());
@@ -271,6 +338,17 @@ impl RaftGroup {
         committed.map_or(0, |id| id.index)
     }
 
+    /// Says that a campaign out of this standing is to begin as soon as others of this node are decided:
+    /// until it has, or is given up, others take an election for under way.
+    pub fn queue_campaign(&self, standing: &Standing) {
+        self.memory.campaign(standing.ballot.term, true);
+    }
+
+    /// Gives up a campaign that was queued.
+    pub fn give_campaign_up(&self) {
+        self.memory.ends_campaign();
+    }
+
     /// Stands for election at once, with votes that are granted in spite of leases.
     ///
     /// Whoever calls this must know that no leader is to be disturbed. Nothing happens if this node's
@@ -281,21 +359,23 @@ impl RaftGroup {
         let vote = vote.await.map_err(|e| stopped(&e))?;
         let seen = standing.ballot;
         if (vote.leader_id.term, vote.leader_id.voted_for) != (seen.term, seen.node) {
+            self.give_campaign_up();
             return Ok(());
         }
         if vote.committed != seen.committed {
             // A leader that has restarted knows of its own leadership from its disk only, and there it
             // stays until the next vote is cast. That is cast here; leases are respected by it, and not by
             // the campaign after it.
+            self.give_campaign_up();
             let elected = self.raft.trigger().elect(false).await;
             return elected.map_err(|e| stopped(&e));
         }
-        *self.memory.campaigning.lock() = Some((seen.term, Instant::now()));
+        self.memory.campaign(seen.term, false);
         let request = TransferLeaderRequest::new(vote, self.node_id, None);
         let transfer = self.raft.handle_transfer_leader(request);
         let begun = tokio::time::timeout(limits::CAMPAIGN_BEGINS_WITHIN, transfer).await;
         if !matches!(begun, Ok(Ok(Ok(())))) {
-            *self.memory.campaigning.lock() = None;
+            self.give_campaign_up();
         }
         match begun {
             Ok(Ok(Ok(()))) => Ok(()),
@@ -328,16 +408,10 @@ pub(super) fn follow_leadership(raft: &Raft, memory: Arc<Memory>) -> watch::Rece
     let (tx, rx) = watch::channel(Leadership::default());
     let (mut server, whole) = (raft.server_metrics(), raft.metrics());
     tokio::spawn(async move {
-        let mut vote: Option<Vote> = None;
         loop {
             let now = {
                 let m = server.borrow_and_update();
-                if vote != Some(m.vote) {
-                    let first = vote.replace(m.vote).is_none();
-                    if !first {
-                        memory.ballot_cast.store(memory.time(), Ordering::Relaxed);
-                    }
-                }
+                memory.ballot_age(ballot(&m.vote));
                 Leadership {
                     leader: m.current_leader,
                     term: m.vote.leader_id.term,
@@ -366,4 +440,28 @@ pub(super) fn follow_leadership(raft: &Raft, memory: Arc<Memory>) -> watch::Rece
         }
     });
     rx
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vote_is_as_old_as_the_first_look_at_it() {
+        let ballot = |term, committed| Ballot {
+            term,
+            node: 1,
+            committed,
+        };
+        let found = Cast::seen(None, ballot(4, true), 100);
+        assert_eq!(found.at, 0, "it was on the disk");
+        let cast = Cast::seen(Some(found), ballot(5, false), 200);
+        assert_eq!(cast.at, 200);
+        let again = Cast::seen(Some(cast), ballot(5, false), 300);
+        assert_eq!(again.at, 200);
+        let stale = Cast::seen(Some(again), ballot(4, true), 400);
+        assert_eq!((stale.term, stale.at), (5, 200));
+        let led = Cast::seen(Some(stale), ballot(5, true), 500);
+        assert_eq!((led.committed, led.at), (true, 500));
+    }
 }

@@ -136,7 +136,7 @@ pub(super) struct Doubt {
 #[derive(Debug)]
 struct Episode {
     ballot: Ballot,
-    /// The voters were asked and have not been judged yet.
+    /// The voters were asked and have not been judged yet, or this node is to stand and has not yet.
     asking: bool,
     /// How often they were asked.
     asked: u32,
@@ -184,7 +184,8 @@ impl Doubt {
         }
     }
 
-    /// Takes what the voters said when this node's vote was `ballot`. Whether to stand now.
+    /// Takes what the voters said when this node's vote was `ballot`. Whether to stand now; the voters are
+    /// not asked again before [`Self::stood`].
     pub(super) fn judge(
         &mut self,
         ballot: Ballot,
@@ -217,10 +218,19 @@ impl Doubt {
             return false;
         }
         self.campaigns += 1;
-        // The campaign changes the vote, which is another episode. If it does not, it is tried again.
         episode.could_stand = None;
-        episode.ask_at = now + limits::ELECTION_SETTLES_WITHIN + pace.turn(campaigns);
+        episode.asking = true;
         true
+    }
+
+    /// This node has stood, or has given up to, when its vote was `ballot`.
+    pub(super) fn stood(&mut self, ballot: Ballot, pace: Pace, now: Instant) {
+        // The campaign changes the vote, which is another episode. If it does not, it is tried again.
+        if let Some(episode) = self.episode.as_mut().filter(|e| e.ballot == ballot) {
+            episode.asking = false;
+            let turn = pace.turn(self.campaigns.saturating_sub(1));
+            episode.ask_at = now + limits::ELECTION_SETTLES_WITHIN + turn;
+        }
     }
 }
 

@@ -474,6 +474,7 @@ impl World {
             by.filter(|(_, s)| s.contains(&whom)).count() > self.voters.len() / 2
         };
         let answers = Answers {
+            group: 0,
             me: id,
             voters: &self.voters,
             standings: &survey.standings,
@@ -488,6 +489,7 @@ impl World {
         let alive = self.nodes[&id].alive;
         if self.node(id).doubt.judge(ballot, verdict, pace, now) && alive {
             self.campaign(id, ballot);
+            self.node(id).doubt.stood(ballot, pace, now);
         }
         self.look(id);
     }

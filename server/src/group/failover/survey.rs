@@ -167,6 +167,7 @@ impl Failover {
                 told.out.contains(&node) || self.is_void(&views, &group, node, term, suspects)
             };
             let answers = verdict::Answers {
+                group: group.id,
                 me: self.me,
                 voters: &group.voters,
                 standings: &standings,
@@ -184,6 +185,7 @@ impl Failover {
                 .doubt
                 .judge(group.standing.ballot, verdict, pace, now)
             {
+                group.group.raft().queue_campaign(&group.standing);
                 drop(groups);
                 standing.push(group);
             }
@@ -235,27 +237,33 @@ impl Failover {
         let Ok(_place) = self.campaigns.acquire().await else {
             return;
         };
-        if let Cause::Dead(leader) = group.cause {
+        self.campaign(&group).await;
+        let pace = self.pace(&group.voters);
+        if let Some(watched) = self.groups.lock().get_mut(&group.id) {
+            let ballot = group.standing.ballot;
+            watched.doubt.stood(ballot, pace, Instant::now());
+        }
+        self.stirred.notify_one();
+    }
+
+    async fn campaign(&self, asked: &Asked) {
+        let (raft, standing) = (asked.group.raft(), &asked.standing);
+        let (group, term) = (asked.id, standing.ballot.term);
+        if let Cause::Dead(leader) = asked.cause {
             let views = self.views.borrow().clone();
-            let term = group.standing.ballot.term;
-            if !self.is_void(&views, &group, leader, term, None) {
+            if !self.is_void(&views, asked, leader, term, None) {
+                raft.give_campaign_up();
                 return;
             }
         }
-        let (id, cause) = (group.id, group.cause);
-        tracing::info!(
-            group = id,
-            ?cause,
-            term = group.standing.ballot.term + 1,
-            "standing for election"
-        );
-        let mut leadership = group.group.leadership();
-        if let Err(e) = group.group.raft().campaign(&group.standing).await {
-            tracing::debug!(group = id, error = %e, "no campaign");
+        let cause = asked.cause;
+        tracing::info!(group, ?cause, term = term + 1, "standing for election");
+        let mut leadership = asked.group.leadership();
+        if let Err(error) = raft.campaign(standing).await {
+            tracing::debug!(group, %error, "no campaign");
             return;
         }
         // The place is kept until it is decided, so that not all groups campaign at once.
-        let term = group.standing.ballot.term;
         let decided = leadership.wait_for(|now| now.leader.is_some() && now.term > term);
         // Whether it was won in time is for the next look to see.
         let _ = tokio::time::timeout(limits::ELECTION_SETTLES_WITHIN, decided).await;

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::raft::{NodeId, Standing};
+use crate::raft::{GroupId, NodeId, Standing};
 
 /// What a survey says of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,7 @@ pub(super) enum Verdict {
 
 /// The answers to a survey of one group, that of this voter among them.
 pub(super) struct Answers<'a> {
+    pub(super) group: GroupId,
     pub(super) me: NodeId,
     pub(super) voters: &'a [NodeId],
     pub(super) standings: &'a BTreeMap<NodeId, Standing>,
@@ -95,13 +96,15 @@ impl Answers<'_> {
         if votes.count() < majority {
             return Verdict::Behind;
         }
-        // The longest log first; then whoever knows the latest term, for its campaign is refused by none.
+        // The longest log first; then whoever knows the latest term, for its campaign is refused by none;
+        // then each group another voter, so that all lead some and those of a dead node spread.
         let place = |node: NodeId, standing: &Standing| {
             use std::cmp::Reverse;
             (
                 (self.is_sick)(node),
                 Reverse(standing.log_end),
                 Reverse(standing.ballot.term),
+                lot(self.group, node),
                 node,
             )
         };
@@ -116,10 +119,24 @@ impl Answers<'_> {
     }
 }
 
+/// What all voters draw alike for a voter of a group (the mixer of SplitMix64).
+fn lot(group: GroupId, node: NodeId) -> u64 {
+    let mix = |z: u64| {
+        let z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    mix(mix(group) ^ node)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::raft::{Ballot, LogEnd};
+
+    /// A group in which the lower ids draw the lower lots.
+    const GROUP: GroupId = 101;
 
     const LEADER: NodeId = 3;
 
@@ -156,6 +173,7 @@ mod tests {
         sick: &[NodeId],
     ) -> Verdict {
         let answers = Answers {
+            group: GROUP,
             me,
             voters,
             standings: &standings.iter().copied().collect(),
@@ -170,13 +188,41 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_log_stands_first_and_ties_go_to_the_lower_id() {
+    fn the_longest_log_stands_first_and_ties_are_drawn() {
         let answers = [(1, follower(7)), (2, follower(9))];
         assert_eq!(verdict(2, &answers, &[LEADER]), Verdict::Stand { rank: 0 });
         assert_eq!(verdict(1, &answers, &[LEADER]), Verdict::Behind);
         let answers = [(1, follower(9)), (2, follower(9))];
         assert_eq!(verdict(1, &answers, &[LEADER]), Verdict::Stand { rank: 0 });
         assert_eq!(verdict(2, &answers, &[LEADER]), Verdict::Stand { rank: 1 });
+    }
+
+    #[test]
+    fn groups_whose_logs_are_equal_are_shared_by_the_voters() {
+        let answers: Vec<_> = (1..=5).map(|node| (node, follower(9))).collect();
+        let voters: Vec<NodeId> = (1..=5).collect();
+        let mut firsts = [0_u32; 6];
+        for group in 1..=1_000 {
+            let rank = |me: NodeId| {
+                let answers = Answers {
+                    group,
+                    me,
+                    voters: &voters,
+                    standings: &answers.iter().copied().collect(),
+                    is_dead: &|node, _| node == LEADER,
+                    is_sick: &|_| false,
+                };
+                answers.verdict()
+            };
+            let first = voters.iter().filter(|node| **node != LEADER);
+            let first = first.filter(|node| rank(**node) == Verdict::Stand { rank: 0 });
+            let first: Vec<_> = first.collect();
+            assert_eq!(first.len(), 1, "group {group}");
+            firsts[usize::try_from(*first[0]).unwrap()] += 1;
+        }
+        for node in [1, 2, 4, 5] {
+            assert!((200..300).contains(&firsts[node]), "{firsts:?}");
+        }
     }
 
     #[test]
