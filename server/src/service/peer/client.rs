@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{Stream, StreamExt};
@@ -14,6 +14,7 @@ use holdfast_proto::{
     metadata,
     peer::{self, peer_client::PeerClient},
 };
+use parking_lot::Mutex;
 use tonic::{
     Request, Status, Streaming,
     metadata::{Ascii, MetadataValue},
@@ -95,6 +96,7 @@ pub struct GrpcTransport {
 struct PeerConnection {
     client: Client,
     appends: Client,
+    unreached: Arc<Unreached>,
     snapshots: Client,
     heartbeats: Link<Heartbeats>,
     forwards: Link<Forwards>,
@@ -182,6 +184,31 @@ impl GrpcTransport {
     }
 }
 
+/// When a peer could not be reached last. Each group tries by itself; those that follow a vain attempt
+/// within a moment take it for theirs, so a peer that is gone costs a node with hundreds of groups little.
+#[derive(Default)]
+pub(super) struct Unreached(Mutex<Option<Instant>>);
+
+impl Unreached {
+    pub(super) fn check(&self, to: NodeId) -> Result<(), TransportError> {
+        let tried = *self.0.lock();
+        match tried.is_some_and(|at| at.elapsed() < limits::PEER_ATTEMPT_SHARED_FOR) {
+            true => Err(TransportError::Unreachable {
+                to,
+                why: "another group could not reach it a moment ago".into(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn note<T>(&self, attempt: &Result<T, TransportError>) {
+        *self.0.lock() = match attempt {
+            Err(TransportError::Unreachable { .. }) => Some(Instant::now()),
+            _ => None,
+        };
+    }
+}
+
 impl PeerConnection {
     fn new(
         sender: Sender,
@@ -222,6 +249,7 @@ impl PeerConnection {
             ),
             client,
             appends: connect(),
+            unreached: Arc::default(),
             snapshots: connect(),
         })
     }
@@ -342,13 +370,15 @@ impl PeerTransport for GrpcTransport {
         requests: BoxStream<peer::AppendRequest>,
     ) -> BoxFuture<Result<BoxStream<Result<peer::AppendResponse, TransportError>>, TransportError>>
     {
-        let client = self.member(to).map(|p| p.appends.clone());
+        let peer = self.member(to);
+        let peer = peer.map(|p| (p.appends.clone(), p.unreached.clone()));
         Box::pin(async move {
-            let stream = { client? }
-                .append(Messages(requests))
-                .await
-                .map_err(|s| failed(to, &s))?;
-            Ok(answers(to, stream.into_inner()))
+            let (mut client, unreached) = peer?;
+            unreached.check(to)?;
+            let opened = client.append(Messages(requests)).await;
+            let opened = opened.map_err(|status| failed(to, &status));
+            unreached.note(&opened);
+            Ok(answers(to, opened?.into_inner()))
         })
     }
 
