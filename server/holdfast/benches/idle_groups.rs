@@ -4,6 +4,8 @@
 //! ```text
 //!   cargo bench -p holdfast --bench idle_groups -- [--groups 300] [--seconds 60]
 //!       [--heartbeat-ms 500] [--election-ms 3000]      timers of groups; without: the node's defaults
+//!       [--kills 1]                                    how often a node is killed
+//!       [--busy 0]                                     threads that keep the machine busy during kills
 //! ```
 //!
 //! It prints one line a figure. Memory is what the nodes have resident, against the same nodes before the
@@ -21,6 +23,10 @@ mod harness;
 
 use std::{
     collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -36,6 +42,8 @@ struct Options {
     seconds: u64,
     heartbeat_ms: Option<u64>,
     election_ms: Option<u64>,
+    kills: u64,
+    busy: u64,
 }
 
 fn options() -> Options {
@@ -44,6 +52,8 @@ fn options() -> Options {
         seconds: 60,
         heartbeat_ms: None,
         election_ms: None,
+        kills: 1,
+        busy: 0,
     };
     // Cargo adds `--bench`.
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
@@ -55,6 +65,8 @@ fn options() -> Options {
             "--seconds" => options.seconds = value,
             "--heartbeat-ms" => options.heartbeat_ms = Some(value),
             "--election-ms" => options.election_ms = Some(value),
+            "--kills" => options.kills = value,
+            "--busy" => options.busy = value,
             other => panic!("{other} is no option"),
         }
     }
@@ -126,24 +138,58 @@ fn main() {
         let restarted = memory(&cluster);
         println!("after it: resident MiB {}", mebibytes(&restarted));
 
-        let led = led_by(&cluster, 1).await;
-        let began = Instant::now();
-        cluster.node_mut(1).kill9();
-        let times = until_led_elsewhere(&cluster, &led, began).await;
-        let worst = times.iter().max().copied().unwrap_or_default();
-        let median = times.get(times.len() / 2).copied().unwrap_or_default();
-        println!(
-            "kill -9 of a node that led {}: led again after {median:.2?} (median), {worst:.2?} (all)",
-            led.len()
-        );
-        let began = Instant::now();
-        cluster.node_mut(1).start();
-        until_serving(&cluster, 1).await;
-        println!(
-            "start after the kill until it serves all groups {:.2?}",
-            began.elapsed()
-        );
+        let busy = Busy::start(options.busy);
+        for kill in 0..options.kills {
+            kill_and_measure(&mut cluster, [1, 2, 3][kill as usize % 3]).await;
+        }
+        drop(busy);
     });
+}
+
+/// Kills a node, waits until its groups are led by others, and starts it again.
+async fn kill_and_measure(cluster: &mut Cluster, id: u64) {
+    let led = led_by(cluster, id).await;
+    let began = Instant::now();
+    cluster.node_mut(id).kill9();
+    let times = until_led_elsewhere(cluster, id, &led, began).await;
+    let worst = times.iter().max().copied().unwrap_or_default();
+    let median = times.get(times.len() / 2).copied().unwrap_or_default();
+    println!(
+        "kill -9 of a node that led {}: led again after {median:.2?} (median), {worst:.2?} (all)",
+        led.len()
+    );
+    let began = Instant::now();
+    cluster.node_mut(id).start();
+    until_serving(cluster, id).await;
+    println!(
+        "start after the kill until it serves all groups {:.2?}",
+        began.elapsed()
+    );
+    sleep(SETTLE).await;
+}
+
+/// Threads that do nothing but run, until this is dropped.
+struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    fn start(threads: u64) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        for _ in 0..threads {
+            let over = over.clone();
+            std::thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        Self(over)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 async fn create(cluster: &Cluster, groups: u64) {
@@ -213,7 +259,13 @@ async fn led_by(cluster: &Cluster, id: u64) -> Vec<u64> {
 }
 
 /// How long each of these groups was without a leader that both other nodes know, ascending.
-async fn until_led_elsewhere(cluster: &Cluster, groups: &[u64], began: Instant) -> Vec<Duration> {
+async fn until_led_elsewhere(
+    cluster: &Cluster,
+    gone: u64,
+    groups: &[u64],
+    began: Instant,
+) -> Vec<Duration> {
+    let others: Vec<u64> = (1..=3).filter(|id| *id != gone).collect();
     let mut led: BTreeMap<u64, Duration> = BTreeMap::new();
     while led.len() < groups.len() {
         assert!(
@@ -221,7 +273,7 @@ async fn until_led_elsewhere(cluster: &Cluster, groups: &[u64], began: Instant) 
             "{led:?} of {groups:?}"
         );
         let mut seen: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
-        for id in [2, 3] {
+        for &id in &others {
             let told = cluster.node(id).groups().await.unwrap();
             for group in told.groups {
                 seen.entry(group.id).or_default().push(group.leader);
@@ -230,7 +282,7 @@ async fn until_led_elsewhere(cluster: &Cluster, groups: &[u64], began: Instant) 
         let now = began.elapsed();
         for group in groups {
             let leaders = &seen[group];
-            let settled = [2, 3].contains(&leaders[0]) && leaders.iter().all(|l| *l == leaders[0]);
+            let settled = others.contains(&leaders[0]) && leaders.iter().all(|l| *l == leaders[0]);
             if settled {
                 led.entry(*group).or_insert(now);
             }
