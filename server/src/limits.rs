@@ -219,7 +219,8 @@ pub const PEER_CONNECT_MAX: Duration = Duration::from_secs(1);
 pub const PEER_RETRY_MIN: Duration = Duration::from_millis(40);
 /// The longest such pause: a peer that comes back is found within it.
 pub const PEER_RETRY_MAX: Duration = Duration::from_millis(160);
-/// How long groups of a node take an attempt to reach a peer that failed for their own.
+/// How long groups of a node take an attempt to reach a peer that failed for their own. A peer that comes
+/// back is found so much later at most.
 pub const PEER_ATTEMPT_SHARED_FOR: Duration = Duration::from_millis(30);
 /// Bytes on their way to a peer that it has not yet read, for each stream. At the bound: wait.
 pub const PEER_STREAM_WINDOW_BYTES: u32 = 8 * MIB as u32;
