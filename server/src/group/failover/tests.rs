@@ -217,6 +217,26 @@ async fn a_leader_whom_a_majority_holds_for_dead_is_replaced_in_spite_of_its_lea
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_campaign_that_waits_for_others_counts_as_an_election_under_way() {
+    let world = World::following().await;
+    let places = u32::try_from(limits::CAMPAIGNS_MAX).unwrap();
+    let taken = world.failover.campaigns.acquire_many(places).await.unwrap();
+    world.say(THIRD, says(false, &[LEADER]));
+    world.suspect(&[ME, THIRD]);
+    let asked = || world.failover.answer(THIRD, &says(false, &[LEADER]));
+    let told = async {
+        while !asked().standings[0].settling {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    scripted::within_a_minute("campaign that waits", told).await;
+    assert_eq!(world.term(), 1);
+    drop(taken);
+    world.until_led_by(ME).await;
+    assert_eq!(world.term(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_leader_whom_one_holds_for_dead_stays() {
     let world = World::following().await;
     world.say(THIRD, says(false, &[]));
