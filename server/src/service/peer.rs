@@ -21,6 +21,7 @@ pub mod reachability;
 pub mod server;
 #[cfg(test)]
 mod tests;
+mod unreached;
 
 use futures_util::Stream;
 use tonic::Streaming;

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::{Stream, StreamExt};
@@ -14,7 +14,6 @@ use holdfast_proto::{
     metadata,
     peer::{self, peer_client::PeerClient},
 };
-use parking_lot::Mutex;
 use tonic::{
     Request, Status, Streaming,
     metadata::{Ascii, MetadataValue},
@@ -25,6 +24,7 @@ use tonic::{
 use super::{
     Gate,
     link::{Carried, Link},
+    unreached::Unreached,
     until_error,
 };
 use crate::{
@@ -181,31 +181,6 @@ impl GrpcTransport {
             to,
             why: "no such node in the configuration".into(),
         })
-    }
-}
-
-/// When a peer could not be reached last. Each group tries by itself; those that follow a vain attempt
-/// within a moment take it for theirs, so a peer that is gone costs a node with hundreds of groups little.
-#[derive(Default)]
-pub(super) struct Unreached(Mutex<Option<Instant>>);
-
-impl Unreached {
-    pub(super) fn check(&self, to: NodeId) -> Result<(), TransportError> {
-        let tried = *self.0.lock();
-        match tried.is_some_and(|at| at.elapsed() < limits::PEER_ATTEMPT_SHARED_FOR) {
-            true => Err(TransportError::Unreachable {
-                to,
-                why: "another group could not reach it a moment ago".into(),
-            }),
-            false => Ok(()),
-        }
-    }
-
-    pub(super) fn note<T>(&self, attempt: &Result<T, TransportError>) {
-        *self.0.lock() = match attempt {
-            Err(TransportError::Unreachable { .. }) => Some(Instant::now()),
-            _ => None,
-        };
     }
 }
 

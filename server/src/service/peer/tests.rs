@@ -19,11 +19,11 @@ use tonic::{Request, Response, Status, Streaming, transport::server::TcpIncoming
 
 use super::{
     Gate,
-    client::{GrpcTransport, PeerAddress, Sender, Unreached},
+    client::{GrpcTransport, PeerAddress, Sender},
 };
 use crate::{
     limits,
-    raft::{NodeId, PeerTransport, TransportError},
+    raft::{NodeId, PeerTransport},
     service::server::peer_builder,
 };
 
@@ -236,25 +236,4 @@ async fn a_stream_that_is_not_read_holds_up_no_other() {
     let vote = transport.vote(TO, peer::VoteRequest::default(), patience);
     within_a_minute("a vote", vote).await.unwrap();
     drop(stuck);
-}
-
-#[test]
-fn a_vain_attempt_to_reach_a_peer_counts_for_all_groups_and_for_a_moment() {
-    let unreached = Unreached::default();
-    assert!(unreached.check(2).is_ok());
-    let vain: Result<(), _> = Err(TransportError::Unreachable {
-        to: 2,
-        why: String::new(),
-    });
-    unreached.note(&vain);
-    let refused = unreached.check(2);
-    assert!(
-        matches!(refused, Err(TransportError::Unreachable { to: 2, .. })),
-        "{refused:?}"
-    );
-    unreached.note(&Ok(()));
-    assert!(unreached.check(2).is_ok(), "it was reached");
-    unreached.note(&vain);
-    std::thread::sleep(limits::PEER_ATTEMPT_SHARED_FOR);
-    assert!(unreached.check(2).is_ok(), "it is time to try again");
 }
