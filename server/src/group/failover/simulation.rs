@@ -522,10 +522,8 @@ impl World {
 
     /// The node that leads with a majority behind it.
     fn leader(&self) -> Option<NodeId> {
-        let leaders = self
-            .nodes
-            .iter()
-            .filter(|(_, node)| node.alive && node.leads);
+        let nodes = self.nodes.iter();
+        let leaders = nodes.filter(|(_, node)| node.alive && node.leads);
         let leader = leaders.max_by_key(|(_, node)| node.ballot.term)?;
         let followers = self.nodes.values().filter(|node| {
             node.alive && node.ballot.node == *leader.0 && node.ballot.term == leader.1.ballot.term
