@@ -187,6 +187,7 @@ fn connect(url: &str, kind: ServerKind, transport: &Transport) -> Result<Arc<[Ch
     let endpoint = tonic::transport::Endpoint::from_shared(url.to_owned())
         .map_err(|e| invalid(url, &e.to_string()))?
         .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     let endpoint = match kind {
@@ -201,7 +202,7 @@ fn connect(url: &str, kind: ServerKind, transport: &Transport) -> Result<Arc<[Ch
             .keep_alive_timeout(transport.keepalive_timeout.max(Duration::from_secs(2))),
     };
     Ok((0..transport.connections_per_endpoint.max(1))
-        .map(|_| connect_lazy(&endpoint, None))
+        .map(|_| connect_lazy(&endpoint))
         .collect())
 }
 

@@ -16,7 +16,6 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
@@ -150,12 +149,17 @@ impl<S: Connected> Connected for Gathering<S> {
 
 /// A channel to an endpoint whose requests are gathered. It connects when it is first used.
 ///
-/// The options of TCP are given here, because those of `endpoint` do not reach a connector of ours.
-pub fn connect_lazy(endpoint: &Endpoint, keepalive: Option<Duration>) -> Channel {
+/// What `endpoint` says of TCP is handed on, which it does not do by itself with a connector that is not its
+/// own. The time to connect is shared by the addresses of a name: one that swallows everything does not keep
+/// the next from being tried.
+pub fn connect_lazy(endpoint: &Endpoint) -> Channel {
     let mut http = HttpConnector::new();
     http.enforce_http(false);
-    http.set_nodelay(true);
-    http.set_keepalive(keepalive);
+    http.set_nodelay(endpoint.get_tcp_nodelay());
+    http.set_keepalive(endpoint.get_tcp_keepalive());
+    http.set_keepalive_interval(endpoint.get_tcp_keepalive_interval());
+    http.set_keepalive_retries(endpoint.get_tcp_keepalive_retries());
+    http.set_connect_timeout(endpoint.get_connect_timeout());
     let gathered = |socket: TokioIo<TcpStream>| TokioIo::new(Gathering::new(socket.into_inner()));
     endpoint.connect_with_connector_lazy(MapResponse::new(http, gathered))
 }

@@ -122,11 +122,12 @@ impl Target {
                 };
                 let endpoint = Endpoint::from_shared(url)
                     .map_err(|error| Failure::usage(format!("endpoint {endpoint:?}: {error}")))?
+                    .tcp_nodelay(true)
                     .connect_timeout(global.timeout)
                     .buffer_size(4096)
                     .initial_stream_window_size(1 << 20)
                     .initial_connection_window_size(8 << 20);
-                channels.push(connect_lazy(&endpoint, None));
+                channels.push(connect_lazy(&endpoint));
             }
         }
         let keyspace = match &global.keyspace {

@@ -193,6 +193,8 @@ impl PeerConnection {
     ) -> Result<Self, Error> {
         let endpoint = Endpoint::from_shared(peer.url.clone())?
             .connect_timeout(patience)
+            .tcp_nodelay(true)
+            .tcp_keepalive(Some(limits::PEER_KEEPALIVE_INTERVAL))
             .http2_keep_alive_interval(limits::PEER_KEEPALIVE_INTERVAL)
             .keep_alive_timeout(limits::PEER_KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
@@ -200,7 +202,7 @@ impl PeerConnection {
             .initial_connection_window_size(limits::PEER_CONNECTION_WINDOW_BYTES);
         let connect = || {
             let message_max = limits::PEER_MESSAGE_BYTES_MAX as usize;
-            let channel = connect_lazy(&endpoint, Some(limits::PEER_KEEPALIVE_INTERVAL));
+            let channel = connect_lazy(&endpoint);
             PeerClient::with_interceptor(channel, Signature::new(sender, peer.id))
                 .max_decoding_message_size(message_max)
                 .max_encoding_message_size(message_max)
