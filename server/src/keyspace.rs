@@ -30,6 +30,8 @@ pub struct Keyspaces {
     running: RwLock<Running>,
     /// Names of keyspaces whose groups are on their way. Never locked together with `running`.
     awaited: RwLock<HashSet<String>>,
+    /// Names of keyspaces whose groups were stopped. Never locked together with the others.
+    stopped: RwLock<HashSet<String>>,
 }
 
 /// - Both maps hold the same groups.
@@ -49,13 +51,29 @@ impl Keyspaces {
     /// Adds a group that runs on this node.
     pub fn add(&self, group: Arc<Group>) {
         let name = group.keyspace().to_owned();
-        self.awaited.write().remove(&name);
         let mut running = self.running.write();
         running.by_id.insert(group.id(), group.clone());
-        running.by_name.insert(name, group);
+        running.by_name.insert(name.clone(), group);
+        drop(running);
+        // Last, so that the keyspace is known all the time.
+        self.awaited.write().remove(&name);
+        self.stopped.write().remove(&name);
     }
 
-    /// Takes a group away that is about to stop.
+    /// Takes a group away that is about to stop and is to start again.
+    pub fn stop(&self, id: GroupId) -> Option<Arc<Group>> {
+        let name = self.by_id(id)?.keyspace().to_owned();
+        // First, so that the keyspace is known all the time.
+        self.stopped.write().insert(name);
+        self.remove(id)
+    }
+
+    /// Forgets a keyspace whose group was stopped and will not start again.
+    pub fn forget(&self, name: &str) {
+        self.stopped.write().remove(name);
+    }
+
+    /// Takes a group away that is about to stop for good.
     pub fn remove(&self, id: GroupId) -> Option<Arc<Group>> {
         let mut running = self.running.write();
         let group = running.by_id.remove(&id)?;
@@ -66,6 +84,11 @@ impl Keyspaces {
     /// Whether the group of a keyspace is on its way: it waits for its state.
     pub fn is_awaited(&self, name: &str) -> bool {
         self.awaited.read().contains(name)
+    }
+
+    /// Whether the group of a keyspace was stopped.
+    pub fn is_stopped(&self, name: &str) -> bool {
+        self.stopped.read().contains(name)
     }
 
     /// The group of a keyspace.

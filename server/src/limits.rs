@@ -88,6 +88,10 @@ pub const LEADERS_ASKED_EVERY: Duration = Duration::from_millis(500);
 pub const GROUPS_STARTING_MAX: usize = 16;
 /// Groups of a node that fetch a lost state from a peer at the same time. At the bound: wait.
 pub const GROUPS_RESTORING_MAX: usize = 4;
+/// A stop of a group is waited for so long, and a lost state by a start. Beyond: told; a stop goes on by itself.
+pub const GROUP_CHANGE_MAX: Duration = Duration::from_secs(30);
+/// The state machine of a group that stops goes on so long with what it was given. Beyond: given up.
+pub const MACHINE_END_MAX: Duration = Duration::from_secs(5);
 /// Files of the database of a node: those that it keeps open, and those that a compaction reads and writes.
 pub const DESCRIPTORS_OF_STATE: u64 = LSM_OPEN_TABLES_MAX as u64 + 16;
 /// Files of one group beside its log and its state: a snapshot that comes and one that goes to each of
@@ -343,13 +347,11 @@ pub const SWEPT_RECORDS_MAX: usize = 32_768;
 pub const FILLING_TABLES_MAX: usize = 4096;
 /// How often the copy of a state into another database tells how far it is.
 pub const IMPORT_TOLD_EVERY: Duration = Duration::from_secs(5);
-/// Runs of unmerged tables in an LSM tree; every read looks at each of them. At the bound: a batch waits
-/// for a compaction.
+/// Runs of unmerged tables in an LSM tree, each looked at by every read. At the bound: a batch waits.
 pub const LSM_RUNS_MAX: usize = 12;
 /// Files of tables that an LSM tree keeps open. At the bound: the least used is closed.
 pub const LSM_OPEN_TABLES_MAX: usize = 48;
-/// Size of a table that a compaction writes: what a restart reads the index of, and what is merged at
-/// least. At the bound: the next table is begun.
+/// Size of a table that a compaction writes, and of the least that is merged. At the bound: the next is begun.
 pub const LSM_TABLE_BYTES: u64 = 32 * MIB;
 /// Bytes of pages that the database of a node keeps in memory. At the bound: the least used go.
 pub const CACHE_BYTES_DEFAULT: u64 = 64 * MIB;

@@ -53,6 +53,7 @@ mod joining;
 mod lifecycle;
 mod opening;
 mod space;
+mod stopping;
 
 pub use self::error::{NodeFailure, StartError};
 use self::{
@@ -276,7 +277,8 @@ impl Node {
         }
         let states = std::mem::take(&mut *self.inner.states.lock());
         // Together, so that they share the batch.
-        let flushed = states.values().map(|open| open.store.flush_at_rest());
+        let open = states.values().filter(|open| !open.store.is_closed());
+        let flushed = open.map(|open| open.store.flush_at_rest());
         for flushed in futures_util::future::join_all(flushed).await {
             if let Err(e) = flushed {
                 tracing::warn!(error = %e, "the last checkpoint was not made; the log has what it lacks");

@@ -27,6 +27,7 @@ mod runtime;
 pub mod snapshot;
 mod standing;
 pub mod state_machine;
+mod stop;
 pub mod transport;
 pub mod type_config;
 
@@ -47,7 +48,13 @@ pub(crate) mod scripted;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use holdfast_proto::command::Answer;
@@ -193,6 +200,10 @@ pub struct RaftGroup {
     snapshot_rate: Arc<SnapshotRate>,
     promises: Arc<Promises>,
     memory: Arc<standing::Memory>,
+    /// Its sender goes with the state machine.
+    machine: watch::Receiver<()>,
+    /// Set once nothing of this group may read the log any more.
+    log_left: Arc<AtomicBool>,
 }
 
 /// What a group is made of.
@@ -273,7 +284,7 @@ impl RaftGroup {
             flushed: log.flushed(),
         };
         let network = NetworkFactory::new(observer, transport, room.clone(), &tuning);
-        let shared = machine.shared();
+        let (shared, life, log_left) = (machine.shared(), machine.life(), log.left());
         let raft = Raft::new(node_id, config, network, log, machine)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
@@ -292,6 +303,8 @@ impl RaftGroup {
             snapshot_rate: tuning.snapshot_rate,
             promises,
             memory,
+            machine: life,
+            log_left,
         })
     }
 
@@ -469,13 +482,6 @@ impl RaftGroup {
             })
             .await
             .map_err(|e| ProposeError::Stopped(e.to_string()))
-    }
-
-    /// Stops the group on this node.
-    pub async fn shutdown(&self) {
-        if let Err(e) = self.raft.shutdown().await {
-            tracing::error!(group = self.id, error = %e, "the group did not stop cleanly");
-        }
     }
 }
 

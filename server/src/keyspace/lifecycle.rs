@@ -32,22 +32,38 @@ pub enum LifecycleError {
         why: String,
     },
     /// Nothing was done: there is no such group.
-    #[error("there is no group {0} that can be dropped")]
+    #[error("there is no group {0} that can be dropped, stopped or started")]
     Unknown(GroupId),
+    /// A group has not stopped in time. It goes on stopping; whatever was asked can be asked again.
+    #[error("group {id} has not stopped yet: it waits for {waits_for}")]
+    Stopping {
+        /// The group.
+        id: GroupId,
+        /// What has not come about.
+        waits_for: String,
+    },
     /// Some of it may have been done; the rest is done at the next start of the node.
     #[error("{0}")]
     Failed(String),
 }
 
-/// Starts and drops groups on one node. Each node is asked by itself; what the cluster is to look like is
+/// Creates, stops, starts and drops groups on one node. Each node is asked by itself; what the cluster is to look like is
 /// the caller's to know.
 pub trait Lifecycle: Send + Sync {
     /// Starts groups: written down before they start, so that they are there after a restart.
-    /// A group that is there already, with the same name and voters, is left as it is.
+    /// A group that is there already, with the same name and voters, is left as it is: one that was stopped
+    /// stays so.
     fn create(&self, groups: Vec<Assignment>) -> BoxFuture<Result<(), LifecycleError>>;
 
     /// Drops groups with all that the node has of them. Their ids are refused from then on.
     fn drop_groups(&self, groups: Vec<GroupId>) -> BoxFuture<Result<(), LifecycleError>>;
+
+    /// Stops groups, which lose nothing and start again with the node, if not before. One that does not run is
+    /// left as it is.
+    fn stop(&self, groups: Vec<GroupId>) -> BoxFuture<Result<(), LifecycleError>>;
+
+    /// Starts groups that were stopped. One that runs is left as it is.
+    fn start(&self, groups: Vec<GroupId>) -> BoxFuture<Result<(), LifecycleError>>;
 
     /// The smallest id above those of all groups that this node has or had.
     fn next_id(&self) -> GroupId;

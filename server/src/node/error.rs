@@ -72,6 +72,11 @@ pub(super) enum RunError {
          peer to fetch the state from; put a copy of the directory state/ back"
     )]
     NothingToRestoreFrom { group: u64, purged: u64 },
+    #[error(
+        "the state of group {group} is lost, its log begins after index {purged}, and no peer has sent the state \
+         in time"
+    )]
+    NotRestored { group: u64, purged: u64 },
     #[error("how far the memory of group {group} goes: {error}")]
     Vote { group: u64, error: std::io::Error },
     #[error(
@@ -99,6 +104,7 @@ impl RunError {
             Self::Raft(RaftStartError::State(error)) => Cause::of(error),
             Self::Raft(_)
             | Self::NothingToRestoreFrom { .. }
+            | Self::NotRestored { .. }
             | Self::Vote { .. }
             | Self::Dropped(_)
             | Self::NotAssigned { .. }

@@ -1,7 +1,12 @@
 //! The groups of a node: each starts by itself, a state that was lost is fetched from a peer first, and
 //! what stops or fails is watched. One that waits holds up no other.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use holdfast_proto::command::Settings;
 use tokio::{
@@ -9,7 +14,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use super::{Inner, assigned::Assigned, error::RunError};
+use super::{Inner, assigned::Assigned, error::RunError, stopping::Stops};
 use crate::{
     group::{Group, GroupLimits, Raising, Retention, keep_log_within},
     keyspace::Assignment,
@@ -86,24 +91,27 @@ impl Inner {
         *self.owned.lock().await = Some(super::lifecycle::Owned {
             assigned,
             surroundings: surroundings.clone(),
+            stops: Stops::default(),
         });
-        let mut starting = self.start_all(&surroundings, groups);
+        let mut starting = self.start_all(&surroundings, groups, None);
         while let Some(started) = starting.join_next().await {
             started.map_err(|e| RunError::Panicked(e.to_string()))??;
         }
         Ok(())
     }
 
-    /// Starts groups side by side. They stop starting when the set is dropped.
+    /// Starts groups side by side. They stop starting when the set is dropped. One whose state is lost is
+    /// given up at `until` when no peer has sent it.
     pub(super) fn start_all(
         self: &Arc<Self>,
         surroundings: &Arc<Surroundings>,
         groups: Vec<Assignment>,
+        until: Option<Instant>,
     ) -> JoinSet<Result<(), RunError>> {
         let mut starting = JoinSet::new();
         for group in groups {
             let (inner, surroundings) = (self.clone(), surroundings.clone());
-            starting.spawn(async move { inner.run_group(&surroundings, group).await });
+            starting.spawn(async move { inner.run_group(&surroundings, group, until).await });
         }
         starting
     }
@@ -138,6 +146,7 @@ impl Inner {
         self: &Arc<Self>,
         surroundings: &Surroundings,
         assignment: Assignment,
+        until: Option<Instant>,
     ) -> Result<(), RunError> {
         let Assignment {
             id,
@@ -147,11 +156,11 @@ impl Inner {
         let config = &self.context.config;
         let log = surroundings.log.group(id)?;
         let open = self.states.lock().get(&id).map(|open| open.store.clone());
-        let store = match open {
+        let store = match open.filter(|store| !store.is_closed()) {
             Some(store) => store,
             None => self.open_store(&surroundings.database, id)?,
         };
-        self.restore(id, &store, &log, surroundings).await?;
+        self.restore(id, &store, &log, surroundings, until).await?;
         let permit = surroundings.starting.acquire().await;
         let _permit = permit.expect("nobody closes it");
         let transport: Arc<dyn PeerTransport> = self.transport.clone();
@@ -181,7 +190,7 @@ impl Inner {
         let group = Group::new(
             keyspace,
             config.node.id,
-            raft,
+            raft.clone(),
             log,
             transport,
             self.views.clone(),
@@ -205,12 +214,12 @@ impl Inner {
                 },
             },
         );
-        // From the first vote on, this memory counts.
-        let data = &self.context.data;
-        if !data.identity().took_part {
-            data.set_took_part()?;
+        if let Err(e) = self.take_part(&group, &voters).await {
+            // It is not to run where nobody knows of it.
+            raft.shutdown().await;
+            raft.leave_log();
+            return Err(e);
         }
-        group.raft().initialize(self.voters(&voters)).await?;
         self.watch_for_failure(&group);
         self.failover.watch(&group);
         self.context.keyspaces.add(group);
@@ -221,6 +230,15 @@ impl Inner {
         Ok(())
     }
 
+    /// From the first vote on, this memory counts.
+    async fn take_part(&self, group: &Group, voters: &[NodeId]) -> Result<(), RunError> {
+        let data = &self.context.data;
+        if !data.identity().took_part {
+            data.set_took_part()?;
+        }
+        Ok(group.raft().initialize(self.voters(voters)).await?)
+    }
+
     /// A group whose state is behind the beginning of its log cannot be brought up from it: the
     /// state is fetched from a peer, before the group votes. The log and the votes in it are kept.
     async fn restore(
@@ -229,6 +247,7 @@ impl Inner {
         store: &Arc<StateStore>,
         log: &GroupLog,
         surroundings: &Surroundings,
+        until: Option<Instant>,
     ) -> Result<(), RunError> {
         let Some(purged) = log.state().purged.map(|pos| pos.index) else {
             return Ok(());
@@ -269,6 +288,9 @@ impl Inner {
                     Err(e) => tracing::warn!(group, peer, error = %e, "restoring the state failed"),
                 }
             }
+            if until.is_some_and(|until| until <= Instant::now()) {
+                return Err(RunError::NotRestored { group, purged });
+            }
             tokio::time::sleep(RESTORE_EVERY).await;
         }
     }
@@ -278,10 +300,11 @@ impl Inner {
         let mut leadership = group.leadership();
         let id = group.id();
         let keyspaces = self.context.keyspaces.clone();
+        let group = Arc::downgrade(group);
         tokio::spawn(async move {
             if let Ok(now) = leadership.wait_for(|now| now.stopped.is_some()).await
                 // One that was taken away was stopped on purpose.
-                && keyspaces.by_id(id).is_some()
+                && keyspaces.by_id(id).is_some_and(|now| std::ptr::eq(Arc::as_ptr(&now), group.as_ptr()))
             {
                 tracing::error!(group = id, why = ?now.stopped, "a group has stopped on this node");
             }

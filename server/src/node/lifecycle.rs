@@ -1,13 +1,17 @@
-//! Groups that start and are dropped while the node runs. One change at a time: what is written down and
-//! what runs are the same again when it ends.
+//! Groups that are created and dropped while the node runs. One change at a time: what is written down and
+//! what runs are the same again when it ends, but for groups that were stopped, see [`super::stopping`].
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Instant,
+};
 
 use tokio::{sync::Mutex, task::JoinSet};
 
-use super::{Inner, assigned::Assigned, error::RunError, groups::Surroundings};
+use super::{Inner, assigned::Assigned, error::RunError, groups::Surroundings, stopping::Stops};
 use crate::{
     keyspace::{Assignment, Lifecycle, LifecycleError},
+    limits,
     raft::{GroupId, NodeId, transport::BoxFuture},
     storage::{log::GroupDropped, state::StateError},
 };
@@ -16,6 +20,17 @@ use crate::{
 pub(super) struct Owned {
     pub(super) assigned: Assigned,
     pub(super) surroundings: Arc<Surroundings>,
+    pub(super) stops: Stops,
+}
+
+impl Owned {
+    /// Whether all of these may be dropped, stopped and started.
+    pub(super) fn check_known(&self, groups: &[GroupId]) -> Result<(), LifecycleError> {
+        match groups.iter().find(|id| self.assigned.get(**id).is_none()) {
+            Some(unknown) => Err(LifecycleError::Unknown(*unknown)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The groups that a change works on; gone before the node runs them, and once it stops.
@@ -51,17 +66,25 @@ impl Lifecycle for Handle {
         self.run(|inner| async move { inner.drop_groups(groups).await })
     }
 
+    fn stop(&self, groups: Vec<GroupId>) -> BoxFuture<Result<(), LifecycleError>> {
+        self.run(|inner| async move { inner.stop_assigned(groups).await })
+    }
+
+    fn start(&self, groups: Vec<GroupId>) -> BoxFuture<Result<(), LifecycleError>> {
+        self.run(|inner| async move { inner.start_assigned(groups).await })
+    }
+
     fn next_id(&self) -> GroupId {
         self.0.upgrade().map_or(0, |inner| inner.next_group_id())
     }
 }
 
-fn failed(e: impl Into<RunError>) -> LifecycleError {
+pub(super) fn failed(e: impl Into<RunError>) -> LifecycleError {
     LifecycleError::Failed(e.into().to_string())
 }
 
 impl Inner {
-    fn not_running(&self) -> LifecycleError {
+    pub(super) fn not_running(&self) -> LifecycleError {
         let why = self.context.stays_out.read().clone();
         let why = why.unwrap_or_else(|| "it does not take part in its cluster yet".into());
         LifecycleError::NotRunning(why)
@@ -74,7 +97,7 @@ impl Inner {
         known.max(dropped.unwrap_or(0)) + 1
     }
 
-    async fn create_groups(
+    pub(super) async fn create_groups(
         self: &Arc<Self>,
         groups: Vec<Assignment>,
     ) -> Result<(), LifecycleError> {
@@ -117,21 +140,19 @@ impl Inner {
             });
         }
         tokio::task::block_in_place(|| owned.assigned.add(&new)).map_err(failed)?;
-        let mut starting = self.start_all(&owned.surroundings, new);
-        while let Some(started) = starting.join_next().await {
-            started
-                .map_err(|e| RunError::Panicked(e.to_string()))
-                .flatten()
-                .map_err(failed)?;
-        }
-        Ok(())
+        self.start_at_run_time(owned, new).await
     }
 
-    async fn drop_groups(self: &Arc<Self>, groups: Vec<GroupId>) -> Result<(), LifecycleError> {
+    pub(super) async fn drop_groups(
+        self: &Arc<Self>,
+        groups: Vec<GroupId>,
+    ) -> Result<(), LifecycleError> {
         let mut owned = self.owned.lock().await;
         let owned = owned.as_mut().ok_or_else(|| self.not_running())?;
-        if let Some(unknown) = groups.iter().find(|id| owned.assigned.get(**id).is_none()) {
-            return Err(LifecycleError::Unknown(*unknown));
+        owned.check_known(&groups)?;
+        let deadline = Instant::now() + limits::GROUP_CHANGE_MAX;
+        for &id in &groups {
+            self.until_stopped(&mut owned.stops, id, deadline).await?;
         }
         // They stop and leave their records side by side, which share their syncs.
         let mut stopping = JoinSet::new();
@@ -140,6 +161,7 @@ impl Inner {
             stopping.spawn(async move {
                 if let Some(group) = inner.context.keyspaces.remove(id) {
                     group.raft().shutdown().await;
+                    group.raft().leave_log();
                 }
                 surroundings.log.drop_group(id).await
             });
@@ -151,6 +173,9 @@ impl Inner {
                 .map_err(|e| LifecycleError::Failed(e.to_string()))?;
         }
         // From here on they are dropped, whatever happens.
+        for assignment in groups.iter().filter_map(|id| owned.assigned.get(*id)) {
+            self.context.keyspaces.forget(&assignment.keyspace);
+        }
         tokio::task::block_in_place(|| {
             for id in &groups {
                 self.drop_state(*id, &owned.surroundings)

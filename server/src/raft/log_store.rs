@@ -19,7 +19,7 @@ use std::{
     ops::{Bound, Range, RangeBounds, RangeInclusive},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -81,6 +81,7 @@ fn after(index: u64) -> u64 {
 pub struct LogStore {
     log: GroupLog,
     flushed: Arc<Flushed>,
+    left: Arc<AtomicBool>,
 }
 
 /// Last index of a log that is on disk. Told by the log's writer in the order of the changes, so it
@@ -107,14 +108,41 @@ impl LogStore {
     pub fn new(log: GroupLog) -> Self {
         let last = log.state().last.map_or(0, |last| last.index);
         let flushed = Arc::new(Flushed(AtomicU64::new(last)));
-        Self { log, flushed }
+        Self {
+            log,
+            flushed,
+            left: Arc::default(),
+        }
     }
 
     pub(super) fn flushed(&self) -> Arc<Flushed> {
         self.flushed.clone()
     }
 
+    /// Set once the group has stopped: what reads on behalf of its consensus finds nothing from then on. The
+    /// log may be that of another start of the group, which cuts and appends.
+    pub(super) fn left(&self) -> Arc<AtomicBool> {
+        self.left.clone()
+    }
+
+    fn check_in_use(&self) -> io::Result<()> {
+        match self.left.load(Ordering::Acquire) {
+            true => Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the group has stopped on this node",
+            )),
+            false => Ok(()),
+        }
+    }
+
     fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let entries = self.read_any(range, bytes_max)?;
+        // Afterwards: what was read is of the time before.
+        self.check_in_use()?;
+        Ok(entries)
+    }
+
+    fn read_any(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let entries = self.log.read(range, bytes_max)?;
         entries
             .into_iter()

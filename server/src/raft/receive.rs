@@ -79,7 +79,8 @@ impl RaftGroup {
         let mut spool = blocking(move || SnapshotFile::open_or_resume(&path, &spool_id)).await?;
         tell(&acks, due(spool.next_seq())).await?;
         if header.chunks == 0 || header.chunks != spool.next_seq() {
-            spool = spool_chunks(spool, &mut chunks, Some(&acks)).await?;
+            let stopped = async { ReceiveError::Stopped(self.has_stopped().await) };
+            spool = spool_chunks(spool, &mut chunks, Some(&acks), stopped).await?;
         }
         let chunks = spool.next_seq();
         let progress = Arc::new(InstallProgress::default());
@@ -180,7 +181,7 @@ pub async fn restore_state(
     }
     let id = header.snapshot_id;
     let spool = blocking(move || SnapshotFile::open_or_resume(&spool_path, &id)).await?;
-    let spool = spool_chunks(spool, &mut chunks, None).await?;
+    let spool = spool_chunks(spool, &mut chunks, None, std::future::pending()).await?;
     let data = SnapshotData::Spooled {
         spool,
         applied_record: header.applied_record,
@@ -215,14 +216,22 @@ async fn tell(
     told.map_err(|_| ReceiveError::Incomplete(next_seq))
 }
 
-/// Puts chunks on disk up to the last one, telling `acks` the next that is due.
+/// Puts chunks on disk up to the last one, telling `acks` the next that is due. Gives up between two chunks
+/// for the reason with which `given_up` resolves.
 async fn spool_chunks(
     mut spool: SnapshotFile,
     chunks: &mut BoxStream<peer::SnapshotChunk>,
     acks: Option<&mpsc::Sender<peer::SnapshotAck>>,
+    given_up: impl Future<Output = ReceiveError>,
 ) -> Result<SnapshotFile, ReceiveError> {
+    let mut given_up = std::pin::pin!(given_up);
     loop {
-        let Some(chunk) = chunks.next().await else {
+        let chunk = tokio::select! {
+            biased;
+            why = &mut given_up => return Err(why),
+            chunk = chunks.next() => chunk,
+        };
+        let Some(chunk) = chunk else {
             return Err(ReceiveError::Incomplete(spool.next_seq()));
         };
         if crc32c::crc32c(&chunk.data) != chunk.crc32c {
@@ -236,7 +245,11 @@ async fn spool_chunks(
         })
         .await?;
         if let Some(acks) = acks {
-            tell(acks, due(spool.next_seq())).await?;
+            tokio::select! {
+                biased;
+                why = &mut given_up => return Err(why),
+                told = tell(acks, due(spool.next_seq())) => told?,
+            }
         }
         if last {
             return Ok(spool);

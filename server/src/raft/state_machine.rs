@@ -26,6 +26,7 @@ use openraft::{
     storage::{EntryResponder, RaftStateMachine},
 };
 use prost::Message;
+use tokio::sync::watch;
 
 use super::{
     codec::{DecodeError, log_id, membership_from_bytes, membership_to_bytes},
@@ -77,6 +78,8 @@ pub struct GroupStateMachine {
     unmarked_bytes: u64,
     /// Where it says that it applies.
     vitals: Arc<Vitals>,
+    /// Dropped with it.
+    life: watch::Sender<()>,
 }
 
 fn written_bytes(write: &mvcc::Write) -> u64 {
@@ -105,6 +108,7 @@ impl GroupStateMachine {
             revisions: None,
             unmarked_bytes: 0,
             vitals: Arc::default(),
+            life: watch::Sender::new(()),
         })
     }
 
@@ -113,6 +117,11 @@ impl GroupStateMachine {
     pub fn watched_by(mut self, vitals: Arc<Vitals>) -> Self {
         self.vitals = vitals;
         self
+    }
+
+    /// Whoever looks at this when the machine is dropped sees its sender gone.
+    pub(super) fn life(&self) -> watch::Receiver<()> {
+        self.life.subscribe()
     }
 
     /// What readers share.

@@ -5,9 +5,10 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures_util::Stream;
 use holdfast_proto::v1::{
     self, DebugCreateGroupsRequest, DebugCreateGroupsResponse, DebugDropGroupsRequest,
-    DebugDropGroupsResponse, GroupsRequest, GroupsResponse, NodesRequest, NodesResponse, PeerState,
-    PeersRequest, PeersResponse, TransferLeaderRequest, TransferLeaderResponse, WatchGroupsRequest,
-    admin_server::Admin,
+    DebugDropGroupsResponse, DebugStartGroupsRequest, DebugStartGroupsResponse,
+    DebugStopGroupsRequest, DebugStopGroupsResponse, GroupsRequest, GroupsResponse, NodesRequest,
+    NodesResponse, PeerState, PeersRequest, PeersResponse, TransferLeaderRequest,
+    TransferLeaderResponse, WatchGroupsRequest, admin_server::Admin,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -61,6 +62,7 @@ fn lifecycle_failed(e: LifecycleError) -> Status {
     match e {
         LifecycleError::NotRunning(_) => Status::unavailable(why),
         LifecycleError::Refused { .. } => Status::failed_precondition(why),
+        LifecycleError::Stopping { .. } => Status::unavailable(why),
         LifecycleError::Unknown(_) => Status::not_found(why),
         LifecycleError::Failed(_) => Status::internal(why),
     }
@@ -234,6 +236,24 @@ impl Admin for AdminService {
         let dropped = self.lifecycle()?.drop_groups(request.into_inner().ids);
         dropped.await.map_err(lifecycle_failed)?;
         Ok(Response::new(DebugDropGroupsResponse {}))
+    }
+
+    async fn debug_stop_groups(
+        &self,
+        request: Request<DebugStopGroupsRequest>,
+    ) -> Result<Response<DebugStopGroupsResponse>, Status> {
+        let stopped = self.lifecycle()?.stop(request.into_inner().ids);
+        stopped.await.map_err(lifecycle_failed)?;
+        Ok(Response::new(DebugStopGroupsResponse {}))
+    }
+
+    async fn debug_start_groups(
+        &self,
+        request: Request<DebugStartGroupsRequest>,
+    ) -> Result<Response<DebugStartGroupsResponse>, Status> {
+        let started = self.lifecycle()?.start(request.into_inner().ids);
+        started.await.map_err(lifecycle_failed)?;
+        Ok(Response::new(DebugStartGroupsResponse {}))
     }
 
     async fn transfer_leader(

@@ -93,12 +93,19 @@ impl ServiceContext {
                     .by_name(name)
                     .ok_or_else(|| self.unknown_keyspace(name))?
             }
-            None => authority
-                .and_then(|authority| authority.0.split_once('.'))
-                .filter(|(label, _)| *label != keyspace::SYSTEM)
-                .and_then(|(label, _)| self.keyspaces.by_name(label))
-                .or_else(|| self.keyspaces.by_name(keyspace::DEFAULT))
-                .ok_or_else(|| self.unknown_keyspace(keyspace::DEFAULT))?,
+            None => {
+                let label = authority.and_then(|authority| authority.0.split_once('.'));
+                let label = label.map(|(label, _)| label);
+                match label.filter(|label| *label != keyspace::SYSTEM) {
+                    Some(name) => match self.keyspaces.by_name(name) {
+                        Some(group) => group,
+                        // It exists, so no other may be taken for it.
+                        None if self.does_not_run(name) => return Err(self.unknown_keyspace(name)),
+                        None => self.default_group()?,
+                    },
+                    None => self.default_group()?,
+                }
+            }
         };
         // A node of etcd forgets its leader after an election timeout, so a proof of that age will do:
         // clients that send this with every request do not cost a round of the leader each.
@@ -129,6 +136,16 @@ impl ServiceContext {
         }
     }
 
+    fn default_group(&self) -> Result<Arc<Group>, Status> {
+        let group = self.keyspaces.by_name(keyspace::DEFAULT);
+        group.ok_or_else(|| self.unknown_keyspace(keyspace::DEFAULT))
+    }
+
+    /// Whether a keyspace exists whose group does not run on this node now.
+    fn does_not_run(&self, name: &str) -> bool {
+        self.keyspaces.is_awaited(name) || self.keyspaces.is_stopped(name)
+    }
+
     fn unknown_keyspace(&self, name: &str) -> Status {
         if let Some(why) = self.stays_out.read().as_deref() {
             return Status::unavailable(format!("holdfast: this node stays out: {why}"));
@@ -137,6 +154,11 @@ impl ServiceContext {
         if !none && self.keyspaces.is_awaited(name) {
             return Status::unavailable(format!(
                 "holdfast: keyspace {name:?} waits for its state from another node"
+            ));
+        }
+        if self.keyspaces.is_stopped(name) {
+            return Status::unavailable(format!(
+                "holdfast: keyspace {name:?} is stopped on this node"
             ));
         }
         if none {

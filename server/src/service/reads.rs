@@ -67,6 +67,9 @@ pub(super) fn refused(error: &ReadError<WalkError>) -> Status {
         ReadError::State(mvcc::StateError::Read(WalkError::NoMemory)) => {
             status::group(&GroupError::Overloaded)
         }
+        ReadError::State(mvcc::StateError::Read(WalkError::State(StateError::Closed))) => {
+            status::group(&GroupError::Stopped("its state is closed".into()))
+        }
         error => status::unreadable(error),
     }
 }

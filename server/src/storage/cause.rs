@@ -87,9 +87,10 @@ impl From<&StateError> for Cause {
             StateError::Engine(error) => error.into(),
             StateError::Poisoned { cause, .. } => *cause,
             StateError::Io { source, .. } => Self::of(source),
-            StateError::UnknownEngine { .. } | StateError::Unmarked | StateError::Unfinished => {
-                Self::Other
-            }
+            StateError::UnknownEngine { .. }
+            | StateError::Closed
+            | StateError::Unmarked
+            | StateError::Unfinished => Self::Other,
         }
     }
 }

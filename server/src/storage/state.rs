@@ -20,7 +20,10 @@
 //!   [`StateStore::wait_for_room`] between entries: they pass the bound by what one entry each writes;
 //! - the first failure of a write of the engine ends the stores of all groups, and one of a read that of
 //!   its group: from then on every call says so, nothing more of it reaches the disk, and
-//!   `durable_applied` stands still.
+//!   `durable_applied` stands still;
+//! - a store that was closed with [`StateStore::close`] can be opened again, and the new one holds all that
+//!   was marked in the old one and is durable: the old one has nothing on its way down, and neither reads
+//!   nor writes any more.
 
 mod catalogue;
 mod database;
@@ -41,6 +44,8 @@ mod crash_tests;
 mod database_tests;
 #[cfg(test)]
 mod kill_tests;
+#[cfg(test)]
+mod reopen_tests;
 #[cfg(test)]
 mod tests;
 
@@ -129,6 +134,9 @@ pub enum StateError {
         /// Name of the engine.
         engine: String,
     },
+    /// The store was closed, and may have been opened again: this is not the one to use any more.
+    #[error("the state store is closed")]
+    Closed,
     /// Writes follow the last mark and nobody will mark them: they are of an entry that was not applied
     /// to its end.
     #[error("the last entry was not applied to its end")]
@@ -177,7 +185,8 @@ impl Mark {
 /// The state of one group. Clones share it.
 ///
 /// There is one writer: `write`, `mark_applied`, `load` and `replace` are called by one task, in the order of
-/// the log. Everything else may be called from anywhere.
+/// the log. Everything else may be called from anywhere. It is open until it is closed or the last clone is
+/// dropped; dropped without being closed, it leaves a table on its way down.
 #[derive(Clone)]
 pub struct StateStore {
     group: Arc<group::Shared>,
@@ -270,6 +279,25 @@ impl StateStore {
         self.flush().await
     }
 
+    /// Ends the use of the store in good order, so that the state can be opened again: what is marked goes
+    /// down, what follows the last mark is given up, a replacement that is being loaded too. Waits for the
+    /// disk; when the future is dropped, the store takes no more writes, and closing it can be tried again.
+    ///
+    /// From the return of this on, whether it failed or not, every call and every view say
+    /// [`StateError::Closed`], but for what is known of the last mark.
+    pub async fn close(&self) -> Result<(), StateError> {
+        self.group.begin_close();
+        let rested = self.wait_until(|| self.group.is_at_rest()).await;
+        self.group.close();
+        self.group.database.tick();
+        rested
+    }
+
+    /// Whether the store was closed.
+    pub fn is_closed(&self) -> bool {
+        self.group.health.is_closed()
+    }
+
     /// Ends the store: the disk failed while something else was written for it.
     pub fn give_up(&self, error: &StateError) {
         self.group.health.poison(error);
@@ -298,10 +326,12 @@ impl StateStore {
         // Subscribed before the first look, so no progress is missed.
         let mut progress = self.group.database.progress.subscribe();
         loop {
-            self.group.health.check()?;
+            self.group.health.check_failure()?;
             if condition() {
                 return Ok(());
             }
+            // Nothing brings it about any more.
+            self.group.health.check_open()?;
             if progress.changed().await.is_err() {
                 // The sender lives in `self`.
                 unreachable!("the store is borrowed");

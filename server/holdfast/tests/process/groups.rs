@@ -1,10 +1,19 @@
 //! Groups that are started and dropped while the nodes run.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use holdfast_client::Client;
+use holdfast_proto::etcdserverpb::{PutRequest, kv_client::KvClient};
 use holdfast_proto::v1::{
-    DebugCreateGroupsRequest, DebugDropGroupsRequest, GroupsResponse, NewGroup,
+    DebugCreateGroupsRequest, DebugDropGroupsRequest, DebugStartGroupsRequest,
+    DebugStopGroupsRequest, GroupsResponse, NewGroup,
 };
 use holdfast_server::{
     config::Config,
@@ -54,6 +63,18 @@ async fn drop_on(node: &Node, ids: &[u64]) -> Result<(), Status> {
     let mut request = tonic::Request::new(DebugDropGroupsRequest { ids: ids.to_vec() });
     request.set_timeout(CHANGE_WITHIN);
     node.admin().debug_drop_groups(request).await.map(drop)
+}
+
+async fn stop_on(node: &Node, ids: &[u64]) -> Result<(), Status> {
+    let mut request = tonic::Request::new(DebugStopGroupsRequest { ids: ids.to_vec() });
+    request.set_timeout(CHANGE_WITHIN);
+    node.admin().debug_stop_groups(request).await.map(drop)
+}
+
+async fn start_on(node: &Node, ids: &[u64]) -> Result<(), Status> {
+    let mut request = tonic::Request::new(DebugStartGroupsRequest { ids: ids.to_vec() });
+    request.set_timeout(CHANGE_WITHIN);
+    node.admin().debug_start_groups(request).await.map(drop)
 }
 
 async fn create(cluster: &mut Cluster, ids: &[u64]) {
@@ -193,6 +214,88 @@ fn a_node_that_dropped_a_group_which_others_have_comes_back_and_takes_part() {
         cluster.groups -= 1;
         cluster.until_leaders().await;
         read(&client, &[4], "later").await;
+    });
+}
+
+/// Writes keys one after the other until told to end; gives those that were acknowledged.
+async fn write_until(client: Client, id: u64, ends: Arc<AtomicBool>) -> Vec<String> {
+    let client = client.keyspace(&name(id)).unwrap();
+    let mut acknowledged = Vec::new();
+    for number in 0.. {
+        if ends.load(Ordering::Relaxed) {
+            break;
+        }
+        let key = format!("written-{number:06}");
+        if client.put(key.clone(), "value").await.is_ok() {
+            acknowledged.push(key);
+        }
+    }
+    acknowledged
+}
+
+/// Peers know what each had promised, whatever runs on it at the moment.
+#[test]
+fn a_group_is_stopped_and_started_on_one_node_after_the_other_under_writes() {
+    run(async |rng| {
+        let mut cluster = cluster(rng).await;
+        create(&mut cluster, &[3, 4]).await;
+        let refused = stop_on(cluster.node(1), &[2]).await.unwrap_err();
+        assert_eq!(refused.code(), Code::NotFound, "every node runs it");
+        let ends = Arc::new(AtomicBool::new(false));
+        let mut writers = Vec::new();
+        for id in [3, 4] {
+            let client = cluster.client(1).await;
+            writers.push(tokio::spawn(write_until(client, id, ends.clone())));
+        }
+        let near = cluster.client(2).await.keyspace(&name(3)).unwrap();
+        for round in 0..6u64 {
+            let id = round % 3 + 1;
+            stop_on(cluster.node(id), &[3]).await.unwrap();
+            // The others go on without it, and one that comes back meanwhile takes part.
+            near.put(format!("round-{round}"), "value").await.unwrap();
+            let other = id % 3 + 1;
+            if round % 2 == 0 {
+                cluster.node_mut(other).kill9();
+                cluster.node_mut(other).start();
+            }
+            until("the other takes part", PATIENCE, async || {
+                let told = cluster.node(other).groups().await?;
+                let led = told.groups.len() == 4 && told.groups.iter().all(|g| g.leader != 0);
+                match led {
+                    true => Ok(()),
+                    false => Err(format!("{told:?}")),
+                }
+            })
+            .await;
+            let told = cluster.node(id).groups().await.unwrap();
+            let ids: Vec<u64> = told.groups.iter().map(|group| group.id).collect();
+            assert_eq!((ids, next_id(&told)), (vec![1, 2, 4], 5));
+            // By whatever name it is asked for, it is not taken for unknown, or for another.
+            let endpoint = tonic::transport::Endpoint::from_shared(cluster.node(id).client_url());
+            let origin = format!("http://{}.localhost", name(3)).parse().unwrap();
+            let mut named = KvClient::new(endpoint.unwrap().origin(origin).connect_lazy());
+            let put = PutRequest {
+                key: "astray".into(),
+                ..Default::default()
+            };
+            let refused = named.put(put).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+            assert!(refused.message().contains("is stopped"), "{refused}");
+            start_on(cluster.node(id), &[3]).await.unwrap();
+            cluster.until_leaders().await;
+        }
+        ends.store(true, Ordering::Relaxed);
+        let client = cluster.client(3).await;
+        assert!(client.get("astray").await.unwrap().kvs.is_empty());
+        for (id, writer) in [3, 4].into_iter().zip(writers) {
+            let acknowledged = writer.await.unwrap();
+            assert!(!acknowledged.is_empty());
+            let client = client.keyspace(&name(id)).unwrap();
+            for key in acknowledged {
+                let found = client.get(key.clone()).await.unwrap();
+                assert_eq!(found.kvs.len(), 1, "{key} of group {id} was acknowledged");
+            }
+        }
     });
 }
 

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use super::entry::{Done, Entry, GroupState, LogPos};
 use super::error::GroupDropped;
 use super::format::{ENTRY_OVERHEAD_BYTES, RECORD_BYTES_MAX};
 use super::group::{Group, GroupView};
-use super::queue::{Command, Completion, Op};
+use super::queue::{self, Command, Completion, Op};
 use super::shared::Shared;
 use super::{Log, read};
 
@@ -141,6 +142,18 @@ impl GroupLog {
             Ok(Op::Purge(pos))
         })
         .await
+    }
+
+    /// Waits until all that was accepted is on disk: whoever opens the group anew takes what it finds here
+    /// for promised.
+    pub async fn settle(&self) -> io::Result<()> {
+        let (tx, settled) = oneshot::channel();
+        // Whoever waits may be gone.
+        let done = Box::new(move |result| drop(tx.send(result)));
+        // A command that does nothing goes down behind all that came before.
+        let nothing = |_: &Shared, _: &mut GroupView| Ok(Op::Move(Vec::new()));
+        self.submit(0, done, nothing).await?;
+        settled.await.unwrap_or_else(|_| Err(queue::closed()))
     }
 
     /// Ends the group; see [`Log::drop_group`].

@@ -100,6 +100,29 @@ fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 #[test]
+fn a_settled_group_has_on_disk_what_was_accepted_though_nobody_waited_for_it() {
+    let files = FaultFiles::memory(1);
+    let mut next = 0;
+    for round in 0..30 {
+        let (log, _) = open(&files);
+        let group = log.group(1).unwrap();
+        for index in next..next + round {
+            block_on(group.append(vec![entry(1, index, 300)], done().0)).unwrap();
+            block_on(group.save_vote(Bytes::from(vec![index as u8]), done().0)).unwrap();
+        }
+        next += round;
+        let accepted = group.state();
+        block_on(group.settle()).unwrap();
+        files.crash(Crash::LoseUnsynced).unwrap();
+        drop((log, group));
+        let (log, _) = open(&files);
+        assert_eq!(log.group(1).unwrap().state(), accepted, "round {round}");
+        log.close();
+        assert!(block_on(log.group(1).unwrap().settle()).is_err());
+    }
+}
+
+#[test]
 fn what_was_written_is_there_after_reopening() {
     let files = FaultFiles::memory(1);
     let (log, recovery) = open(&files);

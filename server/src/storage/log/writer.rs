@@ -206,6 +206,8 @@ impl Writer {
                 tracked.purge(pos, pins);
             }
             Op::Move(entries) => {
+                // A batch is written for it though none of its entries lives any more.
+                self.make_room(0)?;
                 for (entry, from) in &entries {
                     self.encode_moved(group, entry, *from)?;
                 }

@@ -75,9 +75,9 @@ pub(super) struct Shared {
 impl Shared {
     /// Has the engine do something for all. A failure ends the database: what the engine holds after it is
     /// not known, so nobody may write to it again.
-    pub(super) fn call<T>(
-        &self,
-        call: impl FnOnce(&dyn Engine) -> Result<T, EngineError>,
+    pub(super) fn call<'a, T>(
+        &'a self,
+        call: impl FnOnce(&'a dyn Engine) -> Result<T, EngineError>,
     ) -> Result<T, StateError> {
         self.health.check()?;
         call(&*self.engine).map_err(|error| {
@@ -221,15 +221,17 @@ impl Database {
     ///
     /// # Panics
     ///
-    /// If the group is open already: a state has one writer.
+    /// If the group is open already: a state has one writer. A store that was dropped without being closed
+    /// counts as open for as long as its table is on its way down.
     pub fn group(&self, group: u64) -> Result<StateStore, StateError> {
         assert!(group > 0, "groups are numbered from 1");
         let shared = &self.inner.shared;
         let mut groups = self.inner.groups.lock();
-        let open = groups
-            .get(&group)
-            .is_some_and(|open| open.strong_count() > 0);
+        let earlier = groups.get(&group).and_then(Weak::upgrade);
+        let open = earlier.is_some_and(|earlier| !earlier.health.is_closed());
         assert!(!open, "group {group} is open already");
+        // Whoever closed an earlier store after a failure may have left something behind.
+        shared.health.check()?;
         let number = shared.catalogue.lock().generation_or_first(group);
         let generation =
             Generation::new(shared.engine.clone(), shared.garbage.clone(), group, number);
@@ -252,6 +254,9 @@ impl Database {
         let base = store.shared().base();
         let (group, number) = (base.group(), base.number());
         store.shared().close();
+        // Whoever loads a replacement notices, and does not commit it.
+        drop(store.shared().replacing.lock());
+        shared.tick();
         let records = vec![
             catalogue::no_current(group),
             catalogue::garbage(group, number),

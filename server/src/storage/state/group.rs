@@ -37,8 +37,19 @@ pub(super) struct Writer {
     pub(super) flush_wanted: u64,
     /// `active` is to be cut at the next mark.
     cut_wanted: bool,
-    /// The group was dropped: nothing of it goes down any more.
+    /// The store is being closed: nothing is written to it any more.
+    closing: bool,
+    /// Nothing of the group goes down any more.
     closed: bool,
+}
+
+impl Writer {
+    fn check_open(&self) -> Result<(), StateError> {
+        match self.closing {
+            true => Err(StateError::Closed),
+            false => Ok(()),
+        }
+    }
 }
 
 /// A table on its way to the engine.
@@ -89,6 +100,7 @@ impl Shared {
                 flushed: 0,
                 flush_wanted: 0,
                 cut_wanted: false,
+                closing: false,
                 closed: false,
             }),
             layers: RwLock::new(Arc::new(layers)),
@@ -111,6 +123,7 @@ impl Shared {
             return Ok(());
         }
         let mut writer = self.writer.lock();
+        writer.check_open()?;
         writer.clean = false;
         self.fill(&mut writer);
         let before = writer.active.bytes();
@@ -135,6 +148,7 @@ impl Shared {
     ) -> Result<(), StateError> {
         self.health.check()?;
         let mut writer = self.writer.lock();
+        writer.check_open()?;
         let last = writer.mark.as_ref();
         let last_index = last.map_or(0, |mark| mark.index);
         assert!(index >= last_index, "mark {index} after mark {last_index}");
@@ -280,11 +294,43 @@ impl Shared {
         old
     }
 
-    /// Nothing of the group goes down any more.
-    pub(super) fn close(&self) {
+    /// Takes no more writes, and has what is marked go down. What follows the last mark cannot: it is of
+    /// an entry that was not applied to its end, and is given up with all that is in its table.
+    pub(super) fn begin_close(self: &Arc<Self>) {
         let mut writer = self.writer.lock();
+        writer.closing = true;
+        if writer.clean {
+            let last = writer.mark.as_ref().map_or(0, |mark| mark.sequence);
+            writer.flush_wanted = writer.flush_wanted.max(last);
+            self.cut_if_due(&mut writer);
+        } else {
+            self.give_up(&mut writer);
+        }
+    }
+
+    /// A store that takes no more writes has nothing on its way down, and nobody replaces its state.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let writer = self.writer.lock();
+        let last = writer.mark.as_ref().map_or(0, |mark| mark.sequence);
+        let is_down = writer.closed || writer.flushed >= last;
+        is_down && writer.frozen.is_none() && !self.replacing.is_locked()
+    }
+
+    /// `Err` from the beginning of closing on.
+    pub(super) fn check_not_closing(&self) -> Result<(), StateError> {
+        self.writer.lock().check_open()
+    }
+
+    /// Nothing of the group goes down any more, and nobody may use this any more.
+    pub(super) fn close(&self) {
+        self.give_up(&mut self.writer.lock());
+        self.health.close();
+    }
+
+    fn give_up(&self, writer: &mut Writer) {
+        writer.closing = true;
         writer.closed = true;
-        self.give_up_active(&mut writer);
+        self.give_up_active(writer);
         writer.active = Arc::default();
     }
 

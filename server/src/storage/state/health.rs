@@ -1,6 +1,7 @@
-//! Whether the store may still be used: the first failure of the engine ends it.
+//! Whether the store may still be used: the first failure of the engine ends it, and so does closing it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
@@ -22,6 +23,8 @@ pub struct StoreFailure {
 /// The first failure, kept for everyone who asks later. That of a group includes the database's.
 pub(super) struct Health {
     failure: watch::Sender<Option<StoreFailure>>,
+    /// Set once, before the state can be opened again.
+    closed: AtomicBool,
     parent: Option<Arc<Health>>,
 }
 
@@ -29,6 +32,7 @@ impl Default for Health {
     fn default() -> Self {
         Health {
             failure: watch::Sender::new(None),
+            closed: AtomicBool::new(false),
             parent: None,
         }
     }
@@ -88,8 +92,31 @@ impl Health {
         }
     }
 
-    /// `Err` once the store has failed.
+    /// Ends the use of the store, which has not failed: another takes its place.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// `Err` once the store is closed.
+    pub(super) fn check_open(&self) -> Result<(), StateError> {
+        match self.is_closed() {
+            true => Err(StateError::Closed),
+            false => Ok(()),
+        }
+    }
+
+    /// `Err` once the store has failed or is closed.
     pub(super) fn check(&self) -> Result<(), StateError> {
+        self.check_failure()?;
+        self.check_open()
+    }
+
+    /// `Err` once the store has failed.
+    pub(super) fn check_failure(&self) -> Result<(), StateError> {
         if let Some(StoreFailure { reason, cause, .. }) = &*self.failure.borrow() {
             return Err(StateError::Poisoned {
                 reason: reason.clone(),
@@ -97,7 +124,7 @@ impl Health {
             });
         }
         match &self.parent {
-            Some(parent) => parent.check(),
+            Some(parent) => parent.check_failure(),
             None => Ok(()),
         }
     }

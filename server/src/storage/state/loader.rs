@@ -23,10 +23,34 @@ use super::view::{Layers, View};
 use super::{MARK_KEY, Mark, StateError, StateStore, catalogue, database};
 use crate::storage::engine::Batch;
 
+/// The right to replace the state of a group, which one has at a time.
+struct Replacing<'a> {
+    shared: &'a Shared,
+    lock: Option<MutexGuard<'a, ()>>,
+}
+
+impl<'a> Replacing<'a> {
+    fn begin(shared: &'a Shared) -> Result<Self, StateError> {
+        let lock = Some(shared.replacing.lock());
+        let replacing = Replacing { shared, lock };
+        // Whoever closes the store waits for those who began before.
+        shared.check_not_closing()?;
+        Ok(replacing)
+    }
+}
+
+impl Drop for Replacing<'_> {
+    fn drop(&mut self) {
+        self.lock = None;
+        self.shared.database.tick();
+    }
+}
+
 /// Fills a fresh generation.
 ///
 /// - Holds at most `load_bytes_max` of records and those of one call.
 pub struct Loader<'a> {
+    shared: &'a Shared,
     database: &'a database::Shared,
     generation: &'a Generation,
     bytes_max: u64,
@@ -60,6 +84,7 @@ impl Loader<'_> {
     }
 
     fn pass_on(&mut self) -> Result<(), StateError> {
+        self.shared.check_not_closing()?;
         let mut batch = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
         if !batch.is_sorted_by(|a, b| a.0 < b.0) {
@@ -99,7 +124,8 @@ impl Loader<'_> {
 /// - While it lives no other replacement of the group is begun.
 pub struct Replacement<'a> {
     shared: &'a Shared,
-    _one_at_a_time: MutexGuard<'a, ()>,
+    /// Taken by commit.
+    one_at_a_time: Option<Replacing<'a>>,
     /// What readers get in place of the layers in use.
     layers: Option<Arc<Layers>>,
     mark: Mark,
@@ -120,6 +146,7 @@ impl<'a> Replacement<'a> {
     /// Makes the loaded state the one that a restart finds. Blocks on I/O. The store is of no more
     /// use when it fails: which of the two a restart finds is not known.
     pub fn commit(mut self) -> Result<Committed<'a>, StateError> {
+        self.shared.check_not_closing()?;
         let layers = self.layers.take().expect("taken by commit only");
         let (group, new) = (layers.base.group(), layers.base.number());
         let old = self.shared.base().number();
@@ -137,6 +164,7 @@ impl<'a> Replacement<'a> {
             shared: self.shared,
             next: Some((layers, self.mark.clone())),
             previous: None,
+            _one_at_a_time: self.one_at_a_time.take(),
         })
     }
 }
@@ -155,6 +183,7 @@ pub struct Committed<'a> {
     next: Option<(Arc<Layers>, Mark)>,
     /// The layers before; closing their files is left to the drop of this.
     previous: Option<Arc<Layers>>,
+    _one_at_a_time: Option<Replacing<'a>>,
 }
 
 impl Committed<'_> {
@@ -187,7 +216,7 @@ impl StateStore {
     ) -> Result<Replacement<'_>, E> {
         let shared = &**self.shared();
         shared.health.check()?;
-        let one_at_a_time = shared.replacing.lock();
+        let one_at_a_time = Replacing::begin(shared)?;
         let database = &shared.database;
         let group = shared.id();
         let number = database.catalogue.lock().unused(group);
@@ -203,6 +232,7 @@ impl StateStore {
         );
         let loaded = {
             let mut loader = Loader {
+                shared,
                 database,
                 generation: &generation,
                 bytes_max: database.options.load_bytes_max,
@@ -227,7 +257,7 @@ impl StateStore {
         };
         Ok(Replacement {
             shared,
-            _one_at_a_time: one_at_a_time,
+            one_at_a_time: Some(one_at_a_time),
             layers: Some(Arc::new(layers)),
             mark,
         })

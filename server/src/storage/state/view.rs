@@ -37,6 +37,10 @@ pub(super) struct Layers {
 /// once it will show again, and a writer that must read what it has just written takes a new view.
 /// It holds memory (at most two tables) and, after [`super::StateStore::replace`], the old
 /// generation's records: not a thing to keep for long.
+///
+/// When the store was closed its views fail, because whoever opened the state again does not know of them
+/// and may remove what they were to see. That is looked at after what was read: a read that could miss
+/// something fails.
 #[derive(Clone)]
 pub struct View(pub(super) Arc<Layers>);
 
@@ -50,12 +54,8 @@ impl View {
         self.0.health.poison(&error);
         error
     }
-}
 
-impl Reader for View {
-    type Error = StateError;
-
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+    fn find(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         for table in self.tables() {
             if let Some(found) = table.get(key) {
                 return Ok(found);
@@ -64,28 +64,7 @@ impl Reader for View {
         self.0.base.get(key).map_err(|error| self.failed(error))
     }
 
-    fn scan(
-        &self,
-        start: &[u8],
-        end: &[u8],
-    ) -> impl Iterator<Item = Result<(Bytes, Bytes), StateError>> + '_ {
-        let tables = self
-            .tables()
-            .map(|table| {
-                let range = table.range(Bytes::copy_from_slice(start), Bytes::copy_from_slice(end));
-                (Box::new(range) as TableRange<'_>).peekable()
-            })
-            .collect();
-        let engine = self.0.base.scan(start, end).peekable();
-        Merge {
-            view: self,
-            tables,
-            engine,
-            ended: false,
-        }
-    }
-
-    fn first(&self, start: &[u8], end: &[u8]) -> Result<Option<(Bytes, Bytes)>, StateError> {
+    fn find_first(&self, start: &[u8], end: &[u8]) -> Result<Option<(Bytes, Bytes)>, StateError> {
         // Layers above the one looked at that hold anything of the range: only they can hide.
         let mut above: Vec<&Table> = Vec::new();
         let hidden = |above: &[&Table], key: &[u8]| above.iter().any(|t| t.get(key).is_some());
@@ -115,6 +94,43 @@ impl Reader for View {
     }
 }
 
+impl Reader for View {
+    type Error = StateError;
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        let found = self.find(key)?;
+        self.0.health.check_open()?;
+        Ok(found)
+    }
+
+    fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+    ) -> impl Iterator<Item = Result<(Bytes, Bytes), StateError>> + '_ {
+        let tables = self
+            .tables()
+            .map(|table| {
+                let range = table.range(Bytes::copy_from_slice(start), Bytes::copy_from_slice(end));
+                (Box::new(range) as TableRange<'_>).peekable()
+            })
+            .collect();
+        let engine = self.0.base.scan(start, end).peekable();
+        Merge {
+            view: self,
+            tables,
+            engine,
+            ended: false,
+        }
+    }
+
+    fn first(&self, start: &[u8], end: &[u8]) -> Result<Option<(Bytes, Bytes)>, StateError> {
+        let found = self.find_first(start, end)?;
+        self.0.health.check_open()?;
+        Ok(found)
+    }
+}
+
 type TableRange<'a> = Box<dyn Iterator<Item = (Bytes, Option<Bytes>)> + 'a>;
 
 /// Merges the layers; `tables` are newest first.
@@ -125,14 +141,11 @@ struct Merge<'a> {
     ended: bool,
 }
 
-impl Iterator for Merge<'_> {
-    type Item = Result<(Bytes, Bytes), StateError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        while !self.ended {
+impl Merge<'_> {
+    fn next_record(&mut self) -> Result<Option<(Bytes, Bytes)>, StateError> {
+        loop {
             if let Some(error) = self.engine.next_if(Result::is_err).and_then(Result::err) {
-                self.ended = true;
-                return Some(Err(self.view.failed(error)));
+                return Err(self.view.failed(error));
             }
             let mut least: Option<Bytes> = match self.engine.peek() {
                 Some(Ok((key, _))) => Some(key.clone()),
@@ -146,8 +159,7 @@ impl Iterator for Merge<'_> {
                 }
             }
             let Some(key) = least else {
-                self.ended = true;
-                break;
+                return Ok(None);
             };
             // Every layer moves past the key; the newest that has it decides.
             let mut decided: Option<Option<Bytes>> = None;
@@ -163,9 +175,23 @@ impl Iterator for Merge<'_> {
                 decided.get_or_insert(Some(value));
             }
             if let Some(Some(value)) = decided {
-                return Some(Ok((key, value)));
+                return Ok(Some((key, value)));
             }
         }
-        None
+    }
+}
+
+impl Iterator for Merge<'_> {
+    type Item = Result<(Bytes, Bytes), StateError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let record = self.next_record();
+        let open = self.view.0.health.check_open();
+        let record = record.and_then(|record| open.map(|()| record)).transpose();
+        self.ended = !matches!(record, Some(Ok(_)));
+        record
     }
 }
