@@ -337,6 +337,8 @@ pub const LOG_MOVE_BYTES_MAX: u64 = MIB;
 pub const TABLE_BYTES_DEFAULT: u64 = 32 * MIB;
 /// Smallest value that `storage.table_bytes_max` accepts.
 pub const TABLE_BYTES_MIN: u64 = 4 * MIB;
+/// Runs of ascending records that a received snapshot may consist of. At the bound: the rest is collected.
+pub const LOAD_RUNS_MAX: u32 = 8;
 /// Bytes of a received snapshot that are collected before they go to the engine, unless one chunk is
 /// larger. At the bound: cut.
 pub const LOAD_BYTES_MAX: u64 = 4 * MIB;
@@ -351,6 +353,8 @@ pub const IMPORT_TOLD_EVERY: Duration = Duration::from_secs(5);
 pub const LSM_RUNS_MAX: usize = 12;
 /// Files of tables that an LSM tree keeps open. At the bound: the least used is closed.
 pub const LSM_OPEN_TABLES_MAX: usize = 48;
+/// Records that are counted for a figure of how much of a table is whose. At the bound: the rest is shared out.
+pub const SIZE_COUNTED_RECORDS_MAX: usize = 500;
 /// Size of a table that a compaction writes, and of the least that is merged. At the bound: the next is begun.
 pub const LSM_TABLE_BYTES: u64 = 32 * MIB;
 /// Bytes of pages that the database of a node keeps in memory. At the bound: the least used go.

@@ -174,16 +174,21 @@ impl LiveSnapshot {
         &self.applied_record
     }
 
+    /// All records, in the order of their keys: whoever loads them writes one run.
     fn for_each_record(
         &self,
         mut each: impl FnMut(Bytes, Bytes) -> Result<(), LoadError>,
     ) -> Result<(), LoadError> {
-        for (key, value) in &self.unversioned {
-            each(key.clone(), value.clone())?;
-        }
+        let mut unversioned = self.unversioned.iter().peekable();
         for record in mvcc::snapshot_versions(&self.view, self.revisions) {
             let (key, value) = record.map_err(io::Error::other)?;
+            while let Some((key, value)) = unversioned.next_if(|(before, _)| *before < key) {
+                each(key.clone(), value.clone())?;
+            }
             each(key, value)?;
+        }
+        for (key, value) in unversioned {
+            each(key.clone(), value.clone())?;
         }
         Ok(())
     }

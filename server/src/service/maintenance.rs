@@ -120,11 +120,12 @@ impl Maintenance for MaintenanceService {
         let leader = self.context.leader(&group).await;
         let state = group.status();
         let published = group.read().0;
-        let store = group.raft().shared().store();
         let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        let disk = store
-            .disk_bytes()
-            .map_err(|e| Status::internal(format!("holdfast: {e}")))?;
+        let sized = group.clone();
+        // It looks into tables, which may be on the disk.
+        let size = tokio::task::spawn_blocking(move || sized.raft().shared().store().size_bytes());
+        let size = size.await.map_err(|e| Status::internal(e.to_string()))?;
+        let size = size.map_err(|e| Status::internal(format!("holdfast: {e}")))?;
         let mut errors = Vec::new();
         if let Some(why) = &state.leadership.stopped {
             errors.push(format!("holdfast: the group has stopped: {why}"));
@@ -143,8 +144,9 @@ impl Maintenance for MaintenanceService {
         Ok(Response::new(StatusResponse {
             header: Some(self.context.header(published.revisions.current, term)),
             version: env!("CARGO_PKG_VERSION").to_string(),
-            db_size: bytes(disk),
-            db_size_in_use: bytes(disk),
+            db_size: bytes(size),
+            // Nothing tells which of it a compaction would give back.
+            db_size_in_use: bytes(size),
             leader: leader.unwrap_or(0),
             raft_index: state.committed_index,
             raft_term: term,

@@ -50,6 +50,12 @@ pub trait Engine: Send + Sync {
         self.apply_batch(batch)
     }
 
+    /// Begins to add records in ascending order, however many, as one thing: they are there when it is finished.
+    /// Otherwise as [`Engine::load`]. `None` from an engine that takes batches only.
+    fn begin_load(&self) -> Result<Option<Box<dyn Load + '_>>, EngineError> {
+        Ok(None)
+    }
+
     /// Gives back at once the files that hold nothing but records of `[start, end)`, which nobody reads or
     /// writes any more. What other files hold of them is left for batches to delete. Nothing, where files
     /// hold records of any range.
@@ -62,6 +68,21 @@ pub trait Engine: Send + Sync {
 
     /// Bytes the database takes on its medium.
     fn disk_bytes(&self) -> Result<u64, EngineError>;
+
+    /// About how many of these are for records of `[start, end)`. All of them, from an engine that cannot tell.
+    fn range_bytes(&self, _start: &[u8], _end: &[u8]) -> Result<u64, EngineError> {
+        self.disk_bytes()
+    }
+}
+
+/// Records on their way into an engine. Dropped without being finished, none of them is there, and what was
+/// written of them may take up room until the next opening.
+pub trait Load {
+    /// Adds a record, behind all that came before.
+    fn write(&mut self, key: Bytes, value: Option<Bytes>) -> Result<(), EngineError>;
+
+    /// Puts everything in; durable as a batch is.
+    fn finish(self: Box<Self>) -> Result<(), EngineError>;
 }
 
 /// Opens or creates the database of one directory.

@@ -22,8 +22,10 @@
 //! that meets it.
 
 mod compaction;
+mod load;
 mod long_keys;
 mod reads;
+mod size;
 
 #[cfg(test)]
 mod tests;
@@ -40,8 +42,9 @@ use lsm_tree::{
 use parking_lot::Mutex;
 
 use self::compaction::Compactor;
+use self::load::TreeLoad;
 use self::reads::Reads;
-use super::engine::{Batch, Change, Engine, EngineError, OpenEngine, Scan, allocated_bytes};
+use super::engine::{Batch, Change, Engine, EngineError, Load, OpenEngine, Scan, allocated_bytes};
 use super::guard::guarded;
 use crate::limits;
 
@@ -133,33 +136,11 @@ impl LsmEngine {
             return Ok(());
         }
         let _one_at_a_time = self.writer.lock();
-        let failed = failed(&self.dir);
-        guarded(&self.dir, || {
-            self.compactor.wait_for_room(&self.tree)?;
-            let mut ingestion = self.tree.ingestion().map_err(&failed)?;
-            let mut last = Bytes::new();
-            let read = |bucket: &[u8]| self.get_short(bucket);
-            long_keys::gather(changes, &self.dir, read, |key, value| {
-                debug_assert!(
-                    last < key,
-                    "changes are sorted, their keys unique and not empty"
-                );
-                if cfg!(debug_assertions) {
-                    last = key.clone();
-                }
-                let key = Slice::from(key);
-                match value {
-                    Some(value) => ingestion.write(key, Slice::from(value)),
-                    None => ingestion.write_tombstone(key),
-                }
-                .map_err(&failed)
-            })?;
-            ingestion.finish().map_err(&failed)?;
-            self.reads.renew(&self.tree);
-            Ok(())
-        })?;
-        self.compactor.wake();
-        Ok(())
+        let mut load = TreeLoad::begin(self)?;
+        for (key, value) in changes {
+            load.write(key, value)?;
+        }
+        Box::new(load).finish()
     }
 
     fn get_short(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
@@ -213,6 +194,11 @@ impl Engine for LsmEngine {
         self.ingest(changes)
     }
 
+    /// Batches go in beside it, whatever its length.
+    fn begin_load(&self) -> Result<Option<Box<dyn Load + '_>>, EngineError> {
+        Ok(Some(Box::new(TreeLoad::begin(self)?)))
+    }
+
     fn release(&self, start: &[u8], end: &[u8]) -> Result<(), EngineError> {
         guarded(&self.dir, || {
             let range = Slice::from(start)..Slice::from(end);
@@ -232,6 +218,12 @@ impl Engine for LsmEngine {
 
     fn disk_bytes(&self) -> Result<u64, EngineError> {
         allocated_bytes(&self.dir).map_err(|e| EngineError::io(&self.dir, e))
+    }
+
+    fn range_bytes(&self, start: &[u8], end: &[u8]) -> Result<u64, EngineError> {
+        guarded(&self.dir, || {
+            size::of_range(&self.tree, start, end).map_err(failed(&self.dir))
+        })
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -76,6 +77,12 @@ pub(super) fn merge(records: &mut Records, batch: &Batch) {
     }
 }
 
+fn bytes<'a>(records: impl Iterator<Item = (&'a Bytes, &'a Bytes)>) -> u64 {
+    records
+        .map(|(key, value)| (key.len() + value.len()) as u64)
+        .sum()
+}
+
 impl Engine for MemoryEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         Ok(self.records.read().get(key).cloned())
@@ -100,11 +107,12 @@ impl Engine for MemoryEngine {
     }
 
     fn disk_bytes(&self) -> Result<u64, EngineError> {
-        let records = self.records.read();
-        Ok(records
-            .iter()
-            .map(|(key, value)| (key.len() + value.len()) as u64)
-            .sum())
+        Ok(bytes(self.records.read().iter()))
+    }
+
+    fn range_bytes(&self, start: &[u8], end: &[u8]) -> Result<u64, EngineError> {
+        let bounds = (Bound::Included(start), Bound::Excluded(end));
+        Ok(bytes(self.records.read().range::<[u8], _>(bounds)))
     }
 }
 

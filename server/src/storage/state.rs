@@ -45,6 +45,8 @@ mod database_tests;
 #[cfg(test)]
 mod kill_tests;
 #[cfg(test)]
+mod load_tests;
+#[cfg(test)]
 mod reopen_tests;
 #[cfg(test)]
 mod tests;
@@ -316,6 +318,18 @@ impl StateStore {
         layers.active.bytes() + layers.frozen.as_ref().map_or(0, |table| table.bytes())
     }
 
+    /// About how many bytes the state of the group takes: its part of the files of the database, or all of
+    /// them where the engine cannot tell, and its records that are in memory still. What was overwritten or
+    /// deleted counts until it is merged away; a state that was replaced does not. Blocks on I/O.
+    pub fn size_bytes(&self) -> Result<u64, StateError> {
+        let layers = self.view().0;
+        let (start, end) = layers.base.prefix().range();
+        let on_disk = self.database.shared.engine.range_bytes(&start, &end)?;
+        let frozen = layers.frozen.as_ref();
+        Ok(on_disk + layers.active.record_bytes() + frozen.map_or(0, |table| table.record_bytes()))
+    }
+
+    #[cfg(feature = "internals")]
     /// Bytes on disk of the whole database. Blocks on I/O.
     pub fn disk_bytes(&self) -> Result<u64, StateError> {
         Ok(self.database.shared.engine.disk_bytes()?)

@@ -278,6 +278,41 @@ async fn an_installation_that_hangs_gives_no_signs_of_life() {
         .unwrap();
 }
 
+/// Whoever loads it writes one run.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_sent_in_the_order_of_its_keys() {
+    let (mut machine, _dir) = sender(3 * limits::SNAPSHOT_CHUNK_BYTES).await;
+    // An answer that is kept: a record behind the versions.
+    let index = machine.shared().read().0.index.unwrap() + 1;
+    let retried = Command {
+        client_id: "client".into(),
+        request_seq: 1,
+        op: Some(Op::Put(PutRequest {
+            key: "kept".into(),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let proposal = Proposal(retried.encode_to_vec().into());
+    let entry = Ok((Entry::new_normal(log_id(1, index), proposal), None));
+    machine.apply(stream::iter([entry])).await.unwrap();
+    let snapshot = machine.get_current_snapshot().await.unwrap().unwrap();
+    let SnapshotData::Live(live) = snapshot.snapshot else {
+        panic!("a snapshot of a node's own state is live");
+    };
+    let unversioned = live.unversioned.clone();
+    let mut chunks = read_chunks(live, Arc::new(SnapshotRate::new(u64::MAX)));
+    let mut keys = Vec::new();
+    while let Some(chunk) = chunks.recv().await {
+        let chunk = wire::Chunk::decode(chunk.unwrap().data).unwrap();
+        keys.extend(chunk.records.into_iter().map(|record| record.key));
+    }
+    assert!(keys.is_sorted_by(|a, b| a < b));
+    assert!(unversioned.iter().all(|(key, _)| keys.contains(key)));
+    let (first, last) = (&unversioned[0].0, &unversioned[unversioned.len() - 1].0);
+    assert_eq!((keys.first(), keys.last()), (Some(first), Some(last)));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn all_transfers_of_a_node_share_one_rate() {
     let (mut machine, _dir) = sender(4 * limits::SNAPSHOT_CHUNK_BYTES).await;

@@ -31,43 +31,55 @@ pub(super) fn bucket_of(key: &[u8]) -> Option<&[u8]> {
     key.get(..KEY_BYTES_MAX)
 }
 
-/// Replaces the long keys of sorted changes by what their buckets are afterwards. `get` reads a bucket, `put`
-/// takes the changes that result, sorted too.
-pub(super) fn gather(
-    changes: impl Iterator<Item = Change>,
-    dir: &Path,
-    get: impl Fn(&[u8]) -> Result<Option<Bytes>, EngineError>,
-    mut put: impl FnMut(Bytes, Option<Bytes>) -> Result<(), EngineError>,
-) -> Result<(), EngineError> {
-    let mut open: Option<(Bytes, Bucket)> = None;
-    for (key, value) in changes {
+/// Replaces the long keys of sorted changes by what their buckets are afterwards: they come one by one.
+///
+/// - `open` is the bucket that the last change was in.
+#[derive(Default)]
+pub(super) struct Gathering {
+    open: Option<(Bytes, Bucket)>,
+}
+
+impl Gathering {
+    /// Takes the next change. `get` reads a bucket, `put` takes the changes that result, sorted too.
+    pub(super) fn push(
+        &mut self,
+        (key, value): Change,
+        dir: &Path,
+        get: impl Fn(&[u8]) -> Result<Option<Bytes>, EngineError>,
+        mut put: impl FnMut(Bytes, Option<Bytes>) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
         let name = bucket_of(&key).map(|bucket| key.slice_ref(bucket));
-        if open.as_ref().map(|(open, _)| open) != name.as_ref()
-            && let Some((name, bucket)) = open.take()
-        {
-            put(name, encode(&bucket))?;
+        if self.open.as_ref().map(|(open, _)| open) != name.as_ref() {
+            self.end(&mut put)?;
         }
         let Some(name) = name else {
-            put(key, value)?;
-            continue;
+            return put(key, value);
         };
         let suffix = key.slice(KEY_BYTES_MAX..);
-        if open.is_none() {
+        if self.open.is_none() {
             let bucket = match get(&name)? {
                 Some(records) => decode(&name, records, dir)?,
                 None => Bucket::new(),
             };
-            open = Some((name, bucket));
+            self.open = Some((name, bucket));
         }
-        let (_, bucket) = open.as_mut().expect("opened above");
+        let (_, bucket) = self.open.as_mut().expect("opened above");
         match value {
             Some(value) => bucket.insert(suffix, value),
             None => bucket.remove(&suffix),
         };
+        Ok(())
     }
-    match open {
-        Some((name, bucket)) => put(name, encode(&bucket)),
-        None => Ok(()),
+
+    /// There is no further change.
+    pub(super) fn end(
+        &mut self,
+        mut put: impl FnMut(Bytes, Option<Bytes>) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        match self.open.take() {
+            Some((name, bucket)) => put(name, encode(&bucket)),
+            None => Ok(()),
+        }
     }
 }
 

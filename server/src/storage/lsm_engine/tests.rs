@@ -42,7 +42,11 @@ proptest! {
 
     /// Gets and scans say what a plain map says, before and after the tree is opened again.
     #[test]
-    fn an_engine_is_an_ordered_map(batches in batches(), bounds in (key(), key()), reopen in any::<bool>()) {
+    fn an_engine_is_an_ordered_map(
+        batches in batches(),
+        bounds in (key(), key()),
+        (reopen, loads) in any::<(bool, bool)>(),
+    ) {
         let dir = tempfile::tempdir().unwrap();
         let mut engine = open(dir.path()).unwrap();
         let mut model = BTreeMap::new();
@@ -54,7 +58,13 @@ proptest! {
                 };
             }
             let batch = batch.into_iter().map(|(k, v)| (k.into(), v.map(Bytes::from)));
-            engine.apply_batch(batch.collect()).unwrap();
+            if loads {
+                let mut load = engine.begin_load().unwrap().unwrap();
+                batch.for_each(|(key, value)| load.write(key, value).unwrap());
+                load.finish().unwrap();
+            } else {
+                engine.apply_batch(batch.collect()).unwrap();
+            }
             if reopen {
                 drop(engine);
                 engine = open(dir.path()).unwrap();
@@ -322,4 +332,86 @@ fn a_released_range_gives_its_files_back() {
         assert!(Instant::now() < deadline, "{before} bytes before");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+fn record(group: u8, n: u32, bytes: usize) -> (Bytes, Option<Bytes>) {
+    // Nothing that compresses.
+    let mut state = u64::from(n) << 8 | u64::from(group);
+    let value = std::iter::repeat_with(|| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 56) as u8
+    });
+    let key = [&[group][..], &n.to_be_bytes()].concat();
+    put(key, value.take(bytes).collect::<Vec<u8>>())
+}
+
+#[test]
+fn a_load_is_there_when_it_is_finished_and_batches_go_in_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path()).unwrap();
+    let tables = || {
+        std::fs::read_dir(dir.path().join("tables"))
+            .unwrap()
+            .count()
+    };
+    engine.apply_batch(vec![record(1, 0, 10)]).unwrap();
+    let mut load = engine.begin_load().unwrap().unwrap();
+    let mut given_up = engine.begin_load().unwrap().unwrap();
+    for n in 0..30_000 {
+        let (key, value) = record(2, n, 300);
+        load.write(key, value).unwrap();
+        let (key, value) = record(3, n, 300);
+        given_up.write(key, value).unwrap();
+        if n % 5_000 == 0 {
+            engine.apply_batch(vec![record(1, n, 20)]).unwrap();
+        }
+    }
+    let count = |engine: &LsmEngine, group: u8| {
+        let records = engine.scan(&[group], &[group + 1]);
+        records.map(Result::unwrap).count()
+    };
+    assert_eq!([1, 2, 3].map(|group| count(&engine, group)), [6, 0, 0]);
+    load.finish().unwrap();
+    drop(given_up);
+    assert_eq!([1, 2, 3].map(|group| count(&engine, group)), [6, 30_000, 0]);
+    engine.compactor.wait_for_rest();
+    drop(engine);
+    let before = tables();
+    let engine = open(dir.path()).unwrap();
+    assert!(tables() < before, "what was given up is removed");
+    assert_eq!([1, 2, 3].map(|group| count(&engine, group)), [6, 30_000, 0]);
+    let (key, value) = record(2, 29_999, 300);
+    assert_eq!(engine.get(&key).unwrap(), value);
+}
+
+#[test]
+fn a_range_is_told_its_part_of_the_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path()).unwrap();
+    let of = |group: u8| engine.range_bytes(&[group], &[group + 1]).unwrap();
+    assert_eq!(of(1), 0);
+    // Two that hold many records, one that holds few, and one without any; together in each batch.
+    for batch in 0..6 {
+        let large = |group| (0..4_000).map(move |n| record(group, batch * 4_000 + n, 100));
+        let few = (0..10).map(|n| record(3, batch * 10 + n, 100));
+        let records = large(1).chain(few).chain(large(5));
+        engine.apply_batch(records.collect()).unwrap();
+    }
+    let of_few = of(3);
+    assert!((60 * 100..=60 * 110).contains(&of_few), "{of_few}");
+    assert_eq!((of(0), of(4), of(6)), (0, 0, 0));
+    // While tables are merged, those of before and those of after are there.
+    engine.compactor.wait_for_rest();
+    let [first, few, second] = [1, 3, 5].map(of);
+    assert!((60 * 100..=60 * 110).contains(&few), "{few}");
+    for large in [first, second] {
+        assert!((2_000_000..4_000_000).contains(&large), "{large}");
+    }
+    let all = engine.range_bytes(&[0], &[9]).unwrap();
+    let parts = first + few + second;
+    assert!(parts.abs_diff(all) < all / 10, "{parts} {all}");
+    let files = engine.disk_bytes().unwrap();
+    assert!(all <= files && all * 10 > files * 9, "{all} {files}");
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   new generation, called garbage                           after a crash it is removed
-//!                  ◀─ batches of records ─ build()           readers still see the old one
+//!                  ◀─ records, in order ─ build()            readers still see the old one
 //!                  ◀─ sync, mark, sync
 //!   Replacement: the caller looks at it
 //!   commit(): the catalogue names it, and the old one is garbage: from here on a restart finds it
@@ -21,7 +21,8 @@ use super::group::Shared;
 use super::table::Table;
 use super::view::{Layers, View};
 use super::{MARK_KEY, Mark, StateError, StateStore, catalogue, database};
-use crate::storage::engine::Batch;
+use crate::limits;
+use crate::storage::engine::{Batch, Load};
 
 /// The right to replace the state of a group, which one has at a time.
 struct Replacing<'a> {
@@ -48,18 +49,45 @@ impl Drop for Replacing<'_> {
 
 /// Fills a fresh generation.
 ///
+/// - Ascending records go to the engine one by one, as one run, if it takes them so. Where they begin anew at a
+///   smaller key another run begins, [`limits::LOAD_RUNS_MAX`] times; after that, and for an engine that takes
+///   batches only, they are collected.
 /// - Holds at most `load_bytes_max` of records and those of one call.
 pub struct Loader<'a> {
     shared: &'a Shared,
     database: &'a database::Shared,
     generation: &'a Generation,
     bytes_max: u64,
+    run: Option<Run<'a>>,
+    runs: u32,
     pending: Batch,
+    /// Of `pending`, or of what went to the run since it was looked whether the store is being closed.
     pending_bytes: u64,
     mark: Option<(u64, Bytes)>,
 }
 
-impl Loader<'_> {
+/// Records on their way into the engine, the last of them with the key `last`.
+struct Run<'a> {
+    load: Box<dyn Load + 'a>,
+    last: Bytes,
+}
+
+impl<'a> Loader<'a> {
+    fn new(shared: &'a Shared, generation: &'a Generation) -> Self {
+        let database = &*shared.database;
+        Loader {
+            shared,
+            database,
+            generation,
+            bytes_max: database.options.load_bytes_max,
+            run: None,
+            runs: 0,
+            pending: Batch::new(),
+            pending_bytes: 0,
+            mark: None,
+        }
+    }
+
     /// Adds records. Ascending keys are fastest; of two writes to one key the later counts. Blocks on
     /// I/O now and then.
     pub fn write(&mut self, writes: impl IntoIterator<Item = Write>) -> Result<(), StateError> {
@@ -70,7 +98,15 @@ impl Loader<'_> {
             );
             let key = Bytes::from(self.generation.prefix().key(&key));
             self.pending_bytes += (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64;
-            self.pending.push((key, value));
+            self.turn_to(&key)?;
+            match &mut self.run {
+                Some(run) => {
+                    run.last = key.clone();
+                    let load = &mut run.load;
+                    self.database.call(|_| load.write(key, value))?;
+                }
+                None => self.pending.push((key, value)),
+            }
             if self.pending_bytes >= self.bytes_max {
                 self.pass_on()?;
             }
@@ -83,10 +119,37 @@ impl Loader<'_> {
         self.mark = Some((index, record));
     }
 
+    /// Makes ready for a record with this key.
+    fn turn_to(&mut self, key: &Bytes) -> Result<(), StateError> {
+        if self.run.as_ref().is_some_and(|run| run.last < *key) {
+            return Ok(());
+        }
+        self.end_run()?;
+        if self.runs < limits::LOAD_RUNS_MAX {
+            self.runs += 1;
+            let load = self.database.call(|engine| engine.begin_load())?;
+            self.run = load.map(|load| Run {
+                load,
+                last: Bytes::new(),
+            });
+        }
+        Ok(())
+    }
+
+    fn end_run(&mut self) -> Result<(), StateError> {
+        match self.run.take() {
+            Some(run) => self.database.call(|_| run.load.finish()),
+            None => Ok(()),
+        }
+    }
+
     fn pass_on(&mut self) -> Result<(), StateError> {
         self.shared.check_not_closing()?;
-        let mut batch = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
+        let mut batch = std::mem::take(&mut self.pending);
+        if batch.is_empty() {
+            return Ok(());
+        }
         if !batch.is_sorted_by(|a, b| a.0 < b.0) {
             // Stable, so the latest of equal keys is the last, and the one kept.
             batch.sort_by(|a, b| a.0.cmp(&b.0));
@@ -103,6 +166,7 @@ impl Loader<'_> {
 
     fn finish(mut self) -> Result<Mark, StateError> {
         let (index, record) = self.mark.take().ok_or(StateError::Unmarked)?;
+        self.end_run()?;
         self.pass_on()?;
         // Before the mark, which says that all is there.
         self.database.call(|engine| engine.sync())?;
@@ -115,6 +179,13 @@ impl Loader<'_> {
         let records = vec![(key.into(), Some(mark.encode()))];
         self.database.change(records, |_| ())?;
         Ok(mark)
+    }
+}
+
+impl Drop for Loader<'_> {
+    fn drop(&mut self) {
+        // Given up: the generation is garbage, and what is in the engine can be removed.
+        let _ = self.end_run();
     }
 }
 
@@ -231,15 +302,7 @@ impl StateStore {
             number,
         );
         let loaded = {
-            let mut loader = Loader {
-                shared,
-                database,
-                generation: &generation,
-                bytes_max: database.options.load_bytes_max,
-                pending: Vec::new(),
-                pending_bytes: 0,
-                mark: None,
-            };
+            let mut loader = Loader::new(shared, &generation);
             build(&mut loader).and_then(|()| Ok(loader.finish()?))
         };
         let mark = match loaded {

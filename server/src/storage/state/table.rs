@@ -211,6 +211,13 @@ impl Table {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// Bytes of keys and values.
+    pub(super) fn record_bytes(&self) -> u64 {
+        let records = self.records.read();
+        self.bytes()
+            .saturating_sub(records.len() as u64 * ENTRY_OVERHEAD_BYTES)
+    }
+
     /// Number of records and deletions.
     pub(super) fn len(&self) -> usize {
         self.records.read().len()
