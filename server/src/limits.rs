@@ -54,6 +54,9 @@ pub const METADATA_BYTES_MAX: usize = 16 * KIB as usize;
 /// stream or the connection ends.
 pub const METADATA_WIRE_BYTES_MAX: u32 = MIB as u32;
 
+/// Threads that serve requests on one node. Beyond: the configuration is refused.
+pub const WORKER_THREADS_MAX: u64 = 1024;
+
 /// How much before its deadline a request is answered, at most; of short times a twentieth. At the
 /// bound: what is not done is given up.
 pub const DEADLINE_MARGIN_MAX: Duration = Duration::from_millis(10);

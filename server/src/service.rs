@@ -8,8 +8,10 @@
 mod admin;
 mod authority;
 mod cluster;
+mod connections;
 mod context;
 mod deadline;
+mod direct;
 mod health;
 mod http2;
 mod kv;

@@ -1,17 +1,18 @@
 //! bench: load on the cluster, and what came of it.
 //!
 //! Closed loop: each of N workers sends its next request when the last is answered. Requests are
-//! spread over the endpoints given, through plain gRPC clients with no retries, so that the figures
+//! spread over the endpoints given, through plain gRPC connections with no retries, so that the figures
 //! are the server's; anything that speaks the etcd v3 API can be measured, and compared, alike.
 //!
 //! ```text
-//!  worker 0..N ─▶ channel (each in turn) ─▶ endpoint               warm-up │ measured │ end
+//!  worker 0..N ─▶ wire (each in turn) ─▶ endpoint                  warm-up │ measured │ end
 //!       └─ histogram of its own ─── merged at the end ─▶ ops/s, p50, p99, p99.9, errors
 //!                         CPU time of --pids, read at the start and end of the measured part
 //! ```
 
 mod cpu;
 mod report;
+mod wire;
 
 use std::{
     sync::{
@@ -23,20 +24,13 @@ use std::{
 
 use hdrhistogram::Histogram;
 use holdfast_client::{
-    Bytes, KEYSPACE,
-    proto::{
-        etcdserverpb::{PutRequest, RangeRequest, TxnRequest, kv_client::KvClient},
-        gathering::connect_lazy,
-    },
+    Bytes, Compare, Get, Put, Txn,
+    proto::etcdserverpb::{PutRequest, RangeRequest, TxnRequest},
 };
-use holdfast_client::{Compare, Get, Put, Txn};
+use http::{HeaderValue, uri::InvalidUri};
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 use tokio::time::timeout;
-use tonic::{
-    Code as GrpcCode, Request, Status,
-    metadata::{Ascii, MetadataValue},
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code as GrpcCode, Status};
 
 use crate::{
     args::{BenchArgs, Consistency, Global, Workload},
@@ -44,6 +38,7 @@ use crate::{
     output::Screen,
 };
 use report::Run;
+use wire::Wire;
 
 /// Longest latency that is told apart from longer ones.
 const LATENCY_MAX_US: u64 = 600_000_000;
@@ -57,9 +52,7 @@ const MEASURED: u8 = 1;
 
 /// What the workers of all runs share.
 struct Target {
-    channels: Vec<Channel>,
-    keyspace: Option<MetadataValue<Ascii>>,
-    timeout: Duration,
+    wires: Vec<Wire>,
     keys: u64,
     value: Bytes,
     serializable: bool,
@@ -113,35 +106,31 @@ enum Op {
 
 impl Target {
     fn new(global: &Global, args: &BenchArgs) -> Result<Self, Failure> {
-        let mut channels = Vec::new();
+        let keyspace = match &global.keyspace {
+            Some(name) => Some(name.parse::<HeaderValue>().map_err(|_| {
+                Failure::usage(format!("keyspace name {name:?} must be visible ASCII"))
+            })?),
+            None => None,
+        };
+        let mut wires = Vec::new();
         for _ in 0..args.connections {
             for endpoint in &global.endpoints {
                 let url = match endpoint.contains("://") {
                     true => endpoint.clone(),
                     false => format!("http://{endpoint}"),
                 };
-                let endpoint = Endpoint::from_shared(url)
-                    .map_err(|error| Failure::usage(format!("endpoint {endpoint:?}: {error}")))?
-                    .tcp_nodelay(true)
-                    .connect_timeout(global.timeout)
-                    .buffer_size(4096)
-                    .initial_stream_window_size(1 << 20)
-                    .initial_connection_window_size(8 << 20);
-                channels.push(connect_lazy(&endpoint));
+                let refused = |why| Failure::usage(format!("endpoint {endpoint:?}: {why}"));
+                let uri = url
+                    .parse()
+                    .map_err(|e: InvalidUri| refused(e.to_string()))?;
+                let wire = Wire::new(&uri, keyspace.clone(), global.timeout);
+                wires.push(wire.map_err(|why| refused(why.to_string()))?);
             }
         }
-        let keyspace = match &global.keyspace {
-            Some(name) => Some(name.parse().map_err(|_| {
-                Failure::usage(format!("keyspace name {name:?} must be visible ASCII"))
-            })?),
-            None => None,
-        };
         let mut value = vec![0; args.value_size];
         SmallRng::seed_from_u64(args.seed).fill_bytes(&mut value);
         Ok(Self {
-            channels,
-            keyspace,
-            timeout: global.timeout,
+            wires,
             keys: args.keys,
             value: value.into(),
             serializable: args.consistency == Consistency::S,
@@ -153,18 +142,8 @@ impl Target {
         format!("bench/{number:010}").into()
     }
 
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.set_timeout(self.timeout);
-        if let Some(keyspace) = &self.keyspace {
-            request.metadata_mut().insert(KEYSPACE, keyspace.clone());
-        }
-        request
-    }
-
-    async fn send(&self, channel: usize, op: Op, key: u64) -> Result<(), Status> {
-        let channel = self.channels[channel % self.channels.len()].clone();
-        let mut kv = KvClient::new(channel).max_decoding_message_size(usize::MAX);
+    async fn send(&self, wire: usize, op: Op, key: u64) -> Result<(), Status> {
+        let wire = &self.wires[wire % self.wires.len()];
         let key = self.key(key);
         match op {
             Op::Put => {
@@ -173,7 +152,7 @@ impl Target {
                     value: self.value.clone(),
                     ..Default::default()
                 };
-                kv.put(self.request(put)).await.map(drop)
+                wire.call("/etcdserverpb.KV/Put", &put).await
             }
             Op::Get => {
                 let serializable = self.serializable;
@@ -182,9 +161,9 @@ impl Target {
                     serializable,
                     ..Default::default()
                 };
-                kv.range(self.request(get)).await.map(drop)
+                wire.call("/etcdserverpb.KV/Range", &get).await
             }
-            Op::Txn => kv.txn(self.request(self.txn(key))).await.map(drop),
+            Op::Txn => wire.call("/etcdserverpb.KV/Txn", &self.txn(key)).await,
         }
     }
 
@@ -285,8 +264,8 @@ async fn work(
     stop: Arc<AtomicBool>,
 ) -> Tally {
     let mut tally = Tally::new();
-    // Every worker visits all channels in turn, so that one alone measures all endpoints too.
-    for channel in worker.. {
+    // Every worker visits all endpoints in turn, so that one alone measures all of them too.
+    for wire in worker.. {
         if stop.load(Ordering::Relaxed) {
             break;
         }
@@ -299,7 +278,7 @@ async fn work(
         };
         let key = rng.random_range(0..target.keys);
         let begun = Instant::now();
-        let result = target.send(channel, op, key).await;
+        let result = target.send(wire, op, key).await;
         // Counted where it ends: what began in the warm-up and ended after it counts, what was
         // under way at the end does not.
         let counted = phase.load(Ordering::Relaxed) == MEASURED && !stop.load(Ordering::Relaxed);

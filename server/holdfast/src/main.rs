@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     };
     match invocation {
         Invocation::Start { given, check } => start(&given, check),
-        Invocation::Dev(args) => match run(dev::run(args)) {
+        Invocation::Dev(args) => match run(None, dev::run(args)) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::from(EXIT_FAILED),
             Err(error) => fail(EXIT_FAILED, format!("{error:#}")),
@@ -83,7 +83,7 @@ fn start(given: &Given, check: bool) -> ExitCode {
             "the environment variable {name} is none of ours and changes nothing; see `holdfast start --help`"
         );
     }
-    let code = match run(serve(config)) {
+    let code = match run(Some(config.node.worker_threads), serve(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let cause = cause(&error);
@@ -138,11 +138,16 @@ fn chain(error: &anyhow::Error) -> String {
     text
 }
 
-/// Runs a future on the main thread; what it spawns runs on the workers.
-fn run<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+/// Runs a future on the main thread; what it spawns runs on so many workers, or one for each core.
+fn run<T>(
+    workers: Option<usize>,
+    future: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(workers) = workers {
+        runtime.worker_threads(workers);
+    }
+    let runtime = runtime.enable_all().build()?;
     let outcome = runtime.block_on(future);
     // What matters was awaited; dropping the runtime would wait for whatever still reads from a disk.
     runtime.shutdown_background();

@@ -5,7 +5,7 @@
 
 mod membership;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZero};
 
 use super::error::{ConfigError, Problem};
 use super::quantity::{format_bytes, format_ms};
@@ -47,6 +47,9 @@ fn complete(config: &mut Config) {
     for member in &mut config.cluster.members {
         trim_slash(&mut member.peer_url);
         trim_slash(&mut member.client_url);
+    }
+    if node.worker_threads == 0 {
+        node.worker_threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     }
     if config.cluster.members.is_empty() {
         config.cluster.members.push(Member {

@@ -49,6 +49,8 @@ pub struct NodeConfig {
     pub peer_addr: SocketAddr,
     /// How other nodes reach this node. Empty before `resolve` means `http://peer_addr`.
     pub advertise_peer_url: String,
+    /// Threads that serve requests and replicate. 0 before `resolve` means one for each core.
+    pub worker_threads: usize,
 }
 
 impl Default for NodeConfig {
@@ -61,6 +63,7 @@ impl Default for NodeConfig {
             advertise_client_url: String::new(),
             peer_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 2380)),
             advertise_peer_url: String::new(),
+            worker_threads: 0,
         }
     }
 }

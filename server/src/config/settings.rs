@@ -194,6 +194,14 @@ pub const SETTINGS: &[Setting] = &[
         "How other nodes reach this node. Needed when the peer address is a wildcard",
     ),
     setting(
+        "node",
+        "worker_threads",
+        "worker-threads",
+        Kind::Integer,
+        Some("one for each core"),
+        "Threads that serve requests and replicate. Where several nodes share a machine, its cores divided by them",
+    ),
+    setting(
         "cluster",
         "name",
         "cluster-name",

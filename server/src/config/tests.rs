@@ -115,6 +115,18 @@ fn the_node_must_say_who_it_is() {
 }
 
 #[test]
+fn a_node_has_a_worker_for_each_core_unless_told_otherwise() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(sound().resolve().unwrap().node.worker_threads, cores);
+    refused(
+        |c| c.node.worker_threads = 1025,
+        "node.worker_threads",
+        "1025",
+        "from 1 to 1024",
+    );
+}
+
+#[test]
 fn addresses_have_ports_of_their_own() {
     refused(
         |c| c.node.client_addr.set_port(0),

@@ -28,9 +28,25 @@ use crate::{
     limits::{self, REQUEST_TIMEOUT_DEFAULT},
 };
 
-/// The host of the authority that a request was sent to, put beside it by the server.
+/// The authority that a request was sent to, put beside it by the server.
 #[derive(Clone, Debug)]
-pub(super) struct Authority(pub(super) String);
+pub(super) struct Authority(http::uri::Authority);
+
+impl Authority {
+    /// That of a request for `uri`, if it may name a keyspace: the name of a host, of more than one label.
+    pub(super) fn of(uri: &http::Uri) -> Option<Self> {
+        let authority = uri.authority()?;
+        let host = authority.host();
+        let names = host.contains('.') && host.parse::<std::net::Ipv4Addr>().is_err();
+        names.then(|| Authority(authority.clone()))
+    }
+
+    /// The first label of the host.
+    fn label(&self) -> Option<&str> {
+        let (label, _) = self.0.host().split_once('.')?;
+        Some(label)
+    }
+}
 
 /// What every service of a node needs.
 pub struct ServiceContext {
@@ -94,8 +110,7 @@ impl ServiceContext {
                     .ok_or_else(|| self.unknown_keyspace(name))?
             }
             None => {
-                let label = authority.and_then(|authority| authority.0.split_once('.'));
-                let label = label.map(|(label, _)| label);
+                let label = authority.and_then(Authority::label);
                 match label.filter(|label| *label != keyspace::SYSTEM) {
                     Some(name) => match self.keyspaces.by_name(name) {
                         Some(group) => group,

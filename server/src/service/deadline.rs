@@ -5,10 +5,7 @@
 //!   answer  ◀─ DEADLINE_EXCEEDED at the deadline, and the work behind is dropped
 //! ```
 //!
-//! tonic knows the header too, but answers `Cancelled`, which tells a client that somebody gave its
-//! request up. Its timer lies outside this layer, begins no earlier, and is looked at after what is
-//! inside was asked. So this layer looks at the time last, and answers by a margin early: tonic's timer
-//! could come first only if the thread lost the processor for that long between the two looks.
+//! It answers by a margin early, so that the answer arrives before the client has given up by itself.
 
 use std::{
     pin::Pin,
@@ -67,6 +64,7 @@ impl<S> Service<Request<Body>> for Deadlines<S>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
     S::Future: Send + 'static,
+    S::Error: 'static,
 {
     type Response = Response<Body>;
     type Error = S::Error;
@@ -77,41 +75,59 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let now = Instant::now();
-        let deadline = timeout(request.headers())
-            .map(|allowed| allowed - limits::DEADLINE_MARGIN_MAX.min(allowed / 20))
-            .and_then(|allowed| now.checked_add(allowed));
+        let deadline = of(request.headers());
         let work = self.inner.call(request);
         let Some(deadline) = deadline else {
             return Box::pin(work);
         };
-        Box::pin(async move {
-            let mut work = std::pin::pin!(work);
-            let mut time_is_up = std::pin::pin!(tokio::time::sleep_until(deadline.into()));
-            std::future::poll_fn(|cx| {
-                // The time first: what the work says at the deadline is about its own patience.
-                if time_is_up.as_mut().poll(cx).is_ready() || Instant::now() >= deadline {
-                    return Poll::Ready(Ok(exceeded()));
-                }
-                match work.as_mut().poll(cx) {
-                    // The time may have run out while the work looked at it.
-                    Poll::Ready(Ok(answer)) => {
-                        let gave_up = answer.headers().get(GRPC_STATUS) == Some(&UNAVAILABLE);
-                        let late = gave_up && Instant::now() >= deadline;
-                        Poll::Ready(Ok(if late { exceeded() } else { answer }))
-                    }
-                    Poll::Pending if Instant::now() >= deadline => Poll::Ready(Ok(exceeded())),
-                    other => other,
-                }
-            })
-            .await
-        })
+        Box::pin(until(deadline, work))
     }
 }
 
+/// When the client stops waiting, with a margin, if the request says so.
+pub(super) fn of(headers: &HeaderMap) -> Option<Instant> {
+    timeout(headers)
+        .map(|allowed| allowed - limits::DEADLINE_MARGIN_MAX.min(allowed / 20))
+        .and_then(|allowed| Instant::now().checked_add(allowed))
+}
+
+/// What `work` answers, or at the deadline that the time is up.
+pub(super) async fn until<B: From<Body>, E>(
+    deadline: Instant,
+    work: impl Future<Output = Result<Response<B>, E>>,
+) -> Result<Response<B>, E> {
+    let mut work = std::pin::pin!(work);
+    // Most requests are answered before anybody has to wait.
+    let mut time_is_up = std::pin::pin!(None);
+    std::future::poll_fn(|cx| {
+        // The time first: what the work says at the deadline is about its own patience.
+        if Instant::now() >= deadline {
+            return Poll::Ready(Ok(exceeded()));
+        }
+        match work.as_mut().poll(cx) {
+            // The time may have run out while the work looked at it.
+            Poll::Ready(Ok(answer)) => {
+                let gave_up = answer.headers().get(GRPC_STATUS) == Some(&UNAVAILABLE);
+                let late = gave_up && Instant::now() >= deadline;
+                return Poll::Ready(Ok(if late { exceeded() } else { answer }));
+            }
+            Poll::Ready(failed) => return Poll::Ready(failed),
+            Poll::Pending => {}
+        }
+        if time_is_up.is_none() {
+            time_is_up.set(Some(tokio::time::sleep_until(deadline.into())));
+        }
+        let timer = time_is_up.as_mut().as_pin_mut().expect("it was set above");
+        timer.poll(cx).map(|()| Ok(exceeded()))
+    })
+    .await
+}
+
 /// etcd's answer to a request whose time is up.
-fn exceeded() -> Response<Body> {
-    Status::deadline_exceeded("etcdserver: context deadline exceeded").into_http()
+fn exceeded<B: From<Body>>() -> Response<B> {
+    Status::deadline_exceeded("etcdserver: context deadline exceeded")
+        .into_http()
+        .map(B::from)
 }
 
 #[cfg(test)]

@@ -129,13 +129,17 @@ impl KvService {
 /// What a read costs and needs, known from the request alone. Only small reads stay on the threads
 /// that serve requests.
 #[derive(Clone, Copy)]
-struct ReadShape {
+pub(super) struct ReadShape {
     serializable: bool,
     small: bool,
 }
 
 impl ReadShape {
-    fn of_range(request: &RangeRequest) -> Self {
+    pub(super) fn is_small(self) -> bool {
+        self.small
+    }
+
+    pub(super) fn of_range(request: &RangeRequest) -> Self {
         Self {
             serializable: request.serializable,
             // A range is walked to its end for the count, whatever the limit.
@@ -143,7 +147,7 @@ impl ReadShape {
         }
     }
 
-    fn of_txn(request: &TxnRequest) -> Self {
+    pub(super) fn of_txn(request: &TxnRequest) -> Self {
         let mut shape = Self {
             serializable: true,
             small: request.compare.iter().all(|c| c.range_end.is_empty()),

@@ -18,7 +18,7 @@ use tower::Service;
 use crate::limits;
 
 /// How the messages of a request are compressed.
-const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+pub(super) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 /// Which compressions the client can read.
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 /// Status of an answer, and what is said about it.
@@ -75,7 +75,8 @@ where
     }
 }
 
-fn check_metadata(headers: &HeaderMap) -> Result<(), Status> {
+/// Whether the metadata of a request is within its bound.
+pub(super) fn check_metadata(headers: &HeaderMap) -> Result<(), Status> {
     let bytes: usize = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD_BYTES)

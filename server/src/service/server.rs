@@ -19,18 +19,23 @@ use holdfast_proto::{
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_stream::StreamExt;
 use tonic::{
+    body::Body,
     codec::CompressionEncoding::{Gzip, Zstd},
+    service::Routes,
     transport::Server,
 };
 use tonic_health::pb::health_server;
 use tonic_reflection::pb::v1::server_reflection_server;
+use tower::util::{MapRequest, MapResponse};
 
 use super::{
     admin::AdminService,
     authority::AuthorityStream,
     cluster::ClusterService,
+    connections,
     context::{Authority, ServiceContext},
     deadline::Deadlines,
+    direct::Direct,
     health,
     kv::KvService,
     listener::{self, Settles},
@@ -89,7 +94,8 @@ async fn bind(field: &'static str, address: SocketAddr) -> Result<TcpListener, S
         })
 }
 
-fn builder() -> Server {
+/// A server for peers, with what they may have sent before it is read.
+pub(super) fn peer_builder() -> Server {
     Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(limits::CLIENT_KEEPALIVE_INTERVAL))
@@ -97,11 +103,6 @@ fn builder() -> Server {
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
         .http2_max_header_list_size(limits::METADATA_WIRE_BYTES_MAX)
         .http2_max_pending_accept_reset_streams(Some(limits::STREAMS_GIVEN_UP_MAX))
-}
-
-/// A server for peers, with what they may have sent before it is read.
-pub(super) fn peer_builder() -> Server {
-    builder()
         .initial_stream_window_size(limits::PEER_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::PEER_CONNECTION_WINDOW_BYTES)
 }
@@ -172,42 +173,41 @@ pub async fn serve_clients(
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    let router = builder()
-        .layer(tower::layer::layer_fn(|inner| {
-            Protocol::new(inner, CLIENT_SERVICES)
-        }))
-        .layer(tower::layer::layer_fn(Deadlines::new))
-        .layer(tower::util::MapResponseLayer::new(reads::paced))
-        .layer(tower::util::MapRequestLayer::new(
-            |mut request: http::Request<tonic::body::Body>| {
-                if let Some(authority) = request.uri().authority() {
-                    let authority = Authority(authority.host().to_string());
-                    request.extensions_mut().insert(authority);
-                }
-                request
-            },
-        ))
-        .add_service(compressed!(
-            KvServer::new(KvService::new(context.clone(), reads.clone()))
-                .max_decoding_message_size(message_max)
-        ))
-        .add_service(compressed!(ClusterServer::new(ClusterService::new(
-            context.clone()
-        ))))
-        .add_service(compressed!(MaintenanceServer::new(
-            MaintenanceService::new(context.clone(), reads)
-        )))
-        .add_service(compressed!(SessionsServer::new(SessionsService::new(
-            context.clone()
-        ))))
-        .add_service(compressed!(AdminServer::new(AdminService::new(context))))
-        .add_service(compressed!(health_service))
-        .add_service(compressed!(reflection.build_v1()?));
+    let kv = Arc::new(KvService::new(context.clone(), reads.clone()));
+    let routes = Routes::new(compressed!(
+        KvServer::from_arc(kv.clone()).max_decoding_message_size(message_max)
+    ))
+    .add_service(compressed!(ClusterServer::new(ClusterService::new(
+        context.clone()
+    ))))
+    .add_service(compressed!(MaintenanceServer::new(
+        MaintenanceService::new(context.clone(), reads)
+    )))
+    .add_service(compressed!(SessionsServer::new(SessionsService::new(
+        context.clone()
+    ))))
+    .add_service(compressed!(AdminServer::new(AdminService::new(context))))
+    .add_service(compressed!(health_service))
+    .add_service(compressed!(reflection.build_v1()?))
+    .prepare();
+    let library = MapRequest::new(routes, |mut request: http::Request<Body>| {
+        if let Some(authority) = Authority::of(request.uri()) {
+            request.extensions_mut().insert(authority);
+        }
+        request
+    });
+    let library = MapResponse::new(library, reads::paced);
+    let library = Protocol::new(Deadlines::new(library), CLIENT_SERVICES);
+    let direct = Arc::new(Direct::new(kv, library, message_max));
     Ok(run("clients", |stopped| {
         Box::pin(async move {
-            let served = router.serve_with_incoming_shutdown(incoming, stopped).await;
+            let answer = move |request| {
+                let direct = direct.clone();
+                async move { direct.answer(request).await }
+            };
+            connections::serve(incoming, stopped, answer).await;
             reporting.abort();
-            served
+            Ok(())
         })
     }))
 }

@@ -7,10 +7,14 @@
 //! <data-dir>/node-1.log      what node 1 wrote to standard output and error
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::{
+    num::NonZero,
+    path::{Path, PathBuf},
+};
 
 const ZONES: [&str; 3] = ["zone-a", "zone-b", "zone-c"];
 const PORT_STEP: u16 = 10;
+const WORKER_THREADS: &str = "--worker-threads";
 
 /// One node as it is planned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +103,15 @@ pub fn start_args(
     }
     args.push("--data-dir".into());
     args.push(node.data_dir.as_os_str().to_owned());
+    if !node_flags
+        .iter()
+        .any(|flag| flag.starts_with(WORKER_THREADS))
+    {
+        // More threads than cores would only wake each other.
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        args.push(WORKER_THREADS.into());
+        args.push((cores / all.len()).max(1).to_string().into());
+    }
     args.extend(node_flags.iter().map(Into::into));
     args
 }
@@ -146,6 +159,8 @@ mod tests {
             assert_eq!(config.node.data_dir, node.data_dir);
             assert_eq!(config.cluster.members.len(), 3);
             assert_eq!(config.raft.log_entries_max, 500);
+            let cores = std::thread::available_parallelism().unwrap().get();
+            assert_eq!(config.node.worker_threads, (cores / 3).max(1));
             assert!(config.warnings().is_empty());
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Rules;
-use crate::config::Config;
+use crate::{config::Config, limits};
 
 impl Rules {
     fn url(&mut self, field: &str, url: &str, addr_field: &str) {
@@ -44,6 +44,12 @@ impl Rules {
                 "name the directory that the node keeps everything in: --data-dir DIR",
             );
         }
+        self.within(
+            "node.worker_threads",
+            node.worker_threads as u64,
+            1,
+            limits::WORKER_THREADS_MAX,
+        );
         for (field, addr) in [
             ("node.client_addr", node.client_addr),
             ("node.peer_addr", node.peer_addr),
