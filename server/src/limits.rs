@@ -354,6 +354,13 @@ pub const FILLING_TABLES_MAX: usize = 4096;
 pub const IMPORT_TOLD_EVERY: Duration = Duration::from_secs(5);
 /// Runs of unmerged tables in an LSM tree, each looked at by every read. At the bound: a batch waits.
 pub const LSM_RUNS_MAX: usize = 12;
+/// Deletions in an LSM tree that is rewritten without them, at least.
+pub const LSM_REWRITE_DELETIONS_MIN: u64 = 1000;
+/// Records of an LSM tree for each deletion in it, at most, for a rewrite to be worth it: what is deleted takes
+/// up less than the rest.
+pub const LSM_REWRITE_RECORDS_PER_DELETION: u64 = 5;
+/// Bytes of an LSM tree that is rewritten. Beyond: what is deleted goes as levels grow.
+pub const LSM_REWRITE_BYTES_MAX: u64 = 4 * 1024 * MIB;
 /// Files of tables that an LSM tree keeps open. At the bound: the least used is closed.
 pub const LSM_OPEN_TABLES_MAX: usize = 48;
 /// Records that are counted for a figure of how much of a table is whose. At the bound: the rest is shared out.

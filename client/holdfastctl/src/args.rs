@@ -356,6 +356,8 @@ pub enum Workload {
     Mixed,
     /// Transactions that compare a key's version and write it
     Txn,
+    /// Puts of every key once, in order; ends with the last, whatever --duration says
+    Fill,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -17,7 +17,7 @@ mod wire;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -29,7 +29,7 @@ use holdfast_client::{
 };
 use http::{HeaderValue, uri::InvalidUri};
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
-use tokio::time::timeout;
+use tokio::{task::JoinHandle, time::timeout};
 use tonic::{Code as GrpcCode, Status};
 
 use crate::{
@@ -44,11 +44,13 @@ use wire::Wire;
 const LATENCY_MAX_US: u64 = 600_000_000;
 /// Writers that put the keys in place before gets are measured.
 const PRELOAD_CONCURRENCY: usize = 64;
+/// Time between two looks at whether all workers are done.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Pause of a worker after a failed request, so that errors do not make a busy loop.
 const ERROR_PAUSE: Duration = Duration::from_millis(2);
 
-const WARM_UP: u8 = 0;
-const MEASURED: u8 = 1;
+/// Times that a worker of `fill` offers a key before the run ends without it.
+const OFFERS_MAX: u32 = 100;
 
 /// What the workers of all runs share.
 struct Target {
@@ -57,6 +59,59 @@ struct Target {
     value: Bytes,
     serializable: bool,
     read_percent: u8,
+}
+
+/// How far a run is; its workers share it.
+struct Progress {
+    begun: Instant,
+    is_measured: AtomicBool,
+    stop: AtomicBool,
+    /// The next key that `fill` puts.
+    next_key: AtomicU64,
+    /// When the last answer came that counts, in microseconds after the beginning.
+    last_us: AtomicU64,
+    /// Longest time between two such answers.
+    stall_us: AtomicU64,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Progress {
+            begun: Instant::now(),
+            is_measured: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            next_key: AtomicU64::new(0),
+            last_us: AtomicU64::new(0),
+            stall_us: AtomicU64::new(0),
+        }
+    }
+
+    fn now_us(&self) -> u64 {
+        self.begun.elapsed().as_micros() as u64
+    }
+
+    fn measure(&self) {
+        self.last_us.store(self.now_us(), Ordering::Relaxed);
+        self.is_measured.store(true, Ordering::Relaxed);
+    }
+
+    /// An answer came, or the run ends.
+    fn answered(&self) {
+        let now = self.now_us();
+        let last = self.last_us.swap(now, Ordering::Relaxed);
+        let gap = now.saturating_sub(last);
+        if gap > self.stall_us.load(Ordering::Relaxed) {
+            self.stall_us.fetch_max(gap, Ordering::Relaxed);
+        }
+    }
+
+    fn stops(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn counts(&self) -> bool {
+        self.is_measured.load(Ordering::Relaxed) && !self.stops()
+    }
 }
 
 /// What one worker saw in the measured part.
@@ -91,6 +146,11 @@ pub async fn run(global: &Global, args: &BenchArgs, screen: &mut Screen) -> Resu
             eprintln!("holdfastctl: first error: {error}");
         }
         failed |= run.operations == 0;
+        if args.workload == Workload::Fill && run.operations < args.keys {
+            let (done, keys) = (run.operations, args.keys);
+            eprintln!("holdfastctl: {done} of {keys} keys were put; the run was given up");
+            failed = true;
+        }
         runs.push(run);
     }
     report::show(&runs, !args.pids.is_empty(), screen)?;
@@ -204,21 +264,39 @@ async fn measure(
     args: &BenchArgs,
     concurrency: usize,
 ) -> Result<Run, Failure> {
-    let phase = Arc::new(AtomicU8::new(WARM_UP));
-    let stop = Arc::new(AtomicBool::new(false));
+    let progress = Arc::new(Progress::new());
+    let workload = args.workload;
+    let fills = workload == Workload::Fill;
+    let mut cpu_before = cpu::used(&args.pids)?;
+    if fills {
+        progress.measure();
+    }
     let workers: Vec<_> = (0..concurrency)
         .map(|worker| {
-            let (target, phase, stop) = (target.clone(), phase.clone(), stop.clone());
+            let (target, progress) = (target.clone(), progress.clone());
             let rng = SmallRng::seed_from_u64(args.seed ^ (worker as u64) << 32);
-            tokio::spawn(work(target, args.workload, worker, rng, phase, stop))
+            tokio::spawn(async move {
+                match fills {
+                    true => fill(target, worker, progress).await,
+                    false => work(target, workload, worker, rng, progress).await,
+                }
+            })
         })
         .collect();
-    tokio::time::sleep(args.warmup).await;
-    let cpu_before = cpu::used(&args.pids)?;
-    let begun = Instant::now();
-    phase.store(MEASURED, Ordering::Relaxed);
-    tokio::time::sleep(args.duration).await;
-    stop.store(true, Ordering::Relaxed);
+    let mut begun = progress.begun;
+    if fills {
+        while !workers.iter().all(JoinHandle::is_finished) {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    } else {
+        tokio::time::sleep(args.warmup).await;
+        cpu_before = cpu::used(&args.pids)?;
+        begun = Instant::now();
+        progress.measure();
+        tokio::time::sleep(args.duration).await;
+        progress.stop.store(true, Ordering::Relaxed);
+        progress.answered();
+    }
     let took = begun.elapsed();
     let cpu_after = cpu::used(&args.pids)?;
     let mut total = Tally::new();
@@ -232,11 +310,12 @@ async fn measure(
         total.first_error = total.first_error.or(tally.first_error);
     }
     Ok(Run {
-        workload: args.workload,
+        workload,
         concurrency,
         took,
         operations: total.latencies_us.len(),
         latencies_us: total.latencies_us,
+        stall: Duration::from_micros(progress.stall_us.load(Ordering::Relaxed)),
         errors: total.errors,
         first_error: total.first_error.map(|status| status.to_string()),
         cpu: cpu_after.saturating_sub(cpu_before),
@@ -253,6 +332,16 @@ impl Tally {
             first_error: None,
         }
     }
+
+    fn answered(&mut self, begun: Instant) {
+        let took_us = begun.elapsed().as_micros() as u64;
+        self.latencies_us.saturating_record(took_us.max(1));
+    }
+
+    fn failed(&mut self, status: Status) {
+        self.errors += 1;
+        self.first_error.get_or_insert(status);
+    }
 }
 
 async fn work(
@@ -260,17 +349,16 @@ async fn work(
     workload: Workload,
     worker: usize,
     mut rng: SmallRng,
-    phase: Arc<AtomicU8>,
-    stop: Arc<AtomicBool>,
+    progress: Arc<Progress>,
 ) -> Tally {
     let mut tally = Tally::new();
     // Every worker visits all endpoints in turn, so that one alone measures all of them too.
     for wire in worker.. {
-        if stop.load(Ordering::Relaxed) {
+        if progress.stops() {
             break;
         }
         let op = match workload {
-            Workload::Put => Op::Put,
+            Workload::Put | Workload::Fill => Op::Put,
             Workload::Get => Op::Get,
             Workload::Txn => Op::Txn,
             Workload::Mixed if rng.random_range(0..100) < target.read_percent => Op::Get,
@@ -281,19 +369,55 @@ async fn work(
         let result = target.send(wire, op, key).await;
         // Counted where it ends: what began in the warm-up and ended after it counts, what was
         // under way at the end does not.
-        let counted = phase.load(Ordering::Relaxed) == MEASURED && !stop.load(Ordering::Relaxed);
+        let counted = progress.counts();
         match result {
             Ok(()) if counted => {
-                let took_us = begun.elapsed().as_micros() as u64;
-                tally.latencies_us.saturating_record(took_us.max(1));
+                tally.answered(begun);
+                progress.answered();
             }
             Ok(()) => {}
             Err(status) => {
                 if counted {
-                    tally.errors += 1;
-                    tally.first_error.get_or_insert(status);
+                    tally.failed(status);
                 }
                 tokio::time::sleep(ERROR_PAUSE).await;
+            }
+        }
+    }
+    tally
+}
+
+/// Puts the keys that nobody has put yet, until there are none.
+async fn fill(target: Arc<Target>, worker: usize, progress: Arc<Progress>) -> Tally {
+    let mut tally = Tally::new();
+    let mut wire = worker;
+    while !progress.stops() {
+        let key = progress.next_key.fetch_add(1, Ordering::Relaxed);
+        if key >= target.keys {
+            break;
+        }
+        let mut offers = 0;
+        loop {
+            let begun = Instant::now();
+            let result = target.send(wire, Op::Put, key).await;
+            wire += 1;
+            match result {
+                Ok(()) => {
+                    tally.answered(begun);
+                    progress.answered();
+                    break;
+                }
+                Err(status) => {
+                    tally.failed(status);
+                    offers += 1;
+                    if offers == OFFERS_MAX {
+                        progress.stop.store(true, Ordering::Relaxed);
+                    }
+                    if progress.stops() {
+                        return tally;
+                    }
+                    tokio::time::sleep(ERROR_PAUSE).await;
+                }
             }
         }
     }

@@ -224,6 +224,28 @@ fn bench_measures_and_reports() {
 }
 
 #[test]
+fn a_fill_puts_every_key_once() {
+    let mock = Mock::holdfast(&["zone-a", "zone-b"]);
+    let args = [
+        "bench",
+        "fill",
+        "--concurrency",
+        "8",
+        "--keys",
+        "500",
+        "-o",
+        "json",
+    ];
+    let output = run(&mock.urls(), &args, b"");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{errors}");
+    let runs: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(runs[0]["op"], "fill");
+    assert_eq!(runs[0]["operations"], 500);
+    assert!(runs[0]["stall_ms"].as_f64() > Some(0.0), "{}", runs[0]);
+}
+
+#[test]
 fn completions_and_help_need_no_cluster() {
     let nobody = ["127.0.0.1:1".to_owned()];
     for shell in ["bash", "zsh", "fish"] {

@@ -10,15 +10,26 @@ use std::io;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::{Request, Response};
-use hyper::{body::Incoming, server::conn::http2};
+use hyper::{body::Incoming, rt::Executor, server::conn::http2};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::codegen::StdError;
 
 use crate::limits;
+
+/// Runs each request as a task of its own.
+#[derive(Clone)]
+struct Tasks;
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
+    fn execute(&self, request: F) {
+        // Boxed, so that what is large is moved once: a task is moved several times until it runs.
+        tokio::spawn(Box::pin(request));
+    }
+}
 
 /// Serves connections until `stopped`, and then what is under way on them.
 pub(super) async fn serve<I, S, F, B>(
@@ -32,7 +43,7 @@ pub(super) async fn serve<I, S, F, B>(
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<StdError> + Send + Sync,
 {
-    let mut http = http2::Builder::new(TokioExecutor::new());
+    let mut http = http2::Builder::new(Tasks);
     http.timer(TokioTimer::new())
         .keep_alive_interval(Some(limits::CLIENT_KEEPALIVE_INTERVAL))
         .keep_alive_timeout(limits::CLIENT_KEEPALIVE_TIMEOUT)

@@ -23,8 +23,7 @@ use std::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use holdfast_mvcc as mvcc;
 use holdfast_proto::etcdserverpb::{
-    DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest,
-    kv_server::{self, Kv},
+    DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest, kv_server,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::{Frame, SizeHint};
@@ -136,26 +135,28 @@ where
             match call {
                 Call::Put => {
                     if let Ok(put) = PutRequest::decode(message) {
-                        return Ok(answer(kv.put(asked(parts(request), put)).await));
+                        return Ok(answer(kv.answer_put(asked(parts(request), put)).await));
                     }
                 }
                 Call::DeleteRange => {
                     if let Ok(delete) = DeleteRangeRequest::decode(message) {
-                        return Ok(answer(kv.delete_range(asked(parts(request), delete)).await));
+                        return Ok(answer(
+                            kv.answer_delete_range(asked(parts(request), delete)).await,
+                        ));
                     }
                 }
                 Call::Range => {
                     if let Ok(range) = RangeRequest::decode(message)
                         && ReadShape::of_range(&range).is_small()
                     {
-                        return Ok(answer(kv.range(asked(parts(request), range)).await));
+                        return Ok(answer(kv.answer_range(asked(parts(request), range)).await));
                     }
                 }
                 Call::Txn => {
                     if let Ok(txn) = TxnRequest::decode(message)
                         && (!mvcc::is_read_only(&txn) || ReadShape::of_txn(&txn).is_small())
                     {
-                        return Ok(answer(kv.txn(asked(parts(request), txn)).await));
+                        return Ok(answer(kv.answer_txn(asked(parts(request), txn)).await));
                     }
                 }
             }
@@ -166,7 +167,9 @@ where
 }
 
 /// What was seen of a body, in order: the frame of the message, and one that may end the stream after it.
-struct Seen<B: http_body::Body>([Option<Result<Frame<B::Data>, B::Error>>; 2]);
+struct Seen<B: http_body::Body>([Option<FrameOf<B>>; 2]);
+
+type FrameOf<B> = Result<Frame<<B as http_body::Body>::Data>, <B as http_body::Body>::Error>;
 
 impl<B: http_body::Body> Default for Seen<B> {
     fn default() -> Self {
@@ -199,9 +202,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Seen<B> {
     }
 }
 
-async fn next_frame<B: http_body::Body + Unpin>(
-    body: &mut B,
-) -> Option<Result<Frame<B::Data>, B::Error>> {
+async fn next_frame<B: http_body::Body + Unpin>(body: &mut B) -> Option<FrameOf<B>> {
     std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
 }
 
@@ -338,3 +339,6 @@ where
         self.seen.0.iter().all(Option::is_none) && self.rest.is_end_stream()
     }
 }
+
+#[cfg(test)]
+mod tests;

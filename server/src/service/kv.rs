@@ -189,9 +189,9 @@ fn read_small<Q, A>(
     answer.map_err(|e| reads::refused(&e))
 }
 
-#[tonic::async_trait]
-impl Kv for KvService {
-    async fn range(
+/// The calls, as futures that are not boxed.
+impl KvService {
+    pub(super) async fn answer_range(
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<RangeResponse>, Status> {
@@ -206,7 +206,10 @@ impl Kv for KvService {
         Ok(answered(answer, held))
     }
 
-    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+    pub(super) async fn answer_put(
+        &self,
+        request: Request<PutRequest>,
+    ) -> Result<Response<PutResponse>, Status> {
         validate::put(request.get_ref()).map_err(status::invalid)?;
         self.check_size(request.get_ref())?;
         match self.write(request, Op::Put).await? {
@@ -218,7 +221,7 @@ impl Kv for KvService {
         }
     }
 
-    async fn delete_range(
+    pub(super) async fn answer_delete_range(
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
@@ -233,7 +236,10 @@ impl Kv for KvService {
         }
     }
 
-    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+    pub(super) async fn answer_txn(
+        &self,
+        request: Request<TxnRequest>,
+    ) -> Result<Response<TxnResponse>, Status> {
         validate::txn(request.get_ref(), self.context.config.limits.txn_ops_max)
             .map_err(status::invalid)?;
         self.check_size(request.get_ref())?;
@@ -258,7 +264,7 @@ impl Kv for KvService {
         Ok(answered(answer, held))
     }
 
-    async fn compact(
+    async fn answer_compact(
         &self,
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
@@ -274,6 +280,38 @@ impl Kv for KvService {
             }
             (other, _) => Err(mismatch(&other)),
         }
+    }
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    async fn range(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<RangeResponse>, Status> {
+        self.answer_range(request).await
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        self.answer_put(request).await
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        self.answer_delete_range(request).await
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        self.answer_txn(request).await
+    }
+
+    async fn compact(
+        &self,
+        request: Request<CompactionRequest>,
+    ) -> Result<Response<CompactionResponse>, Status> {
+        self.answer_compact(request).await
     }
 }
 

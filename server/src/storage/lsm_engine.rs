@@ -7,7 +7,8 @@
 //! ```text
 //!   apply_batch   sorted tables, fsync ─▶ new list of tables, fsync ─▶ current, renamed, fsync
 //!   sync          nothing: all of it was durable before
-//!   compaction    one thread, one compaction at a time: the oldest runs into the level below
+//!   compaction    one thread, one compaction at a time: the oldest runs into the level below, and the
+//!                 whole tree when much of it is deleted, see [`garbage`]
 //! ```
 //!
 //! What is kept away from:
@@ -22,6 +23,7 @@
 //! that meets it.
 
 mod compaction;
+mod garbage;
 mod load;
 mod long_keys;
 mod reads;

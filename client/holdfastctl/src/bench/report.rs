@@ -18,6 +18,8 @@ pub struct Run {
     pub took: Duration,
     pub operations: u64,
     pub latencies_us: Histogram<u64>,
+    /// Longest time in which nothing was answered.
+    pub stall: Duration,
     pub errors: u64,
     pub first_error: Option<String>,
     /// Of the processes that were watched.
@@ -31,6 +33,7 @@ impl Run {
             Workload::Get => "get",
             Workload::Mixed => "mixed",
             Workload::Txn => "txn",
+            Workload::Fill => "fill",
         }
     }
 
@@ -56,6 +59,7 @@ impl Run {
             format!("{:.2}", self.quantile_ms(0.5)),
             format!("{:.2}", self.quantile_ms(0.99)),
             format!("{:.2}", self.quantile_ms(0.999)),
+            format!("{:.0}", self.stall.as_secs_f64() * 1000.0),
             self.errors.to_string(),
         ];
         if with_cpu {
@@ -78,6 +82,7 @@ impl Run {
             "p99_ms": self.quantile_ms(0.99),
             "p999_ms": self.quantile_ms(0.999),
             "max_ms": self.latencies_us.max() as f64 / 1000.0,
+            "stall_ms": self.stall.as_secs_f64() * 1000.0,
             "errors": self.errors,
         });
         if with_cpu {
@@ -98,6 +103,7 @@ pub fn show(runs: &[Run], with_cpu: bool, screen: &mut Screen) -> Result<(), Fai
         "p50 ms",
         "p99 ms",
         "p99.9 ms",
+        "stall ms",
         "errors",
     ];
     if with_cpu {
@@ -140,13 +146,16 @@ mod tests {
             took: Duration::from_secs(2),
             operations: 1000,
             latencies_us,
+            stall: Duration::from_millis(40),
             errors: 3,
             first_error: None,
             cpu: Duration::from_millis(250),
         };
         assert_eq!(
             run.cells(true),
-            ["put", "4", "500", "0.50", "0.99", "1.00", "3", "250.0"]
+            [
+                "put", "4", "500", "0.50", "0.99", "1.00", "40", "3", "250.0"
+            ]
         );
         assert_eq!(run.json(true)["cpu_ms_per_1000_ops"], 250.0);
         run.operations = 0;

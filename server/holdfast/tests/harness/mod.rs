@@ -40,7 +40,7 @@ use tokio::time::{sleep, timeout};
 pub use self::{
     load::Load,
     node::{Node, channel},
-    wire::Wire,
+    wire::{Ending, Wire, framed},
 };
 pub use holdfast::unique_writes::History;
 

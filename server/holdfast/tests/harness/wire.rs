@@ -42,26 +42,83 @@ impl Wire {
             request = request.header(*name, *value);
         }
         let request = request.body(()).unwrap();
+        let data = [framed(message)];
+        self.exchange(request, &data, Ending::WithData)
+            .await
+            .map(drop)
+    }
+
+    /// Sends one request whose body is cut into these frames, and tells what comes back: the data and the
+    /// metadata of the answer.
+    pub async fn ask_in_frames(
+        &self,
+        path: &str,
+        frames: &[Bytes],
+        ending: Ending,
+    ) -> Result<(Bytes, http::HeaderMap), Status> {
+        let request = http::Request::post(format!("{}{path}", self.origin))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        let request = request.body(()).unwrap();
+        self.exchange(request, frames, ending).await
+    }
+
+    async fn exchange(
+        &self,
+        request: http::Request<()>,
+        frames: &[Bytes],
+        ending: Ending,
+    ) -> Result<(Bytes, http::HeaderMap), Status> {
         let mut requests = self.requests.clone().ready().await.map_err(broken)?;
         let (answer, mut body) = requests.send_request(request, false).map_err(broken)?;
-        let mut framed = BytesMut::new();
-        framed.put_u8(0);
-        framed.put_u32(message.encoded_len() as u32);
-        message.encode(&mut framed).unwrap();
-        body.send_data(framed.freeze(), true).map_err(broken)?;
+        for (i, frame) in frames.iter().enumerate() {
+            let ends = ending == Ending::WithData && i + 1 == frames.len();
+            body.send_data(frame.clone(), ends).map_err(broken)?;
+        }
+        match ending {
+            Ending::WithData if frames.is_empty() => {
+                body.send_data(Bytes::new(), true).map_err(broken)?;
+            }
+            Ending::WithData => {}
+            Ending::EmptyFrame => body.send_data(Bytes::new(), true).map_err(broken)?,
+            Ending::Trailers => body.send_trailers(Default::default()).map_err(broken)?,
+        }
         let (parts, mut body) = answer.await.map_err(broken)?.into_parts();
         if let Some(status) = Status::from_header_map(&parts.headers) {
-            return judged(status);
+            judged(status)?;
         }
+        let mut received = BytesMut::new();
         while let Some(data) = body.data().await {
-            let length = data.map_err(broken)?.len();
+            let data = data.map_err(broken)?;
+            received.extend_from_slice(&data);
             body.flow_control()
-                .release_capacity(length)
+                .release_capacity(data.len())
                 .map_err(broken)?;
         }
         let trailers = body.trailers().await.map_err(broken)?.unwrap_or_default();
-        judged(Status::from_header_map(&trailers).expect("an answer ends with a status"))
+        judged(Status::from_header_map(&trailers).expect("an answer ends with a status"))?;
+        Ok((received.freeze(), parts.headers))
     }
+}
+
+/// How a stream of frames ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// With the last frame of data.
+    WithData,
+    /// With a frame of data that is empty.
+    EmptyFrame,
+    /// With trailers.
+    Trailers,
+}
+
+/// A message with what stands before it.
+pub fn framed(message: &impl Message) -> Bytes {
+    let mut framed = BytesMut::new();
+    framed.put_u8(0);
+    framed.put_u32(message.encoded_len() as u32);
+    message.encode(&mut framed).unwrap();
+    framed.freeze()
 }
 
 fn judged(status: Status) -> Result<(), Status> {

@@ -1,13 +1,21 @@
 //! What clients of other makers send: compressed messages, large metadata, services that are not
 //! there. Each gets an answer of gRPC, and the connection goes on.
 
-use holdfast_proto::etcdserverpb::{PutRequest, RangeRequest, kv_client::KvClient};
+use bytes::Bytes;
+use holdfast_proto::etcdserverpb::{
+    DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, kv_client::KvClient,
+    request_op::Request as Operation,
+};
 use tonic::{
     Code, Request, Status, body::Body, codec::CompressionEncoding, metadata::AsciiMetadataValue,
 };
 use tower::{Service, ServiceExt};
 
-use crate::harness::{Cluster, PATIENCE, channel, run, within};
+use crate::harness::{
+    Cluster, PATIENCE, channel, run,
+    wire::{Ending, Wire, framed},
+    within,
+};
 
 fn put(value: Vec<u8>) -> PutRequest {
     PutRequest {
@@ -105,5 +113,78 @@ fn large_metadata_and_unknown_services_get_a_status_and_the_connection_goes_on()
             assert_eq!(status.code(), Code::Unimplemented, "{status}");
             assert!(status.message().contains(says), "{status}");
         }
+    });
+}
+
+#[test]
+fn what_is_answered_does_not_depend_on_how_a_request_was_cut() {
+    run(async |rng| {
+        let cluster = Cluster::start(rng).await;
+        let wire = tokio::time::timeout(PATIENCE, Wire::connect(cluster.node(2)));
+        let wire = wire.await.unwrap();
+        let delete = DeleteRangeRequest {
+            key: b"gone".as_slice().into(),
+            ..Default::default()
+        };
+        let mut all = get();
+        all.range_end = b"l".as_slice().into();
+        let txn = TxnRequest {
+            success: vec![RequestOp {
+                request: Some(Operation::RequestPut(put(b"w".to_vec()))),
+            }],
+            ..Default::default()
+        };
+        for (method, request) in [
+            ("Put", framed(&put(b"v".to_vec()))),
+            ("Range", framed(&get())),
+            ("Range", framed(&all)),
+            ("Txn", framed(&txn)),
+            ("Txn", framed(&TxnRequest::default())),
+            ("DeleteRange", framed(&delete)),
+        ] {
+            let path = format!("/etcdserverpb.KV/{method}");
+            let ask = async |frames: &[Bytes], ending| {
+                let asked = wire.ask_in_frames(&path, frames, ending);
+                let asked = tokio::time::timeout(PATIENCE, asked).await.unwrap();
+                let (answer, headers) = asked.unwrap();
+                let mut names: Vec<_> = headers.keys().map(|name| name.to_string()).collect();
+                names.sort();
+                // The header of an answer differs from one to the next, its form does not.
+                (answer.len(), answer[..5].to_vec(), names)
+            };
+            let whole = ask(&[request.clone()], Ending::WithData).await;
+            let (prefix, message) = (request.slice(..5), request.slice(5..));
+            let bytes: Vec<_> = (0..request.len())
+                .map(|i| request.slice(i..i + 1))
+                .collect();
+            assert_eq!(ask(&[request.clone()], Ending::EmptyFrame).await, whole);
+            assert_eq!(ask(&[request.clone()], Ending::Trailers).await, whole);
+            assert_eq!(ask(&[prefix, message], Ending::WithData).await, whole);
+            assert_eq!(ask(&bytes, Ending::EmptyFrame).await, whole);
+        }
+        let request = framed(&put(b"v".to_vec()));
+        let flagged = |flag: u8| Bytes::from([&[flag][..], &request[1..]].concat());
+        let huge = Bytes::from_static(&[0, 0x7f, 0xff, 0xff, 0xff]);
+        let garbage = Bytes::from_static(&[0, 0, 0, 0, 2, 0xff, 0xff]);
+        for (frame, code, says) in [
+            (Bytes::new(), Code::Internal, "Missing request message"),
+            (flagged(1), Code::Internal, "no grpc-encoding"),
+            (flagged(2), Code::Internal, "invalid compression flag"),
+            (huge, Code::OutOfRange, "length too large"),
+            (garbage, Code::Internal, "failed to decode"),
+        ] {
+            let refused = wire.ask_in_frames("/etcdserverpb.KV/Put", &[frame], Ending::WithData);
+            let refused = tokio::time::timeout(PATIENCE, refused).await.unwrap();
+            let refused = refused.unwrap_err();
+            assert_eq!(refused.code(), code, "{refused}");
+            assert!(refused.message().contains(says), "{refused}");
+        }
+        // The connection goes on.
+        let request = put(b"v".to_vec());
+        let goes_on = wire.ask("/etcdserverpb.KV/Put", &request, &[]);
+        tokio::time::timeout(PATIENCE, goes_on)
+            .await
+            .unwrap()
+            .unwrap();
     });
 }

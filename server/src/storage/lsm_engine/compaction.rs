@@ -1,6 +1,7 @@
 //! The thread that merges tables, and how it is stopped.
 //!
-//! It looks after each batch and works until the strategy finds nothing more to do. A batch waits while
+//! It looks after each batch and works until the strategy finds nothing more to do; then it looks whether the
+//! tree is to be rewritten, once for each batch. A batch waits while
 //! too many runs of tables lie unmerged, because every read looks at each of them.
 
 use std::io;
@@ -16,6 +17,7 @@ use lsm_tree::{AbstractTree as _, AnyTree, SequenceNumberCounter};
 use parking_lot::{Condvar, Mutex};
 
 use super::failed;
+use super::garbage;
 use super::reads::Reads;
 use crate::limits;
 use crate::storage::engine::EngineError;
@@ -231,12 +233,23 @@ fn run(
 ) {
     let strategy = Arc::new(Leveled::default().with_table_target_size(limits::LSM_TABLE_BYTES));
     while shared.next() {
+        let mut rewritten = false;
         loop {
             let changed = guarded(&shared.dir, || {
                 let failed = failed(&shared.dir);
                 let before = tree.current_version().id();
                 tree.compact(strategy.clone(), visible.get())
                     .map_err(&failed)?;
+                let rests = tree.current_version().id() == before;
+                if rests && !rewritten && garbage::is_due(tree, &shared.dir) {
+                    rewritten = true;
+                    tracing::debug!(
+                        bytes = tree.disk_space(),
+                        "rewriting the state without what is deleted"
+                    );
+                    tree.major_compact(limits::LSM_TABLE_BYTES, visible.get())
+                        .map_err(&failed)?;
+                }
                 reads.renew(tree);
                 // The lists before the newest hold the files that were merged.
                 let mut lists = tree.get_version_history_lock();

@@ -122,6 +122,30 @@ fn what_was_overwritten_gives_its_space_back() {
     }
 }
 
+/// Nothing more is written, so nothing but the deletions themselves asks for it.
+#[test]
+fn what_was_deleted_gives_its_space_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path()).unwrap();
+    let all = 0u32..4_000;
+    let batch = all.clone().map(|n| put(n.to_be_bytes(), vec![7; 1_000]));
+    engine.apply_batch(batch.collect()).unwrap();
+    engine.compactor.wait_for_rest();
+    let before = engine.disk_bytes().unwrap();
+    let is_kept = |n: &u32| n.is_multiple_of(5);
+    let gone = all.clone().filter(|n| !is_kept(n));
+    let batch = gone.map(|n| delete(n.to_be_bytes()));
+    engine.apply_batch(batch.collect()).unwrap();
+    engine.compactor.wait_for_rest();
+    assert_eq!(engine.tree.tombstone_count(), 0);
+    let after = engine.disk_bytes().unwrap();
+    assert!(after < before / 2, "{before} bytes before, {after} after");
+    for n in all {
+        let found = engine.get(&n.to_be_bytes()).unwrap();
+        assert_eq!(found.is_some(), is_kept(&n), "record {n}");
+    }
+}
+
 /// A scan goes on over what was there when it began, while batches and compactions pass.
 #[test]
 fn a_scan_keeps_what_it_began_with() {
