@@ -50,8 +50,7 @@ pub const STREAMS_GIVEN_UP_MAX: usize = STREAMS_PER_CONNECTION_MAX as usize;
 
 /// Bytes of the metadata of one request, counted as HTTP/2 counts them. At the bound: refused.
 pub const METADATA_BYTES_MAX: usize = 16 * KIB as usize;
-/// Bytes of metadata that the wire may carry, so that what is too large gets a status. Beyond: the
-/// stream or the connection ends.
+/// The same on the wire, so that what is too large gets a status. Beyond: the stream or the connection ends.
 pub const METADATA_WIRE_BYTES_MAX: u32 = MIB as u32;
 
 /// Threads that serve requests on one node. Beyond: the configuration is refused.
@@ -182,16 +181,14 @@ pub const RESPONSE_SLICE_BYTES: usize = 64 * KIB as usize;
 pub const FORWARD_QUEUE_REQUESTS_DEFAULT: usize = 8192;
 /// Requests in one batch to a peer. At the bound: cut.
 pub const FORWARD_BATCH_REQUESTS_MAX: usize = 256;
-/// Bytes of the requests in one batch to a peer, unless a single request is larger. At the bound:
-/// cut.
+/// Bytes of the requests in one batch to a peer, unless a single request is larger. At the bound: cut.
 pub const FORWARD_BATCH_BYTES_MAX: u64 = 2 * MIB;
 
 /// Entries in one append message to a peer. At the bound: cut.
 pub const APPEND_ENTRIES_DEFAULT: u64 = 512;
 /// Largest value that `raft.max_payload_entries` accepts.
 pub const APPEND_ENTRIES_CEILING: u64 = 65_536;
-/// Bytes of the entries in one append message to a peer, unless a single entry is larger. At the
-/// bound: cut.
+/// Bytes of the entries in one append message to a peer, unless one entry is larger. At the bound: cut.
 pub const APPEND_BYTES_MAX: u64 = 4 * MIB;
 /// Longest time in which a peer confirms none of the entries that it was sent, before its stream is given
 /// up. While a stream is open the log is not purged past what its peer has confirmed, so the log of a
@@ -329,8 +326,7 @@ pub const LOG_OVER_BUDGET_MAX: Duration = Duration::from_secs(60);
 pub const LOG_READ_SPAN_BYTES_MAX: usize = MIB as usize;
 /// Bytes of records of other groups that are read over; longer ones are jumped.
 pub const LOG_READ_GAP_BYTES_MAX: usize = 32 * KIB as usize;
-/// Bytes of entries that one command moves out of an old segment; a longer entry is moved alone. At the
-/// bound: cut.
+/// Bytes of entries that one command moves out of an old segment, unless one is longer. At the bound: cut.
 pub const LOG_MOVE_BYTES_MAX: u64 = MIB;
 
 // ---- state -----------------------------------------------------------------------------------
@@ -345,8 +341,7 @@ pub const LOAD_RUNS_MAX: u32 = 8;
 /// Bytes of a received snapshot that are collected before they go to the engine, unless one chunk is
 /// larger. At the bound: cut.
 pub const LOAD_BYTES_MAX: u64 = 4 * MIB;
-/// Records of a state that nobody uses any more which are deleted in one batch. At the bound: the next is
-/// begun.
+/// Records of a state that nobody uses that are deleted in one batch. At the bound: the next is begun.
 pub const SWEPT_RECORDS_MAX: usize = 32_768;
 /// Tables of groups that hold something and were not cut yet. At the bound: all are cut.
 pub const FILLING_TABLES_MAX: usize = 4096;
@@ -354,10 +349,7 @@ pub const FILLING_TABLES_MAX: usize = 4096;
 pub const IMPORT_TOLD_EVERY: Duration = Duration::from_secs(5);
 /// Runs of unmerged tables in an LSM tree, each looked at by every read. At the bound: a batch waits.
 pub const LSM_RUNS_MAX: usize = 12;
-/// Deletions in an LSM tree that is rewritten without them, at least.
-pub const LSM_REWRITE_DELETIONS_MIN: u64 = 1000;
-/// Records of an LSM tree for each deletion in it, at most, for a rewrite to be worth it: what is deleted takes
-/// up less than the rest.
+/// Records of an LSM tree for each deletion in it, at most, when it is rewritten without them.
 pub const LSM_REWRITE_RECORDS_PER_DELETION: u64 = 5;
 /// Bytes of an LSM tree that is rewritten. Beyond: what is deleted goes as levels grow.
 pub const LSM_REWRITE_BYTES_MAX: u64 = 4 * 1024 * MIB;
@@ -383,8 +375,7 @@ pub const ROOM_HAND_OVER_EVERY: Duration = Duration::from_secs(10);
 /// Bytes from which on a value that was read keeps the block of lsm-tree's cache that it lies in. A smaller
 /// one is copied, so that it does not hold the memory of the values around it.
 pub const LSM_SHARED_VALUE_BYTES_MIN: usize = 4 * KIB as usize;
-/// Bytes from which on a value that was read keeps the page of sled that it lies in. A smaller one is
-/// copied.
+/// Bytes from which on a value that was read keeps its page of sled. A smaller one is copied.
 pub const SLED_SHARED_VALUE_BYTES_MIN: usize = 32 * KIB as usize;
 /// Longest wait for the lock of a sled database just closed: sled's own threads let go of it a moment
 /// after the last handle is dropped. At the bound: the database is not opened.
@@ -465,8 +456,7 @@ pub const DIAL_PAUSE_REFUSED_MAX: Duration = Duration::from_millis(250);
 /// Longest pause before a detector dials a peer again that does not answer: each attempt stays in the
 /// queue of a process that is stopped.
 pub const DIAL_PAUSE_SILENT_MAX: Duration = Duration::from_secs(3);
-/// Connections to the detector that one peer has made and that are open. At the bound the oldest is
-/// closed.
+/// Connections to the detector that one peer has open. At the bound the oldest is closed.
 pub const DETECTOR_INCOMING_PER_PEER_MAX: usize = 4;
 /// Connections to the detector of this node whose ends have not said yet who they are. At the bound the
 /// new one is closed.

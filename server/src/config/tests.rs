@@ -115,18 +115,6 @@ fn the_node_must_say_who_it_is() {
 }
 
 #[test]
-fn a_node_has_a_worker_for_each_core_unless_told_otherwise() {
-    let cores = std::thread::available_parallelism().unwrap().get();
-    assert_eq!(sound().resolve().unwrap().node.worker_threads, cores);
-    refused(
-        |c| c.node.worker_threads = 1025,
-        "node.worker_threads",
-        "1025",
-        "from 1 to 1024",
-    );
-}
-
-#[test]
 fn addresses_have_ports_of_their_own() {
     refused(
         |c| c.node.client_addr.set_port(0),
@@ -447,12 +435,12 @@ fn a_misspelt_log_level_is_refused() {
 fn all_problems_are_reported_at_once() {
     let mut config = sound();
     config.raft.max_payload_entries = 0;
-    config.limits.txn_ops_max = 0;
+    config.node.worker_threads = 1025;
     config.storage.cache_bytes = 0;
     let message = config.resolve().unwrap_err().to_string();
     for field in [
         "raft.max_payload_entries = 0",
-        "limits.txn_ops_max = 0",
+        "node.worker_threads = 1025",
         "storage.cache_bytes = 0 B",
     ] {
         assert!(message.contains(field), "{message}");

@@ -11,11 +11,7 @@ use tonic::{
 };
 use tower::{Service, ServiceExt};
 
-use crate::harness::{
-    Cluster, PATIENCE, channel, run,
-    wire::{Ending, Wire, framed},
-    within,
-};
+use crate::harness::{Cluster, Ending, PATIENCE, Wire, channel, framed, run, within};
 
 fn put(value: Vec<u8>) -> PutRequest {
     PutRequest {
@@ -152,13 +148,14 @@ fn what_is_answered_does_not_depend_on_how_a_request_was_cut() {
                 // The header of an answer differs from one to the next, its form does not.
                 (answer.len(), answer[..5].to_vec(), names)
             };
-            let whole = ask(&[request.clone()], Ending::WithData).await;
+            let alone = [request.clone()];
+            let whole = ask(&alone, Ending::WithData).await;
             let (prefix, message) = (request.slice(..5), request.slice(5..));
             let bytes: Vec<_> = (0..request.len())
                 .map(|i| request.slice(i..i + 1))
                 .collect();
-            assert_eq!(ask(&[request.clone()], Ending::EmptyFrame).await, whole);
-            assert_eq!(ask(&[request.clone()], Ending::Trailers).await, whole);
+            assert_eq!(ask(&alone, Ending::EmptyFrame).await, whole);
+            assert_eq!(ask(&alone, Ending::Trailers).await, whole);
             assert_eq!(ask(&[prefix, message], Ending::WithData).await, whole);
             assert_eq!(ask(&bytes, Ending::EmptyFrame).await, whole);
         }
@@ -173,7 +170,8 @@ fn what_is_answered_does_not_depend_on_how_a_request_was_cut() {
             (huge, Code::OutOfRange, "length too large"),
             (garbage, Code::Internal, "failed to decode"),
         ] {
-            let refused = wire.ask_in_frames("/etcdserverpb.KV/Put", &[frame], Ending::WithData);
+            let frames = [frame];
+            let refused = wire.ask_in_frames("/etcdserverpb.KV/Put", &frames, Ending::WithData);
             let refused = tokio::time::timeout(PATIENCE, refused).await.unwrap();
             let refused = refused.unwrap_err();
             assert_eq!(refused.code(), code, "{refused}");

@@ -21,8 +21,7 @@ use crate::storage::room::Space;
 /// Whether the tree in `dir` is to be rewritten now that there is nothing to merge.
 pub(super) fn is_due(tree: &AnyTree, dir: &Path) -> bool {
     let (deletions, records) = (tree.tombstone_count(), tree.approximate_len() as u64);
-    let many = deletions >= limits::LSM_REWRITE_DELETIONS_MIN
-        && deletions >= records / limits::LSM_REWRITE_RECORDS_PER_DELETION;
+    let many = deletions > records / limits::LSM_REWRITE_RECORDS_PER_DELETION;
     let bytes = tree.disk_space();
     many && bytes <= limits::LSM_REWRITE_BYTES_MAX
         // As much again as it may take, for what is written meanwhile.
