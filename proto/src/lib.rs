@@ -19,6 +19,7 @@
 
 #[cfg(feature = "grpc")]
 pub mod codec;
+pub mod framing;
 #[cfg(feature = "grpc")]
 pub mod gathering;
 pub mod metadata;

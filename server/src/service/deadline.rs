@@ -1,22 +1,20 @@
 //! The deadline of a client, kept for every request in one place.
 //!
 //! ```text
-//!   request ─ grpc-timeout ─▶ this layer ─▶ services
+//!   request ─ grpc-timeout ─▶ until ─▶ services
 //!   answer  ◀─ DEADLINE_EXCEEDED at the deadline, and the work behind is dropped
 //! ```
 //!
 //! It answers by a margin early, so that the answer arrives before the client has given up by itself.
 
 use std::{
-    pin::Pin,
-    task::{Context, Poll},
+    task::Poll,
     time::{Duration, Instant},
 };
 
 use holdfast_proto::metadata::TIMEOUT;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Response};
 use tonic::{Status, body::Body};
-use tower::Service;
 
 use crate::limits;
 
@@ -46,42 +44,6 @@ pub(super) fn parse_timeout(text: &str) -> Option<Duration> {
         "n" => Duration::from_nanos(amount),
         _ => return None,
     })
-}
-
-/// Answers requests whose client waits no longer.
-#[derive(Clone)]
-pub(super) struct Deadlines<S> {
-    inner: S,
-}
-
-impl<S> Deadlines<S> {
-    pub(super) fn new(inner: S) -> Self {
-        Self { inner }
-    }
-}
-
-impl<S> Service<Request<Body>> for Deadlines<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: 'static,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let deadline = of(request.headers());
-        let work = self.inner.call(request);
-        let Some(deadline) = deadline else {
-            return Box::pin(work);
-        };
-        Box::pin(until(deadline, work))
-    }
 }
 
 /// When the client stops waiting, with a margin, if the request says so.
@@ -134,8 +96,6 @@ fn exceeded<B: From<Body>>() -> Response<B> {
 mod tests {
     use std::{convert::Infallible, sync::Arc};
 
-    use tower::service_fn;
-
     use super::*;
 
     #[test]
@@ -151,13 +111,10 @@ mod tests {
         }
     }
 
-    fn request(timeout: Option<&str>) -> Request<Body> {
-        let mut request = Request::new(Body::empty());
-        if let Some(timeout) = timeout {
-            let timeout = timeout.parse().expect("it is ASCII");
-            request.headers_mut().insert(TIMEOUT, timeout);
-        }
-        request
+    fn deadline(timeout: &str) -> Instant {
+        let mut headers = HeaderMap::new();
+        headers.insert(TIMEOUT, timeout.parse().expect("it is ASCII"));
+        of(&headers).expect("a timeout")
     }
 
     fn code(answer: &Response<Body>) -> Option<&str> {
@@ -168,33 +125,29 @@ mod tests {
     async fn a_request_whose_time_is_up_is_dropped_and_says_so() {
         let held = Arc::new(());
         let inner = held.clone();
-        let mut service = Deadlines::new(service_fn(move |_: Request<Body>| {
-            let held = inner.clone();
-            async move {
-                std::future::pending::<()>().await;
-                drop(held);
-                Ok::<_, Infallible>(Response::new(Body::empty()))
-            }
-        }));
-        let answer = service.call(request(Some("20m"))).await;
+        let work = async move {
+            std::future::pending::<()>().await;
+            drop(inner);
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        };
+        let answer = until(deadline("20m"), work).await;
         assert_eq!(code(&answer.expect("infallible")), Some("4"));
-        assert_eq!(Arc::strong_count(&held), 2, "only the service holds it");
-        let waits = tokio::time::timeout(Duration::from_millis(50), service.call(request(None)));
-        assert!(waits.await.is_err(), "no deadline, no end");
+        assert_eq!(Arc::strong_count(&held), 1, "the work is gone");
+        assert_eq!(of(&HeaderMap::new()), None, "no deadline, no end");
     }
 
     #[tokio::test]
     async fn what_gives_up_at_the_deadline_exceeded_it() {
         let answers = |allowed: &'static str, says: fn() -> Response<Body>| async move {
-            let mut service = Deadlines::new(service_fn(move |_: Request<Body>| async move {
+            let work = async move {
                 let begun = Instant::now();
                 // It keeps its thread: nobody else can look at the time.
                 while begun.elapsed() < Duration::from_millis(20) {
                     std::hint::spin_loop();
                 }
                 Ok::<_, Infallible>(says())
-            }));
-            let answer = service.call(request(Some(allowed))).await;
+            };
+            let answer = until(deadline(allowed), work).await;
             code(&answer.expect("infallible")).map(str::to_string)
         };
         let answered = || Response::new(Body::empty());

@@ -20,10 +20,11 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use holdfast_mvcc as mvcc;
-use holdfast_proto::etcdserverpb::{
-    DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest, kv_server,
+use holdfast_proto::{
+    etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest, kv_server},
+    framing::{PREFIX_BYTES, framed},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::{Frame, SizeHint};
@@ -37,8 +38,6 @@ use super::{
     protocol,
 };
 
-/// Length of what stands before a message: a flag, and the length of the message.
-const PREFIX_BYTES: usize = 5;
 static GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
@@ -52,8 +51,8 @@ enum Call {
 }
 
 impl Call {
-    fn of<B>(request: &Request<B>) -> Option<Self> {
-        let method = request.uri().path().strip_prefix('/')?;
+    fn of(path: &str) -> Option<Self> {
+        let method = path.strip_prefix('/')?;
         let method = method.strip_prefix(kv_server::SERVICE_NAME)?;
         match method {
             "/Put" => Some(Call::Put),
@@ -88,7 +87,7 @@ where
     /// The answer to a request, whatever it asks for.
     pub(super) async fn answer<B>(
         &self,
-        request: Request<B>,
+        mut request: Request<B>,
     ) -> Result<Response<Answer>, Infallible>
     where
         B: http_body::Body<Data = Bytes, Error: Into<StdError> + Send + Unpin>
@@ -96,14 +95,22 @@ where
             + Unpin
             + 'static,
     {
+        if let Some(authority) = context::Authority::of(request.uri()) {
+            request.extensions_mut().insert(authority);
+        }
+        let deadline = deadline::of(request.headers());
         let plain = !request.headers().contains_key(protocol::ENCODING)
             && protocol::check_metadata(request.headers()).is_ok();
-        let Some(call) = Call::of(&request).filter(|_| plain) else {
-            return self.by_library(request).await;
+        let call = Call::of(request.uri().path()).filter(|_| plain);
+        let work = async {
+            match call {
+                Some(call) => self.plain(call, request).await,
+                None => self.by_library(request).await,
+            }
         };
-        match deadline::of(request.headers()) {
-            Some(deadline) => deadline::until(deadline, self.plain(call, request)).await,
-            None => self.plain(call, request).await,
+        match deadline {
+            Some(deadline) => deadline::until(deadline, work).await,
+            None => work.await,
         }
     }
 
@@ -216,15 +223,11 @@ fn whole_message(frame: &Bytes, message_max: usize) -> Option<Bytes> {
 
 /// A message with what stands beside it, as the services want it.
 fn asked<T>(parts: http::request::Parts, message: T) -> tonic::Request<T> {
-    let mut request = tonic::Request::from_parts(
+    tonic::Request::from_parts(
         tonic::metadata::MetadataMap::from_headers(parts.headers),
         parts.extensions,
         message,
-    );
-    if let Some(authority) = context::Authority::of(&parts.uri) {
-        request.extensions_mut().insert(authority);
-    }
-    request
+    )
 }
 
 fn answer<T: Message>(answered: Result<tonic::Response<T>, Status>) -> Response<Answer> {
@@ -233,16 +236,11 @@ fn answer<T: Message>(answered: Result<tonic::Response<T>, Status>) -> Response<
         Err(status) => return status.into_http().map(Answer::Library),
     };
     let (metadata, message, extensions) = answered.into_parts();
-    let length = message.encoded_len();
-    let Ok(prefix) = u32::try_from(length) else {
+    let Some(frame) = framed(&message) else {
         let status = Status::resource_exhausted("holdfast: the answer is larger than 4 GiB");
         return status.into_http().map(Answer::Library);
     };
-    let mut frame = BytesMut::with_capacity(PREFIX_BYTES + length);
-    frame.put_u8(0);
-    frame.put_u32(prefix);
-    message.encode_raw(&mut frame);
-    let mut response = Response::new(Answer::Message(frame.freeze()));
+    let mut response = Response::new(Answer::Message(frame));
     *response.headers_mut() = metadata.into_headers();
     *response.extensions_mut() = extensions;
     response.headers_mut().insert(CONTENT_TYPE, GRPC.clone());

@@ -19,22 +19,20 @@ use holdfast_proto::{
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_stream::StreamExt;
 use tonic::{
-    body::Body,
     codec::CompressionEncoding::{Gzip, Zstd},
     service::Routes,
     transport::Server,
 };
 use tonic_health::pb::health_server;
 use tonic_reflection::pb::v1::server_reflection_server;
-use tower::util::{MapRequest, MapResponse};
+use tower::util::MapResponse;
 
 use super::{
     admin::AdminService,
     authority::AuthorityStream,
     cluster::ClusterService,
     connections,
-    context::{Authority, ServiceContext},
-    deadline::Deadlines,
+    context::ServiceContext,
     direct::Direct,
     health,
     kv::KvService,
@@ -190,14 +188,8 @@ pub async fn serve_clients(
     .add_service(compressed!(health_service))
     .add_service(compressed!(reflection.build_v1()?))
     .prepare();
-    let library = MapRequest::new(routes, |mut request: http::Request<Body>| {
-        if let Some(authority) = Authority::of(request.uri()) {
-            request.extensions_mut().insert(authority);
-        }
-        request
-    });
-    let library = MapResponse::new(library, reads::paced);
-    let library = Protocol::new(Deadlines::new(library), CLIENT_SERVICES);
+    let library = MapResponse::new(routes, reads::paced);
+    let library = Protocol::new(library, CLIENT_SERVICES);
     let direct = Arc::new(Direct::new(kv, library, message_max));
     Ok(run("clients", |stopped| {
         Box::pin(async move {

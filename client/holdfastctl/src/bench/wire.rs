@@ -12,7 +12,14 @@ use std::{
 };
 
 use h2::client::SendRequest;
-use holdfast_client::{Bytes, KEYSPACE, proto::gathering::Gathering};
+use holdfast_client::{
+    Bytes, KEYSPACE,
+    proto::{
+        framing::{PREFIX_BYTES, framed},
+        gathering::Gathering,
+        metadata::TIMEOUT,
+    },
+};
 use http::{HeaderMap, HeaderValue, Request, Uri, header};
 use prost::Message;
 use tokio::{net::TcpStream, sync::Mutex, time::timeout};
@@ -21,8 +28,6 @@ use tonic::{Code, Status};
 /// Bytes that may be on their way to a stream, and to all streams of a connection.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
-/// Length of what stands before a message: a flag, and the length of the message.
-const PREFIX_BYTES: usize = 5;
 
 /// A connection to one endpoint, made when it is first needed and again after it broke.
 pub(super) struct Wire {
@@ -62,7 +67,7 @@ impl Wire {
         headers.insert(header::CONTENT_TYPE, grpc);
         let millis = patience.as_millis().clamp(1, 99_999_999);
         let allowed = HeaderValue::try_from(format!("{millis}m")).expect("digits and a letter");
-        headers.insert("grpc-timeout", allowed);
+        headers.insert(TIMEOUT, allowed);
         if let Some(keyspace) = keyspace {
             headers.insert(KEYSPACE, keyspace);
         }
@@ -87,6 +92,8 @@ impl Wire {
     }
 
     async fn exchange(&self, method: &str, message: &impl Message) -> Result<(), Status> {
+        let frame =
+            framed(message).ok_or_else(|| Status::invalid_argument("a message of 4 GiB"))?;
         let Connection { number, requests } = self.connected().await?;
         let mut requests = match requests.ready().await {
             Ok(requests) => requests,
@@ -106,7 +113,7 @@ impl Wire {
         *request.headers_mut() = self.headers.clone();
         let broke = |e| unavailable("the connection broke", e);
         let (answer, mut body) = requests.send_request(request, false).map_err(broke)?;
-        body.send_data(framed(message), true).map_err(broke)?;
+        body.send_data(frame, true).map_err(broke)?;
         let (head, mut body) = answer.await.map_err(broke)?.into_parts();
         if head.status != http::StatusCode::OK {
             let why = format!("HTTP status {}", head.status);
@@ -164,14 +171,4 @@ impl Wire {
         tokio::spawn(driver);
         Ok(connection)
     }
-}
-
-/// A message with what stands before it.
-fn framed(message: &impl Message) -> Bytes {
-    let length = message.encoded_len();
-    let mut frame = Vec::with_capacity(PREFIX_BYTES + length);
-    frame.push(0);
-    frame.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
-    message.encode_raw(&mut frame);
-    frame.into()
 }

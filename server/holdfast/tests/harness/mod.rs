@@ -40,7 +40,7 @@ use tokio::time::{sleep, timeout};
 pub use self::{
     load::Load,
     node::{Node, channel},
-    wire::{Ending, Wire, framed},
+    wire::{Ending, Wire},
 };
 pub use holdfast::unique_writes::History;
 

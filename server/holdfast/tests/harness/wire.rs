@@ -1,6 +1,7 @@
 //! A request on the wire, without a client's own timer: what a node itself says at the deadline.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
+use holdfast_proto::framing::framed;
 use prost::Message;
 use tokio::net::TcpStream;
 use tonic::{Code, Status};
@@ -42,7 +43,7 @@ impl Wire {
             request = request.header(*name, *value);
         }
         let request = request.body(()).unwrap();
-        let data = [framed(message)];
+        let data = [framed(message).unwrap()];
         self.exchange(request, &data, Ending::WithData)
             .await
             .map(drop)
@@ -110,15 +111,6 @@ pub enum Ending {
     EmptyFrame,
     /// With trailers.
     Trailers,
-}
-
-/// A message with what stands before it.
-pub fn framed(message: &impl Message) -> Bytes {
-    let mut framed = BytesMut::new();
-    framed.put_u8(0);
-    framed.put_u32(message.encoded_len() as u32);
-    message.encode(&mut framed).unwrap();
-    framed.freeze()
 }
 
 fn judged(status: Status) -> Result<(), Status> {

@@ -2,16 +2,19 @@
 //! there. Each gets an answer of gRPC, and the connection goes on.
 
 use bytes::Bytes;
-use holdfast_proto::etcdserverpb::{
-    DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, kv_client::KvClient,
-    request_op::Request as Operation,
+use holdfast_proto::{
+    etcdserverpb::{
+        DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, kv_client::KvClient,
+        request_op::Request as Operation,
+    },
+    framing::framed,
 };
 use tonic::{
     Code, Request, Status, body::Body, codec::CompressionEncoding, metadata::AsciiMetadataValue,
 };
 use tower::{Service, ServiceExt};
 
-use crate::harness::{Cluster, Ending, PATIENCE, Wire, channel, framed, run, within};
+use crate::harness::{Cluster, Ending, PATIENCE, Wire, channel, run, within};
 
 fn put(value: Vec<u8>) -> PutRequest {
     PutRequest {
@@ -138,6 +141,7 @@ fn what_is_answered_does_not_depend_on_how_a_request_was_cut() {
             ("Txn", framed(&TxnRequest::default())),
             ("DeleteRange", framed(&delete)),
         ] {
+            let request = request.unwrap();
             let path = format!("/etcdserverpb.KV/{method}");
             let ask = async |frames: &[Bytes], ending| {
                 let asked = wire.ask_in_frames(&path, frames, ending);
@@ -159,7 +163,7 @@ fn what_is_answered_does_not_depend_on_how_a_request_was_cut() {
             assert_eq!(ask(&[prefix, message], Ending::WithData).await, whole);
             assert_eq!(ask(&bytes, Ending::EmptyFrame).await, whole);
         }
-        let request = framed(&put(b"v".to_vec()));
+        let request = framed(&put(b"v".to_vec())).unwrap();
         let flagged = |flag: u8| Bytes::from([&[flag][..], &request[1..]].concat());
         let huge = Bytes::from_static(&[0, 0x7f, 0xff, 0xff, 0xff]);
         let garbage = Bytes::from_static(&[0, 0, 0, 0, 2, 0xff, 0xff]);

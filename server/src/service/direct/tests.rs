@@ -30,7 +30,7 @@ fn frames(frames: &[&[u8]]) -> Frames {
     Frames(frames.iter().map(data).collect())
 }
 
-fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
+fn flagged(flag: u8, message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     [&[flag][..], &length, message].concat()
 }
@@ -39,20 +39,36 @@ async fn message(body: &mut Frames) -> Option<Bytes> {
     Seen::default().message(body, 100).await
 }
 
+#[test]
+fn calls_are_known_by_their_whole_path() {
+    for (method, call) in [
+        ("Put", Some(Call::Put)),
+        ("Range", Some(Call::Range)),
+        ("Txn", Some(Call::Txn)),
+        ("DeleteRange", Some(Call::DeleteRange)),
+        ("Compact", None),
+        ("Put/", None),
+    ] {
+        assert_eq!(Call::of(&format!("/etcdserverpb.KV/{method}")), call);
+    }
+    assert_eq!(Call::of("/etcdserverpb.KVs/Put"), None);
+    assert_eq!(Call::of("etcdserverpb.KV/Put"), None);
+}
+
 #[tokio::test]
 async fn a_message_that_is_all_there_is_taken_from_its_frame() {
-    let whole = framed(0, b"abc");
+    let whole = flagged(0, b"abc");
     let alone = message(&mut frames(&[&whole])).await;
     assert_eq!(alone.as_deref(), Some(&b"abc"[..]));
     let ended_apart = message(&mut frames(&[&whole, b""])).await;
     assert_eq!(ended_apart.as_deref(), Some(&b"abc"[..]));
-    let empty = message(&mut frames(&[&framed(0, b"")])).await;
+    let empty = message(&mut frames(&[&flagged(0, b"")])).await;
     assert_eq!(empty.as_deref(), Some(&b""[..]));
 }
 
 #[tokio::test]
 async fn whatever_else_is_for_the_library() {
-    let whole = framed(0, b"abc");
+    let whole = flagged(0, b"abc");
     let twice = [&whole[..], &whole].concat();
     for (what, cut) in [
         ("nothing", &[][..]),
@@ -61,8 +77,8 @@ async fn whatever_else_is_for_the_library() {
         ("a message that is cut", &[&whole[..6], &whole[6..]]),
         ("two messages", &[&twice]),
         ("two frames", &[&whole, &whole]),
-        ("a flag", &[&framed(1, b"abc")]),
-        ("a message that is too large", &[&framed(0, &[0; 101])]),
+        ("a flag", &[&flagged(1, b"abc")]),
+        ("a message that is too large", &[&flagged(0, &[0; 101])]),
     ] {
         assert_eq!(message(&mut frames(cut)).await, None, "{what}");
     }
@@ -83,7 +99,7 @@ proptest! {
     ) {
         let mut cut = cut;
         if whole {
-            cut.insert(0, framed(0, b"abc"));
+            cut.insert(0, flagged(0, b"abc"));
         }
         let all = cut.concat();
         let slices: Vec<&[u8]> = cut.iter().map(Vec::as_slice).collect();
@@ -109,7 +125,7 @@ async fn an_answer_is_a_message_and_a_status() {
     assert_eq!(answered.body().size_hint().exact(), None);
     let all = answered.into_body().collect().await.unwrap();
     assert_eq!(all.trailers().unwrap()[GRPC_STATUS], "0");
-    assert_eq!(all.to_bytes(), framed(0, &put.encode_to_vec()));
+    assert_eq!(all.to_bytes(), framed(&put).unwrap());
     let refused = answer::<holdfast_proto::etcdserverpb::PutResponse>(Err(Status::not_found("x")));
     assert_eq!(refused.headers()[GRPC_STATUS], "5");
     assert!(refused.body().is_end_stream());
