@@ -49,8 +49,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Pause of a worker after a failed request, so that errors do not make a busy loop.
 const ERROR_PAUSE: Duration = Duration::from_millis(2);
 
-/// Times that a worker of `fill` offers a key before the run ends without it.
-const OFFERS_MAX: u32 = 100;
+/// How long a worker of `fill` offers a key before the run ends without it.
+const OFFERED_MAX: Duration = Duration::from_secs(60);
 
 /// What the workers of all runs share.
 struct Target {
@@ -396,7 +396,7 @@ async fn fill(target: Arc<Target>, worker: usize, progress: Arc<Progress>) -> Ta
         if key >= target.keys {
             break;
         }
-        let mut offers = 0;
+        let first = Instant::now();
         loop {
             let begun = Instant::now();
             let result = target.send(wire, Op::Put, key).await;
@@ -409,8 +409,7 @@ async fn fill(target: Arc<Target>, worker: usize, progress: Arc<Progress>) -> Ta
                 }
                 Err(status) => {
                     tally.failed(status);
-                    offers += 1;
-                    if offers == OFFERS_MAX {
+                    if first.elapsed() > OFFERED_MAX {
                         progress.stop.store(true, Ordering::Relaxed);
                     }
                     if progress.stops() {

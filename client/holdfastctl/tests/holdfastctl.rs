@@ -200,10 +200,7 @@ fn bench_measures_and_reports() {
         "-o",
         "json",
     ];
-    let output = run(&mock.urls(), &args, b"");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{errors}");
-    let runs: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+    let runs = bench(&mock, &args);
     assert_eq!(runs.len(), 2);
     for (run, concurrency) in runs.iter().zip([1, 8]) {
         assert_eq!(
@@ -223,26 +220,39 @@ fn bench_measures_and_reports() {
     );
 }
 
+/// The figures that a load gives as JSON.
+fn bench(mock: &Mock, args: &[&str]) -> Vec<serde_json::Value> {
+    let output = run(&mock.urls(), args, b"");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{errors}");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
 #[test]
-fn a_fill_puts_every_key_once() {
-    let mock = Mock::holdfast(&["zone-a", "zone-b"]);
+fn a_fill_puts_every_key_once_whoever_is_down() {
+    let mut mock = Mock::holdfast(&["zone-a", "zone-b"]);
     let args = [
         "bench",
         "fill",
         "--concurrency",
         "8",
         "--keys",
-        "500",
+        "200",
         "-o",
         "json",
     ];
-    let output = run(&mock.urls(), &args, b"");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{errors}");
-    let runs: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(runs[0]["op"], "fill");
-    assert_eq!(runs[0]["operations"], 500);
-    assert!(runs[0]["stall_ms"].as_f64() > Some(0.0), "{}", runs[0]);
+    let whole = &bench(&mock, &args)[0];
+    assert_eq!(whole["op"], "fill");
+    assert_eq!(
+        (&whole["operations"], &whole["errors"]),
+        (&200.into(), &0.into())
+    );
+    assert!(whole["stall_ms"].as_f64() > Some(0.0), "{whole}");
+
+    mock.nodes[1].kill();
+    let half = &bench(&mock, &args)[0];
+    assert_eq!(half["operations"], 200);
+    assert!(half["errors"].as_u64() > Some(0), "{half}");
 }
 
 #[test]
