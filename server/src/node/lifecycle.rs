@@ -6,7 +6,10 @@ use std::{
     time::Instant,
 };
 
-use tokio::{sync::Mutex, task::JoinSet};
+use tokio::{
+    sync::{MappedMutexGuard, Mutex, MutexGuard},
+    task::JoinSet,
+};
 
 use super::{Inner, assigned::Assigned, error::RunError, groups::Surroundings, stopping::Stops};
 use crate::{
@@ -90,6 +93,23 @@ impl Inner {
         LifecycleError::NotRunning(why)
     }
 
+    /// What a change works on, which is the only one while this is held.
+    pub(super) async fn change(&self) -> Result<MappedMutexGuard<'_, Owned>, LifecycleError> {
+        let owned = self.owned.lock().await;
+        MutexGuard::try_map(owned, Option::as_mut).map_err(|_| self.not_running())
+    }
+
+    /// The same for a change that starts groups, which a node that stays out does not.
+    pub(super) async fn change_and_start(
+        &self,
+    ) -> Result<MappedMutexGuard<'_, Owned>, LifecycleError> {
+        let owned = self.change().await?;
+        match self.context.stays_out.read().is_some() {
+            true => Err(self.not_running()),
+            false => Ok(owned),
+        }
+    }
+
     fn next_group_id(&self) -> GroupId {
         let known = self.states.lock().last_key_value().map_or(0, |(id, _)| *id);
         let log = self.log.lock();
@@ -101,11 +121,7 @@ impl Inner {
         self: &Arc<Self>,
         groups: Vec<Assignment>,
     ) -> Result<(), LifecycleError> {
-        let mut owned = self.owned.lock().await;
-        let owned = owned.as_mut().ok_or_else(|| self.not_running())?;
-        if self.context.stays_out.read().is_some() {
-            return Err(self.not_running());
-        }
+        let owned = &mut *self.change_and_start().await?;
         let dropped = owned.surroundings.log.dropped();
         let mut new: Vec<Assignment> = Vec::new();
         for group in groups {
@@ -147,8 +163,7 @@ impl Inner {
         self: &Arc<Self>,
         groups: Vec<GroupId>,
     ) -> Result<(), LifecycleError> {
-        let mut owned = self.owned.lock().await;
-        let owned = owned.as_mut().ok_or_else(|| self.not_running())?;
+        let owned = &mut *self.change().await?;
         owned.check_known(&groups)?;
         let deadline = Instant::now() + limits::GROUP_CHANGE_MAX;
         for &id in &groups {

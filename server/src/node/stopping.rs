@@ -111,8 +111,7 @@ impl Inner {
         self: &Arc<Self>,
         groups: Vec<GroupId>,
     ) -> Result<(), LifecycleError> {
-        let mut owned = self.owned.lock().await;
-        let owned = owned.as_mut().ok_or_else(|| self.not_running())?;
+        let owned = &mut *self.change().await?;
         owned.check_known(&groups)?;
         for &id in &groups {
             if !owned.stops.0.contains_key(&id) && self.is_in_use(id) {
@@ -135,11 +134,7 @@ impl Inner {
         self: &Arc<Self>,
         groups: Vec<GroupId>,
     ) -> Result<(), LifecycleError> {
-        let mut owned = self.owned.lock().await;
-        let owned = owned.as_mut().ok_or_else(|| self.not_running())?;
-        if self.context.stays_out.read().is_some() {
-            return Err(self.not_running());
-        }
+        let owned = &mut *self.change_and_start().await?;
         owned.check_known(&groups)?;
         let deadline = Instant::now() + limits::GROUP_CHANGE_MAX;
         for &id in &groups {
