@@ -35,6 +35,8 @@ mod scarcity;
 pub mod schedule;
 pub mod target;
 
+#[cfg(test)]
+pub(crate) use self::process::{LAGS, LEADERLESS};
 pub use self::{
     active_faults::ActiveFaults,
     fault::Fault,

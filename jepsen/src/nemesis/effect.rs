@@ -119,6 +119,7 @@ impl Kind {
             | Fault::KillStaggered
             | Fault::KillLeaderLast
             | Fault::KillSilently
+            | Fault::LaggingCandidate
             | Fault::Power(_)
             | Fault::PowerStalled => Kind::Ends,
             Fault::Restart(_) => Kind::Restarts,

@@ -19,6 +19,7 @@ pub enum Fault {
     KillStaggered,
     KillLeaderLast,
     KillSilently,
+    LaggingCandidate,
     Pause(Target),
     Restart(Target),
     Power(Target),
@@ -92,6 +93,7 @@ impl Fault {
                 Target::All => Some(BlastRadius::All),
                 Target::One | Target::Leader | Target::Minority | Target::Zone => None,
             },
+            Fault::LaggingCandidate => Some(BlastRadius::Majority),
             Fault::KillStaggered
             | Fault::KillLeaderLast
             | Fault::PowerStalled
@@ -142,6 +144,7 @@ impl Fault {
             Fault::KillStaggered => process::kill_staggered(active, rng).await,
             Fault::KillLeaderLast => process::kill_leader_last(active, rng).await,
             Fault::KillSilently => process::kill_silently(active, id, rng).await,
+            Fault::LaggingCandidate => process::lagging_candidate(active, id, rng).await,
             Fault::Pause(target) => process::pause(active, target, rng).await,
             Fault::Restart(target) => process::restart(active, target, rng).await,
             Fault::Power(target) => process::cut_power(active, target, rng).await,

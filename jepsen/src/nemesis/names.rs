@@ -45,6 +45,12 @@ pub const FAULTS: &[(&str, Fault, &str)] = &[
         "SIGKILL to the leader, while its proxies go on taking connections and keep them open: only silence tells",
     ),
     (
+        "lagging-candidate",
+        Fault::LaggingCandidate,
+        "SIGSTOP to a minority, a while later the leader is killed silently; when its lease is over, those that lag go on \
+         and stand for election first (made for election timeouts of 1.5 to 2 s)",
+    ),
+    (
         "zone-loss",
         Fault::Kill(Target::Zone),
         "SIGKILL to all nodes of a zone",

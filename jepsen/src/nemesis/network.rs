@@ -218,6 +218,12 @@ pub(super) fn silence(node: NodeId, all: &[NodeId]) -> Vec<(Link, LinkFault)> {
     links(node, &ends, Direction::Both, CUT)
 }
 
+/// Everything between a node and some others is lost; connections stay open.
+pub(super) fn apart(node: NodeId, others: &[NodeId]) -> Vec<(Link, LinkFault)> {
+    let others: Vec<End> = others.iter().copied().map(End::Node).collect();
+    links(node, &others, Direction::Both, CUT)
+}
+
 fn links(
     node: NodeId,
     ends: &[End],

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use rand::rngs::StdRng;
+use rand::{rngs::StdRng, seq::SliceRandom};
 
 use super::{
     ActiveFaults,
@@ -18,6 +18,14 @@ use crate::{
 
 /// How long those that are left go on after the first nodes of a staggered kill are gone.
 const FALL_BEHIND: Duration = Duration::from_millis(800);
+/// How long a node may take to take in what was under way to it when its link was cut.
+const DRAINS: Duration = Duration::from_millis(200);
+/// For how long a minority hangs and misses writes before the leader goes too. Together with [`LEADERLESS`] it
+/// must be longer than the longest time after which a voter that hears no leader stands for election.
+pub(crate) const LAGS: Duration = Duration::from_millis(1_600);
+/// For how long the others are without a leader before the minority goes on: longer than the leader's lease,
+/// and shorter than the shortest time after which one of them stands.
+pub(crate) const LEADERLESS: Duration = Duration::from_millis(2_600);
 /// How long syncs stall before the power goes.
 const STALL: Duration = Duration::from_millis(400);
 /// How long a restarted node may take to serve before the next one is restarted.
@@ -60,12 +68,7 @@ pub(super) async fn kill_silently(
     rng: &mut StdRng,
 ) -> Result<Injected, FaultError> {
     let nodes = active.choose(Target::Leader, rng).await?;
-    let silence = network::silence(nodes[0], &active.ids());
-    active.break_links(id, silence).await?;
-    if let Err(error) = active.kill(&nodes).await {
-        active.heal_links(id).await?;
-        return Err(error);
-    }
+    kill_behind_silence(active, id, nodes[0]).await?;
     let detail = format!(
         "{} (leader) killed, and its proxies go on taking connections",
         named(&nodes)
@@ -74,8 +77,88 @@ pub(super) async fn kill_silently(
     Ok(Injected::new(nodes, detail, healing))
 }
 
-/// One node goes and misses writes, then the rest goes. The node that lags is back first and asks
-/// for the leadership before those that have more than it: they must refuse.
+/// Cuts all that a node says and hears, then kills it.
+async fn kill_behind_silence(
+    active: &ActiveFaults,
+    id: u64,
+    node: NodeId,
+) -> Result<(), FaultError> {
+    let silence = network::silence(node, &active.ids());
+    let killed = async {
+        active.break_links(id, silence).await?;
+        active.kill(&[node]).await
+    };
+    let killed = killed.await;
+    if killed.is_err() {
+        active.heal_links(id).await?;
+    }
+    killed
+}
+
+/// A minority hangs and misses writes, then the leader goes, and nothing tells. Those that are left have all
+/// that was acknowledged and are no majority, so they wait. Those that lag go on when the lease of the leader
+/// is over: their timers have run out, they stand at once, and are to be refused.
+///
+/// A failure detector does not help them to the votes of others, as it knows who lags; it does not keep them
+/// from standing either, as they have to find out anew who is silent.
+pub(super) async fn lagging_candidate(
+    active: &ActiveFaults,
+    id: u64,
+    rng: &mut StdRng,
+) -> Result<Injected, FaultError> {
+    let leader = active.choose(Target::Leader, rng).await?[0];
+    let lagging = lagging(active.choose(Target::All, rng).await?, leader, rng);
+    if lagging.is_empty() {
+        return Err(FaultError::Skipped(
+            "all but the leader are held by other faults".into(),
+        ));
+    }
+    leave_behind(active, id, leader, lagging).await
+}
+
+/// As many followers as the cluster goes on without.
+fn lagging(mut nodes: Vec<NodeId>, leader: NodeId, rng: &mut StdRng) -> Vec<NodeId> {
+    let minority = nodes.len().saturating_sub(1) / 2;
+    nodes.retain(|node| *node != leader);
+    nodes.shuffle(rng);
+    nodes.truncate(minority);
+    nodes.sort_unstable();
+    nodes
+}
+
+/// Pauses some, kills the leader silently while they lag, and lets them go on. Their links to the leader are
+/// cut first and stay so: what it sends meanwhile would wait for them, and they would hear it once more.
+pub(super) async fn leave_behind(
+    active: &ActiveFaults,
+    id: u64,
+    leader: NodeId,
+    lagging: Vec<NodeId>,
+) -> Result<Injected, FaultError> {
+    let apart = network::apart(leader, &lagging);
+    active.break_links(id, apart).await?;
+    tokio::time::sleep(DRAINS).await;
+    if let Err(error) = active.pause(&lagging).await {
+        active.heal_links(id).await?;
+        return Err(error);
+    }
+    tokio::time::sleep(LAGS).await;
+    let gone = kill_behind_silence(active, id, leader).await;
+    if gone.is_ok() {
+        tokio::time::sleep(LEADERLESS).await;
+    }
+    active.resume(&lagging).await?;
+    gone?;
+    let detail = format!(
+        "{} paused, then node {leader} (leader) killed silently, then {} resumed",
+        named(&lagging),
+        named(&lagging)
+    );
+    let healing = Healing::LinksThenStart(vec![leader]);
+    Ok(Injected::new(vec![leader], detail, healing))
+}
+
+/// One node goes and misses writes, then the rest goes. The node that lags is back first; it must not lead
+/// before it has what the others have.
 pub(super) async fn kill_staggered(
     active: &ActiveFaults,
     rng: &mut StdRng,
@@ -223,5 +306,25 @@ pub(super) async fn move_leader(active: &ActiveFaults) -> Result<Injected, Fault
         Err(e) => Err(FaultError::Skipped(format!(
             "the leader was not moved: {e}"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn a_minority_of_the_followers_lags() {
+        let mut rng = StdRng::seed_from_u64(3);
+        for (count, expected) in [(1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (7, 3)] {
+            for leader in 1..=count {
+                let lagging = lagging((1..=count).collect(), leader, &mut rng);
+                assert_eq!(lagging.len(), expected, "of {count}");
+                assert!(!lagging.contains(&leader), "{lagging:?}");
+                assert!(lagging.is_sorted());
+            }
+        }
     }
 }

@@ -45,6 +45,14 @@ impl Suite {
 /// A log so short that a node that was away for a moment gets a snapshot.
 const SHORT_LOG: [&str; 1] = ["--log-entries-max=200"];
 
+/// Timers of the groups by which a voter that was paused stands for election as soon as it goes on, while the
+/// others still wait for the failure detector or for timers of their own: see the nemesis `lagging-candidate`.
+pub(super) const SHORT_TIMERS: [&str; 3] = [
+    "--heartbeat-interval-ms=250",
+    "--election-timeout-min-ms=1500",
+    "--election-timeout-max-ms=2000",
+];
+
 /// A log that is purged often and in small steps. A segment holds two requests of the largest size.
 const BOUNDED_LOG: [&str; 3] = [
     "--log-entries-max=1000",
@@ -120,6 +128,13 @@ impl Line {
     const fn short_log(mut self) -> Self {
         self.server_args = &SHORT_LOG;
         self.variant = "short-log";
+        self.holdfast_only = true;
+        self
+    }
+
+    const fn short_timers(mut self) -> Self {
+        self.server_args = &SHORT_TIMERS;
+        self.variant = "short-timers";
         self.holdfast_only = true;
         self
     }
@@ -274,6 +289,7 @@ const FULL_NEMESES: &[&str] = &[
 const FULL_MORE: &[Line] = &[
     line(Register, "none"),
     line(Register, "isolate-one,compact").short_log(),
+    line(Register, "lagging-candidate").short_timers(),
     line(CounterRetry, "isolate-one,reset,compact").short_log(),
     line(Bank, "pause-one,kill-one,compact").short_log(),
     line(Register, "partition-direction"),
@@ -351,7 +367,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::nemesis::Nemesis;
+    use crate::nemesis::{LAGS, LEADERLESS, Nemesis};
 
     #[test]
     fn names_are_unique_and_nemeses_exist() {
@@ -366,6 +382,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A voter stands when its lease and a timeout are over since it heard the leader; both are of the
+    /// configuration, and the lease is as long as the longest timeout.
+    #[test]
+    fn who_lags_stands_first_with_short_timers_and_no_lease_protects_the_leader() {
+        let of = |name: &str| {
+            let found = SHORT_TIMERS.iter().find_map(|arg| arg.strip_prefix(name));
+            Duration::from_millis(found.unwrap().parse().unwrap())
+        };
+        let heartbeat = of("--heartbeat-interval-ms=");
+        let (min, max) = (
+            of("--election-timeout-min-ms="),
+            of("--election-timeout-max-ms="),
+        );
+        assert!(LEADERLESS > max);
+        assert!(LEADERLESS + heartbeat < max + min);
+        assert!(LAGS + LEADERLESS > max + max);
     }
 
     #[test]

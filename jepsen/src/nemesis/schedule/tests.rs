@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     cluster::{Cluster, Description, Link, LinkFault, Node},
-    nemesis::{BlastRadius, Observer, target::Target},
+    nemesis::{BlastRadius, Observer, process, target::Target},
 };
 
 #[test]
@@ -196,6 +196,25 @@ async fn the_node_that_is_killed_first_is_alone_in_that_and_started_first() {
         let first = format!("node {} killed, then nodes", killed[0]);
         assert!(broken.detail.starts_with(&first), "{}", broken.detail);
     }
+}
+
+#[tokio::test]
+async fn who_lags_goes_on_when_the_leader_is_gone_and_the_leader_comes_back_last() {
+    let (shared, treatments, _dir) = ward();
+    let active = shared.active.of(Fault::LaggingCandidate);
+    let injected = process::leave_behind(&active, 1, 3, vec![2]).await.unwrap();
+    assert_eq!(injected.nodes, [3]);
+    let steps = [("pause", 2), ("kill", 3), ("resume", 2)];
+    assert_eq!(*treatments.lock(), steps);
+    heal(&active, 1, &injected).await.unwrap();
+    assert_eq!(treatments.lock()[steps.len()..], [("start", 3)]);
+
+    // Where not all can be paused nobody is, and the leader is let be.
+    let (shared, treatments, _dir) = ward();
+    let active = shared.active.of(Fault::LaggingCandidate);
+    let failed = process::leave_behind(&active, 1, 3, vec![1, 2]).await;
+    assert!(matches!(failed, Err(FaultError::Failed(_))));
+    assert_eq!(*treatments.lock(), [("pause", 1), ("resume", 1)]);
 }
 
 #[tokio::test]

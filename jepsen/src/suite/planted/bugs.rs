@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use super::super::matrix::SHORT_TIMERS;
 use crate::{nemesis::BlastRadius, run::scenario::Scenario, workload::Workload};
 
 /// Cargo profile with which the server is built.
@@ -60,7 +61,7 @@ pub(super) const BUGS: &[Bug] = &[
     bug(
         "election-without-log-check",
         "votes are granted to candidates that lack committed entries",
-        "register-kill-staggered",
+        "register-lagging-candidate",
     ),
     bug(
         "entry-skipped",
@@ -159,7 +160,7 @@ pub(super) fn scenario(name: &str) -> Result<Scenario> {
         "register-lose-log" => (Register, "lose-log", &[][..], usual),
         "register-lose-leader" => (Register, "partition-leader,kill-leader", &[][..], quick),
         "register-partition-one" => (Register, "partition-one", &[][..], usual),
-        "register-kill-staggered" => (Register, "kill-staggered", &[][..], long),
+        "register-lagging-candidate" => (Register, "lagging-candidate", &SHORT_TIMERS[..], long),
         "register-kill-one" => (Register, "kill-one", &[][..], usual),
         "register-kill-one-short-log" => (Register, "kill-one", short_log, usual),
         "counter-evictions" => (CounterRetry, "pause-one", evictions, usual),
