@@ -14,6 +14,7 @@ pub mod ports;
 pub mod preload;
 pub mod process;
 pub mod proxy;
+mod sock_diag;
 pub mod target;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitStatus, time::Duration};

@@ -2,11 +2,15 @@
 //!
 //! A node has one address that all others know, so a proxy in front of it sees connections from
 //! everybody at one listener, and loopback connections look alike but for their ports. The kernel
-//! knows more: `/proc/net/tcp` names the inode of the opener's socket, and `/proc/PID/fd` the
-//! process that holds it.
+//! knows more: it tells the inode of the opener's socket, and `/proc/PID/fd` the process that holds it.
 //!
-//! What holds here: a connection is attributed to a node only if a process of that node holds the
-//! other end of it now. Nothing is guessed.
+//! What holds here:
+//!
+//! - A connection is attributed to a node only if a process of that node holds the other end of it now. Nothing
+//!   is guessed.
+//! - What a look costs does not grow with the connections of the machine, open or ended, as far as the kernel
+//!   answers for one socket ([`sock_diag`]). An opener gives up after a while and comes back: if looks took
+//!   longer the more often that happens, it would never end.
 
 use std::{
     collections::BTreeMap,
@@ -18,9 +22,11 @@ use std::{
 
 use parking_lot::Mutex;
 
+use super::sock_diag;
 use crate::history::NodeId;
 
-/// Looks before a connection counts as nobody's: the kernel's table may lack a row while it changes.
+/// Looks before a connection counts as a stranger's: a node is known a moment after its process runs, and the
+/// kernel's table of all sockets may lack a row while it changes.
 const LOOKS_MAX: u32 = 3;
 /// Time between two looks.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -31,15 +37,26 @@ pub enum Unattributed {
     /// Only IPv4 sockets are looked up.
     #[error("it is not an IPv4 connection")]
     NotIpv4,
-    /// The other end is closed, or was never on this machine.
+    /// The other end is closed already, or was never on this machine.
     #[error("its other end is no open socket of this machine")]
-    NoSocket,
+    Gone,
     /// A process that is none of the nodes holds it.
     #[error("no process of the cluster holds its other end")]
     NotOurs,
     /// The tables cannot be read.
     #[error("cannot read {0}: {1}")]
     Unreadable(&'static str, io::Error),
+}
+
+impl Unattributed {
+    /// Whether the next look may find what this one did not.
+    fn may_change(&self) -> bool {
+        match self {
+            Self::NotOurs => true,
+            Self::Gone => !sock_diag::is_answered(),
+            Self::NotIpv4 | Self::Unreadable(..) => false,
+        }
+    }
 }
 
 /// The processes of the nodes that run. Clones share them.
@@ -57,8 +74,8 @@ impl Owners {
         self.0.lock().remove(&node);
     }
 
-    /// Who opened a connection that was accepted at `accepted_at` and comes from `from`. Blocks for
-    /// some milliseconds.
+    /// Who opened a connection that was accepted at `accepted_at` and comes from `from`. Blocks: about a
+    /// millisecond where a node did.
     pub fn opener(
         &self,
         from: SocketAddr,
@@ -70,7 +87,7 @@ impl Owners {
         let mut looks = 1;
         loop {
             match self.look(from, accepted_at) {
-                Err(Unattributed::NoSocket | Unattributed::NotOurs) if looks < LOOKS_MAX => {
+                Err(reason) if looks < LOOKS_MAX && reason.may_change() => {
                     looks += 1;
                     std::thread::sleep(POLL_INTERVAL);
                 }
@@ -80,10 +97,12 @@ impl Owners {
     }
 
     fn look(&self, from: SocketAddrV4, to: SocketAddrV4) -> Result<NodeId, Unattributed> {
-        const TABLE: &str = "/proc/net/tcp";
-        let table =
-            fs::read_to_string(TABLE).map_err(|error| Unattributed::Unreadable(TABLE, error))?;
-        let inode = inode(&table, from, to).ok_or(Unattributed::NoSocket)?;
+        let inode = match sock_diag::is_answered() {
+            true => sock_diag::inode(from, to)
+                .map_err(|error| Unattributed::Unreadable("the kernel's answer", error))?,
+            false => inode(&table()?, from, to),
+        };
+        let inode = inode.ok_or(Unattributed::Gone)?;
         let owners = self.0.lock().clone();
         owners
             .into_iter()
@@ -91,6 +110,12 @@ impl Owners {
             .map(|(node, _)| node)
             .ok_or(Unattributed::NotOurs)
     }
+}
+
+/// The kernel's table of all sockets.
+fn table() -> Result<String, Unattributed> {
+    const TABLE: &str = "/proc/net/tcp";
+    fs::read_to_string(TABLE).map_err(|error| Unattributed::Unreadable(TABLE, error))
 }
 
 /// The inode of the socket at `local` that is connected to `remote`, in the kernel's table.
@@ -144,6 +169,45 @@ mod tests {
         assert_eq!(inode(table, addr(0x8002), addr(0x2710)), None);
     }
 
+    /// Processor time of this thread, whatever else the machine does.
+    fn processor_time() -> Duration {
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: the call writes one structure of ours.
+        let done = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+        assert_eq!(done, 0);
+        let seconds = u64::try_from(time.tv_sec).unwrap();
+        Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap())
+    }
+
+    /// What a suite leaves behind: connections that have ended, each of which the kernel remembers for a minute.
+    #[test]
+    fn a_look_costs_far_less_than_the_table_of_all_connections() {
+        const ENDED: usize = 4_000;
+        const LOOKS: u32 = 20;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let here = listener.local_addr().unwrap();
+        let near = TcpStream::connect(here).unwrap();
+        let _far = listener.accept().unwrap();
+        let from = near.local_addr().unwrap();
+        for _ in 0..ENDED {
+            drop(TcpStream::connect(here).unwrap());
+            drop(listener.accept().unwrap());
+        }
+        let owners = Owners::default();
+        owners.insert(1, std::process::id());
+        let cost = |work: &dyn Fn()| {
+            let before = processor_time();
+            (0..LOOKS).for_each(|_| work());
+            processor_time() - before
+        };
+        let tables = cost(&|| assert!(table().unwrap().lines().count() > ENDED / 2));
+        let looks = cost(&|| assert_eq!(owners.opener(from, here).unwrap(), 1));
+        assert!(4 * looks < tables, "{looks:?}, {tables:?}");
+    }
+
     #[test]
     fn a_connection_belongs_to_the_process_that_opened_it() {
         let dir = tempfile::tempdir().unwrap();
@@ -181,6 +245,6 @@ mod tests {
         assert!(matches!(refusal, Unattributed::NotOurs), "{refusal}");
         drop((stream, listener.accept().unwrap()));
         let refusal = owners.opener(from, here).unwrap_err();
-        assert!(matches!(refusal, Unattributed::NoSocket), "{refusal}");
+        assert!(matches!(refusal, Unattributed::Gone), "{refusal}");
     }
 }

@@ -222,8 +222,8 @@ impl LocalCluster {
         self.machine.ended_by_themselves()
     }
 
-    /// Connections between nodes that were refused because no running node held their other end. A
-    /// few come with killed nodes; more mean that something else talks to the cluster.
+    /// Connections between nodes that were refused because somebody else than a running node held their other
+    /// end. A few come with killed nodes; more mean that something else talks to the cluster.
     pub fn unattributed(&self) -> u64 {
         self.proxies.lock().iter().map(Proxy::unattributed).sum()
     }

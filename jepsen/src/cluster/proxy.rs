@@ -15,7 +15,8 @@
 //!   as the kernel does that before anybody is asked, and goes no further until both are healed.
 //! - A node that is down refuses: the connection to its proxy is reset at once.
 //! - A peer connection that belongs to no node of the cluster is reset, counted and logged, since
-//!   no fault could be applied to it.
+//!   no fault could be applied to it. One whose opener has gone already is closed, and that is all: nobody
+//!   waits for it.
 
 mod links;
 mod pump;
@@ -44,7 +45,11 @@ use self::{
     links::is_cut,
     pump::{Ended, Pump},
 };
-use super::{End, LinkFault, attribution::Owners, machine::ClusterLog};
+use super::{
+    End, LinkFault,
+    attribution::{Owners, Unattributed},
+    machine::ClusterLog,
+};
 use crate::history::NodeId;
 
 /// How long a node may take to accept a connection. A paused one whose queue is full takes forever.
@@ -88,8 +93,15 @@ pub struct Front {
 #[derive(Debug)]
 pub struct Proxy {
     addr: SocketAddr,
-    unattributed: Arc<AtomicU64>,
+    turned_away: Arc<TurnedAway>,
     accepting: JoinHandle<()>,
+}
+
+/// Connections that went no further, by the reason.
+#[derive(Debug, Default)]
+struct TurnedAway {
+    unattributed: AtomicU64,
+    gone: AtomicU64,
 }
 
 impl Proxy {
@@ -98,11 +110,11 @@ impl Proxy {
         listener.set_nonblocking(true)?;
         let addr = listener.local_addr()?;
         let listener = TcpListener::from_std(listener)?;
-        let unattributed = Arc::new(AtomicU64::new(0));
-        let accepting = tokio::spawn(accept(listener, addr, front, unattributed.clone()));
+        let turned_away = Arc::<TurnedAway>::default();
+        let accepting = tokio::spawn(accept(listener, addr, front, turned_away.clone()));
         Ok(Self {
             addr,
-            unattributed,
+            turned_away,
             accepting,
         })
     }
@@ -112,9 +124,14 @@ impl Proxy {
         self.addr
     }
 
-    /// Connections that were refused because they belong to no node.
+    /// Connections that were refused because somebody else than a node holds their other end.
     pub fn unattributed(&self) -> u64 {
-        self.unattributed.load(Ordering::Relaxed)
+        self.turned_away.unattributed.load(Ordering::Relaxed)
+    }
+
+    /// Connections whose openers had gone before the proxy looked.
+    pub fn gone(&self) -> u64 {
+        self.turned_away.gone.load(Ordering::Relaxed)
     }
 
     /// Closes the listener and all connections, and waits until that is done.
@@ -135,7 +152,7 @@ async fn accept(
     listener: TcpListener,
     here: SocketAddr,
     front: Front,
-    unattributed: Arc<AtomicU64>,
+    turned_away: Arc<TurnedAway>,
 ) {
     let mut rng = StdRng::seed_from_u64(front.seed);
     // Dropped with this task, which ends the connections.
@@ -148,8 +165,8 @@ async fn accept(
         match accepted {
             Ok((stream, from)) => {
                 let rng = StdRng::seed_from_u64(rng.random());
-                let (front, unattributed) = (front.clone(), unattributed.clone());
-                connections.spawn(serve(stream, from, here, front, unattributed, rng));
+                let (front, turned_away) = (front.clone(), turned_away.clone());
+                connections.spawn(serve(stream, from, here, front, turned_away, rng));
             }
             Err(error) => {
                 let node = front.node;
@@ -167,7 +184,7 @@ async fn serve(
     from: SocketAddr,
     here: SocketAddr,
     front: Front,
-    unattributed: Arc<AtomicU64>,
+    turned_away: Arc<TurnedAway>,
     rng: StdRng,
 ) {
     let end = match &front.openers {
@@ -177,8 +194,12 @@ async fn serve(
             let found = spawn_blocking(move || owners.opener(from, here)).await;
             match found.expect("the look-up does not panic") {
                 Ok(node) => End::Node(node),
+                Err(Unattributed::Gone) => {
+                    turned_away.gone.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
                 Err(reason) => {
-                    unattributed.fetch_add(1, Ordering::Relaxed);
+                    turned_away.unattributed.fetch_add(1, Ordering::Relaxed);
                     let node = front.node;
                     front.log.tell(&format!(
                         "the peer proxy {here} of node {node} refused a connection from {from}: \

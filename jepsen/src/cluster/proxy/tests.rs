@@ -31,6 +31,11 @@ struct Rig {
 
 impl Rig {
     async fn new(openers: Openers) -> Self {
+        Self::after(openers, |_| {}).await
+    }
+
+    /// One whose proxy begins to look after `before` has used its address.
+    async fn after(openers: Openers, before: impl FnOnce(SocketAddr)) -> Self {
         let behind = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("cluster.log");
@@ -44,6 +49,7 @@ impl Rig {
             seed: SEED,
         };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        before(listener.local_addr().unwrap());
         Self {
             links,
             proxy: Proxy::start(listener, front).unwrap(),
@@ -442,6 +448,33 @@ async fn peers_are_told_apart_and_strangers_refused() {
     rig.links.heal();
     expect(&mut far, b"two").await;
     assert_eq!(rig.proxy.unattributed(), 1);
+}
+
+#[tokio::test]
+async fn who_gave_up_before_the_proxy_looked_is_nobody_and_is_not_refused() {
+    let owners = Owners::default();
+    owners.insert(1, std::process::id());
+    let gave_up = 20;
+    let rig = Rig::after(Openers::Nodes(owners), |addr| {
+        // The kernel takes connections before anybody looks.
+        for _ in 0..gave_up {
+            drop(std::net::TcpStream::connect(addr).unwrap());
+        }
+    })
+    .await;
+    let (mut near, mut far) = rig.pair().await;
+    send(&mut near, b"one").await;
+    expect(&mut far, b"one").await;
+    within(async {
+        while rig.proxy.gone() < gave_up {
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    assert_eq!(rig.proxy.gone(), gave_up);
+    assert_eq!(rig.proxy.unattributed(), 0);
+    let log = std::fs::read_to_string(&rig.log).unwrap();
+    assert!(!log.contains("refused"), "{log}");
 }
 
 #[test]
