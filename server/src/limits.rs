@@ -67,8 +67,7 @@ pub const DEADLINE_MARGIN_MAX: Duration = Duration::from_millis(10);
 pub const CLIENT_CONNECTIONS_MAX: u64 = 16 * 1024;
 /// Connections of clients below which a node warns that the limit of its files is low.
 pub const CLIENT_CONNECTIONS_FEW: u64 = 512;
-/// Connections of clients that a node takes even where files could run out for it: it must stay within
-/// reach of its operator.
+/// Connections of clients that a node takes even where files could run out: it must stay within reach.
 pub const CLIENT_CONNECTIONS_MIN: u64 = 16;
 /// Connections with each other member, in each direction: three at work, and those that broke and whose
 /// end has not noticed yet.
@@ -83,8 +82,7 @@ pub const CONNECTION_SETTLES_MAX: Duration = Duration::from_secs(10);
 /// Files that a node keeps open for itself: standard streams, sockets it listens on, events of the
 /// runtime, the lock of its directory, and connections that were told to go.
 pub const DESCRIPTORS_RESERVED: u64 = 32;
-/// Time between two questions to a peer which groups it leads: one question for all of them. Whether a group
-/// has a leader is known so much later.
+/// Time between two questions to a peer which groups it leads: so much later is known that a group has a leader.
 pub const LEADERS_ASKED_EVERY: Duration = Duration::from_millis(500);
 /// Groups of a node that start at the same time. At the bound: wait.
 pub const GROUPS_STARTING_MAX: usize = 16;
@@ -99,8 +97,7 @@ pub const DESCRIPTORS_OF_STATE: u64 = LSM_OPEN_TABLES_MAX as u64 + 16;
 /// Files of one group beside its log and its state: a snapshot that comes and one that goes to each of
 /// some followers.
 pub const DESCRIPTORS_PER_GROUP: u64 = 8;
-/// Groups that have such files at the same time, as far as they are set aside. Those beyond take from what
-/// is there for clients.
+/// Groups that have such files at the same time, and find some set aside. Others take from those of clients.
 pub const DESCRIPTORS_GROUPS_MAX: u64 = 64;
 
 // ---- proposals and reads ---------------------------------------------------------------------
@@ -145,7 +142,6 @@ pub const RETRY_CLIENTS_DEFAULT: usize = 4096;
 pub const NEWEST_VERSIONS_BYTES_MAX: u64 = 64 * MIB;
 /// Longest record that is remembered, in bytes: a longer one is read from the store.
 pub const NEWEST_VERSION_RECORD_BYTES_MAX: usize = 4 * 1024;
-
 /// Largest value that `limits.retry_clients_max` accepts: the index of the table is in memory.
 pub const RETRY_CLIENTS_CEILING: usize = 256 * 1024;
 /// Bytes of the records of the retry table of a keyspace. At the bound the clients idle for longest
@@ -260,6 +256,10 @@ pub const SNAPSHOT_STALL_MAX: Duration = Duration::from_secs(60);
 /// Longest wait for a checkpoint before its purge is put off.
 pub const CHECKPOINT_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// Commands that share an entry of the log because they arrive together. At the bound: cut.
+pub const ENTRY_COMMANDS_MAX: usize = 128;
+/// Their bytes. At the bound: cut.
+pub const ENTRY_SHARED_BYTES_MAX: u64 = 64 * KIB;
 /// Entries applied before their answers go out. At the bound: cut.
 pub const APPLY_CHUNK_ENTRIES_MAX: usize = 256;
 /// Bytes that the entries of one chunk may write before their answers go out and room in the memory

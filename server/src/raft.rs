@@ -20,6 +20,7 @@ mod log_store;
 mod messages;
 mod network;
 mod promises;
+mod propose;
 mod rate;
 mod receive;
 mod reconcile;
@@ -56,13 +57,10 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use holdfast_proto::command::Answer;
 use openraft::{
     ReadPolicy, SnapshotPolicy,
     async_runtime::WatchReceiver,
-    errors::{ClientWriteError, Fatal, InitializeError, LinearizableReadError, RaftError},
-    impls::ProgressResponder,
+    errors::{Fatal, InitializeError, LinearizableReadError, RaftError},
 };
 use tokio::sync::watch;
 
@@ -71,6 +69,7 @@ pub use self::{
     log_store::LogStore,
     messages::MessageError,
     promises::{Broken, Promises, Reach, has_promised_nothing, reach_of},
+    propose::ProposeError,
     rate::SnapshotRate,
     receive::restore_state,
     standing::{Ballot, Standing, Surroundings},
@@ -81,7 +80,7 @@ pub use self::{
 use self::{
     network::{NetworkFactory, Observer},
     state_machine::GroupStateMachine,
-    type_config::{Outcome, Proposal, TypeConfig},
+    type_config::TypeConfig,
 };
 use crate::{
     detector::Vitals,
@@ -111,32 +110,6 @@ pub struct Tuning {
     pub snapshot_stall_max: Duration,
     /// How fast snapshots are sent; one for all groups of a node.
     pub snapshot_rate: Arc<SnapshotRate>,
-}
-
-/// A proposal that took its place in the log and was applied.
-#[derive(Debug)]
-pub struct Committed {
-    /// Term of the entry.
-    pub term: u64,
-    /// Index of the entry.
-    #[allow(dead_code, reason = "tests compare it with what the log holds")]
-    pub index: u64,
-    /// What applying it answered.
-    pub answer: Answer,
-}
-
-/// Why a proposal was not seen to commit.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum ProposeError {
-    /// Nothing was appended: safe to send to the leader, if one is named.
-    #[error("this node does not lead the group")]
-    NotLeader(Option<NodeId>),
-    /// The entry was appended and then lost its leader: it may or may not commit.
-    #[error("the leader changed while the proposal was in flight")]
-    Unknown,
-    /// The group does not run on this node. Whether the entry commits is unknown.
-    #[error("the group has stopped on this node: {0}")]
-    Stopped(String),
 }
 
 /// Why a leader could not vouch for a read.
@@ -190,6 +163,8 @@ pub struct RaftGroup {
     raft: Raft,
     shared: Arc<SharedState>,
     leadership: watch::Receiver<Leadership>,
+    /// Commands that wait to share an entry.
+    sharing: Arc<propose::Sharing>,
     room: Arc<Room>,
     incoming_dir: PathBuf,
     /// Held while a snapshot is received: one at a time. What was received last.
@@ -295,6 +270,7 @@ impl RaftGroup {
             raft,
             shared,
             leadership,
+            sharing: Arc::default(),
             room,
             incoming_dir,
             receiving: Arc::default(),
@@ -334,39 +310,6 @@ impl RaftGroup {
         match self.raft.initialize(voters).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(e) => Err(StartError::Raft(e.to_string())),
-        }
-    }
-
-    /// Proposes an encoded command. Dropping the future does not take the proposal back.
-    pub async fn propose(&self, command: Bytes) -> Result<Committed, ProposeError> {
-        if let Some(why) = self.stopped() {
-            return Err(ProposeError::Stopped(why));
-        }
-        let (responder, answer) = ProgressResponder::complete_only();
-        self.raft
-            .client_write_ff(Proposal(command), Some(responder))
-            .await
-            .map_err(|e| ProposeError::Stopped(e.to_string()))?;
-        match answer.await {
-            Ok(Ok(done)) => Ok(Committed {
-                term: done.log_id.leader_id.term,
-                index: done.log_id.index,
-                answer: match done.data {
-                    Outcome(answer) => answer,
-                },
-            }),
-            Ok(Err(ClientWriteError::ForwardToLeader(to))) => {
-                if to.leader_id.is_none() && self.leadership.borrow().leader == Some(self.node_id) {
-                    // It has not heard from a quorum for a lease; it may, as soon as it asks.
-                    self.beat().await;
-                }
-                Err(ProposeError::NotLeader(to.leader_id))
-            }
-            Ok(Err(_)) => Err(ProposeError::Unknown),
-            // The responder is dropped when the core stops.
-            Err(_) => Err(self
-                .stopped()
-                .map_or(ProposeError::Unknown, ProposeError::Stopped)),
         }
     }
 

@@ -67,4 +67,6 @@ pub use reader::{Reader, Write};
 pub use retained::{snapshot_versions, unversioned};
 pub use retry::{ANSWER_BYTES_MAX, CLIENT_ID_BYTES_MAX, SLOTS_PER_CLIENT};
 pub use scrub::{ScrubCursor, ScrubStep, scrub};
-pub use version::{REGISTRATION, Unknown, VERSION, decode, needed};
+pub use version::{
+    BATCHES, REGISTRATION, Unknown, VERSION, decode, decode_entry, encode_entry, may_share, needed,
+};

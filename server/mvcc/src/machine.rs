@@ -98,7 +98,8 @@ impl StateMachine {
         self.revisions
     }
 
-    /// Applies the command at a log index, which must be higher than all before it.
+    /// Applies a command of the entry at a log index, which is not lower than any before it, and higher than
+    /// that of any client that registered.
     ///
     /// Pure: reads through `reader`, which shows the writes of all earlier commands, and returns
     /// what to write. A request that cannot be served is an answer; an error is one of the
@@ -192,8 +193,8 @@ impl StateMachine {
             }
             Some(Op::Txn(request)) => Outcome::Txn(execution.txn(&request)?),
             Some(Op::Compact(request)) => return Ok(self.compact(&request)?),
-            // Neither is of the contents, and the caller has dealt with them.
-            Some(Op::Register(_) | Op::SetSettings(_)) | None => {
+            // None is of the contents, and the caller has dealt with them.
+            Some(Op::Register(_) | Op::SetSettings(_) | Op::Batch(_)) | None => {
                 return Err(StateError::from(Unknown::Operation).into());
             }
         };

@@ -15,18 +15,21 @@
 //! | --- | --- |
 //! | 1 | puts, deletes, transactions, compactions; a client is known as soon as it sends a request |
 //! | 2 | settings in the state; clients register, and a request of one that is not known is refused |
+//! | 3 | several commands in one entry of the log |
 //!
 //! What applying depends on is either in the state, as [`Settings`](holdfast_proto::command::Settings),
 //! or a constant of this crate. To change such a constant is to make a new version.
 
 use bytes::Bytes;
-use holdfast_proto::command::{Command, command::Op};
+use holdfast_proto::command::{Batch, Command, command::Op};
 use prost::Message;
 
 /// The version of the state machine in this program.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// From this version of the state on, clients are known because they registered.
 pub const REGISTRATION: u32 = 2;
+/// From this version of the state on, commands share entries of the log.
+pub const BATCHES: u32 = 3;
 
 /// A command, or a state, that this program does not know. It must not be skipped: the group stops
 /// on this node.
@@ -49,6 +52,11 @@ pub enum Unknown {
          node with the program that the other nodes run"
     )]
     Operation,
+    /// It is a batch within a batch, or one that was sent where a single command belongs.
+    #[error(
+        "several commands are where one belongs; the log of this node is damaged or of another program"
+    )]
+    Batch,
     /// It does not decode.
     #[error(
         "a command does not decode: {0}; the log of this node is damaged or of another program"
@@ -62,11 +70,48 @@ pub fn needed(op: &Op) -> u32 {
         Op::Put(_) | Op::DeleteRange(_) | Op::Txn(_) | Op::Compact(_) => 1,
         Op::Register(_) => REGISTRATION,
         Op::SetSettings(settings) => settings.version.max(2),
+        Op::Batch(_) => BATCHES,
     }
 }
 
-/// Reads a command as it stands in the log, and checks that this program knows it.
+/// Reads one command, and checks that this program knows it.
 pub fn decode(bytes: Bytes) -> Result<Command, Unknown> {
+    let command = decode_any(bytes)?;
+    match command.op {
+        Some(Op::Batch(_)) => Err(Unknown::Batch),
+        _ => Ok(command),
+    }
+}
+
+/// Reads the commands of an entry of the log, in order, and checks that this program knows all of them.
+pub fn decode_entry(bytes: Bytes) -> Result<Vec<Command>, Unknown> {
+    let command = decode_any(bytes)?;
+    match command.op {
+        Some(Op::Batch(batch)) => batch.commands.into_iter().map(decode).collect(),
+        _ => Ok(vec![command]),
+    }
+}
+
+/// One entry for commands that arrived together, as [`decode_entry`] reads it.
+pub fn encode_entry(commands: Vec<Bytes>) -> Bytes {
+    let command = Command {
+        min_version: BATCHES,
+        op: Some(Op::Batch(Batch { commands })),
+        ..Default::default()
+    };
+    command.encode_to_vec().into()
+}
+
+/// Whether a command may share an entry with others. What registers a client makes an id of the index of its
+/// entry, and what changes the version decides how those after it are read.
+pub fn may_share(op: &Op) -> bool {
+    match op {
+        Op::Put(_) | Op::DeleteRange(_) | Op::Txn(_) | Op::Compact(_) => true,
+        Op::Register(_) | Op::SetSettings(_) | Op::Batch(_) => false,
+    }
+}
+
+fn decode_any(bytes: Bytes) -> Result<Command, Unknown> {
     let command = Command::decode(bytes).map_err(|e| Unknown::Undecodable(e.to_string()))?;
     check(&command)?;
     Ok(command)
@@ -119,5 +164,27 @@ mod tests {
         assert_eq!(decode(future), Err(Unknown::Operation));
         let torn = Bytes::from_static(&[0x52, 0x7f, 0x00]);
         assert!(matches!(decode(torn), Err(Unknown::Undecodable(_))));
+    }
+
+    #[test]
+    fn a_batch_gives_its_commands_in_order_and_holds_no_batch_and_nothing_unknown() {
+        let put = |key: &'static [u8]| {
+            let put = PutRequest {
+                key: Bytes::from_static(key),
+                ..Default::default()
+            };
+            encoded(0, Some(Op::Put(put)))
+        };
+        let one = |bytes| decode(bytes).unwrap();
+        let alone = decode_entry(put(b"a")).unwrap();
+        assert_eq!(alone, [one(put(b"a"))]);
+        let batch = encode_entry(vec![put(b"a"), put(b"b")]);
+        let commands = decode_entry(batch.clone()).unwrap();
+        assert_eq!(commands, [one(put(b"a")), one(put(b"b"))]);
+        assert_eq!(decode(batch.clone()), Err(Unknown::Batch));
+        let nested = encode_entry(vec![put(b"a"), batch]);
+        assert_eq!(decode_entry(nested), Err(Unknown::Batch));
+        let unknown = encode_entry(vec![put(b"a"), encoded(0, None)]);
+        assert_eq!(decode_entry(unknown), Err(Unknown::Operation));
     }
 }

@@ -32,13 +32,14 @@ impl Group {
 
     async fn forwarded_command(&self, command: bytes::Bytes) -> Reply {
         // A node of a later version may have sent it. In the log it would stop the group here.
-        if let Err(unknown) = mvcc::decode(command.clone()) {
-            return error(Kind::Unsupported, None, &unknown.to_string());
-        }
+        let may_share = match mvcc::decode(command.clone()) {
+            Ok(command) => command.op.as_ref().is_some_and(mvcc::may_share),
+            Err(unknown) => return error(Kind::Unsupported, None, &unknown.to_string()),
+        };
         let Some(_place) = self.admission.enter(command.len()) else {
             return error(Kind::Overloaded, None, "");
         };
-        match self.offer_here(command).await {
+        match self.offer_here(command, may_share).await {
             Attempt::Done(done) => Reply::Applied(peer::Applied {
                 term: done.term,
                 index: 0,

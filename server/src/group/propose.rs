@@ -65,6 +65,7 @@ impl Group {
                 )));
             }
         }
+        let may_share = command.op.as_ref().is_some_and(mvcc::may_share);
         let mut encoded = Bytes::from(command.encode_to_vec());
         let Some(_place) = self.admission.enter(encoded.len()) else {
             return Err(GroupError::Overloaded);
@@ -74,7 +75,7 @@ impl Group {
             .asking_once(!takes_effect_once(&command));
         let mut in_doubt = false;
         loop {
-            let offer = |leader| self.offer(leader, encoded.clone());
+            let offer = |leader| self.offer(leader, encoded.clone(), may_share);
             let attempt = match chase.ask(offer).await {
                 Asked::Answered(attempt) => attempt,
                 Asked::Deposed => Attempt::Unknown,
@@ -115,22 +116,27 @@ impl Group {
         }
     }
 
-    async fn offer(&self, leader: NodeId, command: Bytes) -> Attempt {
+    async fn offer(&self, leader: NodeId, command: Bytes, may_share: bool) -> Attempt {
         if self.leads(leader) {
-            self.offer_here(command).await
+            self.offer_here(command, may_share).await
         } else {
             self.offer_there(leader, command).await
         }
     }
 
-    pub(super) async fn offer_here(&self, command: Bytes) -> Attempt {
+    /// Offers a command to this node. One that `may_share` an entry with others may find itself in one.
+    pub(super) async fn offer_here(&self, command: Bytes, may_share: bool) -> Attempt {
         if self.is_powerless() {
             return Attempt::NotAppended(None);
         }
         if let Err(error) = self.admit_growth(&command) {
             return Attempt::Failed(error);
         }
-        match self.raft.propose(command).await {
+        let proposed = match may_share {
+            true => self.raft.propose_shared(command).await,
+            false => self.raft.propose(command).await,
+        };
+        match proposed {
             Ok(done) => Attempt::Done(Proposed {
                 answer: done.answer,
                 term: done.term,

@@ -431,7 +431,7 @@ async fn a_forwarded_command_of_a_later_version_is_refused_before_it_is_appended
     match now(node.group.handle_forward(forwarded)).await.reply {
         Some(Reply::Error(error)) => {
             assert_eq!(error.kind(), Kind::Unsupported, "{error:?}");
-            assert!(error.message.contains("version 3"), "{error:?}");
+            assert!(error.message.contains("version 4"), "{error:?}");
         }
         other => panic!("{other:?}"),
     }

@@ -12,6 +12,7 @@
 //! an answer can read what it wrote. Nothing here waits for the checkpoint engine, except when
 //! the memory tables are full.
 
+mod checkpoint;
 mod newest;
 mod shared;
 
@@ -22,7 +23,7 @@ use futures_util::{Stream, StreamExt};
 use holdfast_mvcc as mvcc;
 use holdfast_proto::{command, snapshot as wire};
 use openraft::{
-    EntryPayload, OptionalSend, RaftSnapshotBuilder,
+    EntryPayload, OptionalSend,
     storage::{EntryResponder, RaftStateMachine},
 };
 use prost::Message;
@@ -37,7 +38,6 @@ use super::{
 use crate::{
     detector::Vitals,
     limits,
-    planted::planted,
     storage::{
         cause::Cause,
         state::{StateError, StateStore, View},
@@ -46,6 +46,7 @@ use crate::{
 
 use self::newest::{NewestVersions, Remembering};
 pub use self::{
+    checkpoint::Checkpoint,
     newest::NewestBudget,
     shared::{Pin, Published, SharedState},
 };
@@ -191,43 +192,55 @@ impl GroupStateMachine {
         &mut self,
         id: LogId,
         payload: EntryPayload<super::type_config::Proposal, u64, super::type_config::Voter>,
-    ) -> io::Result<command::Answer> {
+    ) -> io::Result<Vec<command::Answer>> {
         let due = self.applied.map_or(0, |applied| applied.index + 1);
         check_next(due, Some(id.index)).map_err(|e| self.stops(id, e))?;
-        let answer = match payload {
-            EntryPayload::Blank => command::Answer::default(),
+        let answers = match payload {
+            EntryPayload::Blank => Vec::new(),
             EntryPayload::Membership(membership) => {
                 self.membership_bytes = membership_to_bytes(&membership);
                 self.membership = StoredMembership::new(Some(id), membership);
-                command::Answer::default()
+                Vec::new()
             }
-            EntryPayload::Normal(proposal) => match mvcc::decode(proposal.0) {
-                #[cfg(feature = "planted-bugs")]
-                Ok(command) if crate::planted::state::is_skipped(&command) => Default::default(),
-                Ok(command) => {
-                    let reader = Remembering::of(&self.newest, &self.shared.store);
-                    let mut applied = self
-                        .machine
-                        .apply(&reader, id.index, command)
-                        .map_err(|e| self.stops(id, e))?;
-                    self.newest.remember(&applied.writes);
-                    let writes = applied.writes.iter();
-                    self.unmarked_bytes += writes.map(written_bytes).sum::<u64>();
-                    if let Some(at) = applied.writes.iter().position(is_revisions) {
-                        self.revisions = Some(applied.writes.remove(at));
-                    }
-                    self.shared
-                        .store
-                        .write(applied.writes)
-                        .map_err(|e| self.stops(id, e))?;
-                    applied.answer
-                }
+            EntryPayload::Normal(proposal) => {
                 // Replicas of another version may know it: to go on would be to differ from them.
-                Err(e) => return Err(self.stops(id, e)),
-            },
+                let commands = mvcc::decode_entry(proposal.0).map_err(|e| self.stops(id, e))?;
+                let mut answers = Vec::with_capacity(commands.len());
+                for command in commands {
+                    answers.push(self.apply_command(id, command)?);
+                }
+                answers
+            }
         };
         self.applied = Some(id);
-        Ok(answer)
+        Ok(answers)
+    }
+
+    fn apply_command(
+        &mut self,
+        id: LogId,
+        command: command::Command,
+    ) -> io::Result<command::Answer> {
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::state::is_skipped(&command) {
+            return Ok(Default::default());
+        }
+        let reader = Remembering::of(&self.newest, &self.shared.store);
+        let mut applied = self
+            .machine
+            .apply(&reader, id.index, command)
+            .map_err(|e| self.stops(id, e))?;
+        self.newest.remember(&applied.writes);
+        let writes = applied.writes.iter();
+        self.unmarked_bytes += writes.map(written_bytes).sum::<u64>();
+        if let Some(at) = applied.writes.iter().position(is_revisions) {
+            self.revisions = Some(applied.writes.remove(at));
+        }
+        self.shared
+            .store
+            .write(applied.writes)
+            .map_err(|e| self.stops(id, e))?;
+        Ok(applied.answer)
     }
 
     /// An error of the machine, not of the request: the group stops here before it can diverge.
@@ -342,9 +355,9 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
                     && let Some(item) = chunk.next()
                 {
                     let (entry, responder) = item?;
-                    let answer = self.apply_entry(entry.log_id, entry.payload)?;
+                    let of_entry = self.apply_entry(entry.log_id, entry.payload)?;
                     if let Some(responder) = responder {
-                        answers.push((responder, answer));
+                        answers.push((responder, of_entry));
                     }
                 }
                 let Some(applied) = self.applied else {
@@ -357,8 +370,8 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
                     .mark_applied(applied.index, self.applied_record())
                     .map_err(|e| self.stops(applied, e))?;
                 self.publish();
-                for (responder, answer) in answers {
-                    responder.send(Outcome(answer));
+                for (responder, of_entry) in answers {
+                    responder.send(Outcome(of_entry));
                 }
             }
         }
@@ -366,10 +379,7 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Checkpoint {
-        Checkpoint {
-            mark: Some(self.meta()),
-            shared: self.shared.clone(),
-        }
+        Checkpoint::at(self.meta(), self.shared.clone())
     }
 
     async fn install_snapshot(
@@ -411,38 +421,6 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
             Some(_) => self.snapshot().map(Some),
             None => Ok(None),
         }
-    }
-}
-
-/// What openraft calls building a snapshot: making a point of the state durable, so that the log
-/// before it may go. The data itself is read only when a peer needs it.
-/// - It holds no data, so applying does not wait for any to be copied.
-pub struct Checkpoint {
-    /// Taken by the one call that builds.
-    mark: Option<SnapshotMeta>,
-    shared: Arc<SharedState>,
-}
-
-impl RaftSnapshotBuilder<TypeConfig> for Checkpoint {
-    type SnapshotData = SnapshotData;
-
-    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let meta = self
-            .mark
-            .take()
-            .ok_or_else(|| io::Error::other("a checkpoint is built once"))?;
-        let snapshot = Snapshot {
-            meta,
-            snapshot: SnapshotData::Checkpoint,
-        };
-        planted!(LogPurgedPastDurable => return Ok(snapshot));
-        let durable = self.shared.store.flush().await.map_err(io::Error::other)?;
-        let index = snapshot.meta.last_log_id.map_or(0, |id| id.index);
-        assert!(
-            durable >= index,
-            "a flush made index {durable} durable, but {index} was applied before it"
-        );
-        Ok(snapshot)
     }
 }
 

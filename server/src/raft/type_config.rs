@@ -29,7 +29,7 @@ impl fmt::Display for Voter {
     }
 }
 
-/// Application data of a log entry: an encoded `holdfast.command.v1.Command`.
+/// Application data of a log entry: an encoded `holdfast.command.v1.Command`, which may be a batch of them.
 ///
 /// It stays encoded on its way through the log and over the wire, so the bytes that the client's
 /// node produced are the ones every replica decodes.
@@ -48,22 +48,26 @@ impl fmt::Display for Proposal {
     }
 }
 
-/// What applying an entry gave: the answer of a command, nothing for other entries.
+/// What applying an entry gave: the answers of its commands in order, none for other entries.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Outcome(pub Answer);
+pub struct Outcome(pub Vec<Answer>);
 
 // openraft asks for serde on responses that its own RPC types could carry; outcomes never travel
 // that way, so the protobuf encoding is wrapped as bytes.
 impl Serialize for Outcome {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&prost::Message::encode_to_vec(&self.0))
+        serializer.collect_seq(self.0.iter().map(prost::Message::encode_to_vec))
     }
 }
 
 impl<'de> Deserialize<'de> for Outcome {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let bytes = Vec::<u8>::deserialize(deserializer)?;
-        prost::Message::decode(bytes.as_slice())
+        let answers = Vec::<Vec<u8>>::deserialize(deserializer)?;
+        let answers = answers
+            .iter()
+            .map(|bytes| prost::Message::decode(bytes.as_slice()));
+        answers
+            .collect::<Result<_, _>>()
             .map(Outcome)
             .map_err(serde::de::Error::custom)
     }

@@ -424,7 +424,7 @@ impl Model {
             events: vec![],
         };
         let outcome = match op {
-            Some(Op::Register(_) | Op::SetSettings(_)) | None => {
+            Some(Op::Register(_) | Op::SetSettings(_) | Op::Batch(_)) | None => {
                 unreachable!("the model draws operations on the contents")
             }
             Some(Op::Put(request)) => work.put(request).map(Outcome::Put),

@@ -116,6 +116,11 @@ impl SharedState {
         Ok(loaded)
     }
 
+    /// Version that the state has been raised to.
+    pub fn version(&self) -> u32 {
+        self.published.borrow().version
+    }
+
     /// Index of the last applied entry that readers can see.
     pub fn applied_index(&self) -> Option<u64> {
         self.published.borrow().index

@@ -12,7 +12,7 @@ use holdfast_proto::{
     command::{Command, command::Op},
     etcdserverpb::{CompactionRequest, PutRequest, RangeRequest},
 };
-use openraft::entry::RaftEntry;
+use openraft::{RaftSnapshotBuilder, entry::RaftEntry};
 use parking_lot::{Condvar, Mutex};
 use tempfile::TempDir;
 
@@ -491,7 +491,7 @@ async fn a_command_that_this_node_does_not_know_stops_the_group_and_is_never_ski
     // Field 100 is an operation that does not exist yet; the other bytes are no message.
     let (future, torn) = (&[0xa2, 0x06, 0x00][..], &[0x52, 0x7f, 0x00][..]);
     for (command, what) in [
-        (later.encode_to_vec(), "version 3"),
+        (later.encode_to_vec(), "version 4"),
         (future.to_vec(), "no operation"),
         (torn.to_vec(), "does not decode"),
     ] {
