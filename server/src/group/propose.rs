@@ -134,7 +134,8 @@ impl Group {
         }
         let proposed = match may_share {
             true => self.raft.propose_shared(command).await,
-            false => self.raft.propose(command).await,
+            // Boxed because it is rare and large, and every proposal would carry room for it.
+            false => Box::pin(self.raft.propose(command)).await,
         };
         match proposed {
             Ok(done) => Attempt::Done(Proposed {

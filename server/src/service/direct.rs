@@ -102,12 +102,13 @@ where
         let plain = !request.headers().contains_key(protocol::ENCODING)
             && protocol::check_metadata(request.headers()).is_ok();
         let call = Call::of(request.uri().path()).filter(|_| plain);
-        let work = async {
+        // Pinned where it is made: it is the larger part of what each request takes of memory.
+        let work = std::pin::pin!(async {
             match call {
                 Some(call) => self.plain(call, request).await,
                 None => self.by_library(request).await,
             }
-        };
+        });
         match deadline {
             Some(deadline) => deadline::until(deadline, work).await,
             None => work.await,
