@@ -132,8 +132,9 @@ impl RaftGroup {
         &self,
         entry: Bytes,
     ) -> Result<impl Future<Output = Result<Applied, ProposeError>> + '_, ProposeError> {
-        if let Some(why) = self.stopped() {
-            return Err(ProposeError::Stopped(why));
+        if self.stopped().is_some() {
+            // Nothing is appended, and that is all that matters to whoever asks; why is known from the leadership.
+            return Err(ProposeError::NotLeader(None));
         }
         let (responder, answer) = ProgressResponder::complete_only();
         self.raft
