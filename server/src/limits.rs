@@ -137,11 +137,11 @@ pub const READ_ROUND_MAX: Duration = REQUEST_TIMEOUT_DEFAULT;
 /// requests are refused until it registers again. A client takes about 1 KiB of memory on every node.
 pub const RETRY_CLIENTS_DEFAULT: usize = 4096;
 /// Memory that all groups of a node take to remember the newest versions of keys that were written last. At
-/// the bound, and at half of it for one group: those that were written longest ago are forgotten, and read
-/// from the store when they are written again. At 256 B a value it holds some 120,000 keys.
-pub const NEWEST_VERSIONS_BYTES_MAX: u64 = 64 * MIB;
-/// Longest record that is remembered, in bytes: a longer one is read from the store.
-pub const NEWEST_VERSION_RECORD_BYTES_MAX: usize = 4 * 1024;
+/// the bound: some are forgotten, and sought in the store when they are written again. A key of 16 bytes takes
+/// about 48, so it holds a million of them.
+pub const NEWEST_VERSIONS_BYTES_MAX: usize = 48 * MIB as usize;
+/// Longest key whose newest version is remembered, in bytes: that of a longer one is sought in the store.
+pub const NEWEST_KEY_BYTES_MAX: usize = KIB as usize;
 /// Largest value that `limits.retry_clients_max` accepts: the index of the table is in memory.
 pub const RETRY_CLIENTS_CEILING: usize = 256 * 1024;
 /// Bytes of the records of the retry table of a keyspace. At the bound the clients idle for longest

@@ -28,7 +28,7 @@ use crate::{
     identity::DataDir,
     keyspace::Keyspaces,
     limits,
-    raft::{GroupId, NewestBudget, NodeId, has_promised_nothing},
+    raft::{GroupId, NewestVersions, NodeId, has_promised_nothing},
     service::{
         ServiceContext, Serving,
         peer::{
@@ -98,7 +98,7 @@ struct Inner {
     /// Which groups there are, for whoever changes that; taken before `states`.
     owned: lifecycle::Changing,
     room: Arc<Room>,
-    newest: Arc<NewestBudget>,
+    newest: Arc<NewestVersions>,
     failed: watch::Sender<Option<NodeFailure>>,
     /// What the parts of this node are doing.
     vitals: Arc<Vitals>,

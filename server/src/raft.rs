@@ -73,7 +73,7 @@ pub use self::{
     rate::SnapshotRate,
     receive::restore_state,
     standing::{Ballot, Standing, Surroundings},
-    state_machine::{NewestBudget, Pin, Published, SharedState},
+    state_machine::{NewestVersions, Pin, Published, SharedState},
     transport::{PeerTransport, TransportError},
     type_config::{GroupId, NodeId, Voter},
 };
@@ -201,8 +201,8 @@ pub struct Parts {
     pub incoming_dir: PathBuf,
     /// What other nodes have promised to this one.
     pub promises: Arc<Promises>,
-    /// What the groups of this node may remember of the newest versions.
-    pub newest: Arc<NewestBudget>,
+    /// What the groups of this node remember of the newest versions.
+    pub newest: Arc<NewestVersions>,
     /// Where the group says what it is doing.
     pub vitals: Arc<Vitals>,
 }

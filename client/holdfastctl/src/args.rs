@@ -391,6 +391,9 @@ pub struct BenchArgs {
     /// Share of gets in `mixed`
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub read_percent: u8,
+    /// Puts ask for the version before them
+    #[arg(long)]
+    pub prev_kv: bool,
     /// Connections to each endpoint
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     pub connections: u8,

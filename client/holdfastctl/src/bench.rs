@@ -59,6 +59,7 @@ struct Target {
     value: Bytes,
     serializable: bool,
     read_percent: u8,
+    prev_kv: bool,
 }
 
 /// How far a run is; its workers share it.
@@ -195,6 +196,7 @@ impl Target {
             value: value.into(),
             serializable: args.consistency == Consistency::S,
             read_percent: args.read_percent,
+            prev_kv: args.prev_kv,
         })
     }
 
@@ -210,6 +212,7 @@ impl Target {
                 let put = PutRequest {
                     key,
                     value: self.value.clone(),
+                    prev_kv: self.prev_kv,
                     ..Default::default()
                 };
                 wire.call("/etcdserverpb.KV/Put", &put).await

@@ -5,13 +5,17 @@
 
 use std::{cmp::Ordering, ops::ControlFlow};
 
-use bytes::Bytes;
 use holdfast_proto::etcdserverpb::{
     Compare,
     compare::{CompareResult, CompareTarget, TargetUnion},
 };
 
-use crate::{Reader, StateError, key::Span, live, record::Version};
+use crate::{
+    Reader, StateError,
+    key::{Revision, Span},
+    live,
+    record::Counters,
+};
 
 /// True if every comparison holds at the revision.
 pub(crate) fn hold<R: Reader>(
@@ -29,10 +33,19 @@ pub(crate) fn hold<R: Reader>(
 
 fn holds<R: Reader>(reader: &R, at: i64, compare: &Compare) -> Result<bool, StateError<R::Error>> {
     let (mut found, mut all) = (false, true);
-    if let Some(span) = Span::new(&compare.key, &compare.range_end) {
+    let span = Span::new(&compare.key, &compare.range_end);
+    if let Some(span) = span.as_ref().filter(|span| span.single)
+        && compare.target() != CompareTarget::Value
+    {
+        let counters = live::counters(reader, &span.start, at)?;
+        let (revision, counters) = counters.unwrap_or(MISSING);
+        return Ok(version_holds(compare, revision, &counters, &[]));
+    }
+    if let Some(span) = span {
         live::walk(reader, &span, at, None, |live| {
             found = true;
-            all = version_holds(compare, &live.read()?.1);
+            let version = live.read()?.1;
+            all = version_holds(compare, version.revision, &version.counters, &version.value);
             Ok(if all {
                 ControlFlow::Continue(())
             } else {
@@ -43,18 +56,24 @@ fn holds<R: Reader>(reader: &R, at: i64, compare: &Compare) -> Result<bool, Stat
     if found {
         return Ok(all);
     }
-    // A missing key has no value that could be compared, not even an empty one; its numbers are 0.
-    let missing = Version {
-        create_revision: 0,
-        mod_revision: 0,
-        version: 0,
-        lease: 0,
-        value: Bytes::new(),
-    };
-    Ok(compare.target() != CompareTarget::Value && version_holds(compare, &missing))
+    let (revision, counters) = MISSING;
+    Ok(
+        compare.target() != CompareTarget::Value
+            && version_holds(compare, revision, &counters, &[]),
+    )
 }
 
-fn version_holds(compare: &Compare, version: &Version) -> bool {
+/// The numbers of a missing key are 0. It has no value that could be compared, not even an empty one.
+const MISSING: (Revision, Counters) = (
+    Revision { main: 0, sub: 0 },
+    Counters {
+        create_revision: 0,
+        version: 0,
+        lease: 0,
+    },
+);
+
+fn version_holds(compare: &Compare, revision: Revision, counters: &Counters, value: &[u8]) -> bool {
     let union = compare.target_union.as_ref();
     // A target without its operand is compared with zero or with the empty value.
     let ordering = match CompareTarget::try_from(compare.target) {
@@ -63,21 +82,21 @@ fn version_holds(compare: &Compare, version: &Version) -> bool {
                 Some(TargetUnion::Value(value)) => &value[..],
                 _ => &[],
             };
-            version.value[..].cmp(wanted)
+            value.cmp(wanted)
         }
-        Ok(CompareTarget::Create) => version.create_revision.cmp(&match union {
+        Ok(CompareTarget::Create) => counters.create_revision.cmp(&match union {
             Some(&TargetUnion::CreateRevision(wanted)) => wanted,
             _ => 0,
         }),
-        Ok(CompareTarget::Mod) => version.mod_revision.cmp(&match union {
+        Ok(CompareTarget::Mod) => revision.main.cmp(&match union {
             Some(&TargetUnion::ModRevision(wanted)) => wanted,
             _ => 0,
         }),
-        Ok(CompareTarget::Version) => version.version.cmp(&match union {
+        Ok(CompareTarget::Version) => counters.version.cmp(&match union {
             Some(&TargetUnion::Version(wanted)) => wanted,
             _ => 0,
         }),
-        Ok(CompareTarget::Lease) => version.lease.cmp(&match union {
+        Ok(CompareTarget::Lease) => counters.lease.cmp(&match union {
             Some(&TargetUnion::Lease(wanted)) => wanted,
             _ => 0,
         }),

@@ -27,9 +27,9 @@ use crate::{
     ReadError, Reader, Revisions, StateError, Unknown, Write, compare,
     error::{Fail, Refusal},
     key::{self, Revision, Span},
-    live::{self, Change, Pending},
+    live::{self, Pending},
     range,
-    record::{self, Version},
+    record::{self, Counters, Version},
 };
 
 /// Levels of a transaction, the outermost one included. A command or answer with as many still
@@ -89,40 +89,41 @@ impl<'a, R: Reader> Execution<'a, R> {
         check_lease(request)?;
         let revision = self.next_revision();
         let version_key = key::version(key::prefix(&request.key), revision);
-        let change = self.change(key::prefix_of(&version_key))?;
-        let previous = change.now.as_ref();
-        if (request.ignore_value || request.ignore_lease) && previous.is_none() {
+        let prefix = key::prefix_of(&version_key);
+        // Most need of the version before only what it counts.
+        let (before, previous) = if request.prev_kv || request.ignore_value {
+            let previous = self.version(prefix)?;
+            (
+                previous.as_ref().map(|previous| previous.counters),
+                previous,
+            )
+        } else {
+            (self.counters(prefix)?, None)
+        };
+        if (request.ignore_value || request.ignore_lease) && before.is_none() {
             return Err(Refusal::KeyNotFound.into());
         }
         let version = Version {
-            create_revision: previous.map_or(revision.main, |previous| previous.create_revision),
-            mod_revision: revision.main,
-            version: previous.map_or(0, |previous| previous.version) + 1,
-            lease: match previous {
-                Some(previous) if request.ignore_lease => previous.lease,
-                _ => request.lease,
+            revision,
+            counters: Counters {
+                create_revision: before.map_or(revision.main, |before| before.create_revision),
+                version: before.map_or(0, |before| before.version) + 1,
+                lease: match before {
+                    Some(before) if request.ignore_lease => before.lease,
+                    _ => request.lease,
+                },
             },
-            value: match previous {
+            value: match &previous {
                 Some(previous) if request.ignore_value => previous.value.clone(),
                 _ => request.value.clone(),
             },
         };
         let (record, version) = version.encode();
-        let prev_kv = match previous {
-            Some(previous) if request.prev_kv => {
-                Some(previous.clone().into_key_value(request.key.clone()))
-            }
-            _ => None,
-        };
+        let prev_kv = previous
+            .filter(|_| request.prev_kv)
+            .map(|previous| previous.into_key_value(request.key.clone()));
         let kv = version.clone().into_key_value(request.key.clone());
-        self.record(
-            version_key,
-            revision,
-            record,
-            kv,
-            change.before,
-            Some(version),
-        );
+        self.record(version_key, revision, record, kv, Some(version));
         Ok(PutResponse {
             header: self.header(),
             prev_kv,
@@ -133,33 +134,36 @@ impl<'a, R: Reader> Execution<'a, R> {
         &mut self,
         request: &DeleteRangeRequest,
     ) -> Result<DeleteRangeResponse, Fail<R::Error>> {
+        // Prefixes, and the versions that the answer shows.
         let mut found = Vec::new();
         if let Some(span) = Span::new(&request.key, &request.range_end) {
-            live::walk(
-                self.reader,
-                &span,
-                self.begin.current,
-                self.pending.as_ref(),
-                |live| {
-                    found.push(live.read()?);
-                    Ok(ControlFlow::Continue(()))
-                },
-            )?;
+            if span.single && !request.prev_kv {
+                let exists = self.counters(&span.start)?.is_some();
+                found.extend(exists.then_some((span.start, None)));
+            } else {
+                live::walk(
+                    self.reader,
+                    &span,
+                    self.begin.current,
+                    self.pending.as_ref(),
+                    |live| {
+                        let (prefix, version) = live.read()?;
+                        found.push((prefix, Some(version).filter(|_| request.prev_kv)));
+                        Ok(ControlFlow::Continue(()))
+                    },
+                )?;
+            }
         }
         let mut response = DeleteRangeResponse {
             deleted: found.len() as i64,
             ..Default::default()
         };
-        for (prefix, version) in found {
+        for (prefix, previous) in found {
             let user_key = key::user_key(&prefix);
-            if request.prev_kv {
-                let previous = version.clone().into_key_value(user_key.clone());
+            if let Some(previous) = previous {
+                let previous = previous.into_key_value(user_key.clone());
                 response.prev_kvs.push(previous);
             }
-            let before = match self.pending(&prefix) {
-                Some(change) => change.before.clone(),
-                None => Some(version),
-            };
             let revision = self.next_revision();
             let version_key = key::version(key::copied(&prefix), revision);
             let kv = KeyValue {
@@ -167,7 +171,7 @@ impl<'a, R: Reader> Execution<'a, R> {
                 mod_revision: revision.main,
                 ..Default::default()
             };
-            self.record(version_key, revision, record::tombstone(), kv, before, None);
+            self.record(version_key, revision, record::tombstone(), kv, None);
         }
         response.header = self.header();
         Ok(response)
@@ -250,7 +254,7 @@ impl<'a, R: Reader> Execution<'a, R> {
     fn check_put(&self, request: &PutRequest) -> Result<(), Fail<R::Error>> {
         if request.ignore_value || request.ignore_lease {
             let prefix = key::prefix(&request.key);
-            if live::get(self.reader, &prefix, self.begin.current)?.is_none() {
+            if live::counters(self.reader, &prefix, self.begin.current)?.is_none() {
                 return Err(Refusal::KeyNotFound.into());
             }
         }
@@ -303,20 +307,27 @@ impl<'a, R: Reader> Execution<'a, R> {
         }
     }
 
-    fn pending(&self, prefix: &[u8]) -> Option<&Change> {
+    fn pending(&self, prefix: &[u8]) -> Option<&Option<Version>> {
         self.pending.as_ref()?.get(prefix)
     }
 
-    /// The state of a key before the execution and now.
-    fn change(&self, prefix: &[u8]) -> Result<Change, Fail<R::Error>> {
-        if let Some(change) = self.pending(prefix) {
-            return Ok(change.clone());
+    /// The version of a key as the operations so far have left it.
+    fn version(&self, prefix: &[u8]) -> Result<Option<Version>, Fail<R::Error>> {
+        match self.pending(prefix) {
+            Some(now) => Ok(now.clone()),
+            None => Ok(live::get(self.reader, prefix, self.begin.current)?),
         }
-        let before = live::get(self.reader, prefix, self.begin.current)?;
-        Ok(Change {
-            now: before.clone(),
-            before,
-        })
+    }
+
+    /// What [`Self::version`] would give, without its value.
+    fn counters(&self, prefix: &[u8]) -> Result<Option<Counters>, Fail<R::Error>> {
+        match self.pending(prefix) {
+            Some(now) => Ok(now.as_ref().map(|now| now.counters)),
+            None => {
+                let stored = live::counters(self.reader, prefix, self.begin.current)?;
+                Ok(stored.map(|(_, counters)| counters))
+            }
+        }
     }
 
     fn record(
@@ -325,7 +336,6 @@ impl<'a, R: Reader> Execution<'a, R> {
         revision: Revision,
         record: Bytes,
         kv: KeyValue,
-        before: Option<Version>,
         now: Option<Version>,
     ) {
         assert_eq!(revision, self.next_revision(), "sub-revisions are dense");
@@ -338,19 +348,17 @@ impl<'a, R: Reader> Execution<'a, R> {
         let entry = record::index_entry(deleted, &kv.key);
         if let Some(pending) = &mut self.pending {
             let prefix = version_key.slice(..key::prefix_of(&version_key).len());
-            let before = before.clone();
-            pending.insert(prefix, Change { before, now });
+            pending.insert(prefix, now);
         } else if self.events.is_empty() {
             // Most are alone, and a list that grows by itself starts with four.
             self.events.reserve_exact(1);
         }
         self.writes.push(Write::put(version_key, record));
         self.writes.push(Write::put(key::index(revision), entry));
-        let prev_kv = before.map(|before| before.into_key_value(kv.key.clone()));
         self.events.push(Event {
             r#type: event.into(),
             kv: Some(kv),
-            prev_kv,
+            prev_kv: None,
         });
     }
 }

@@ -19,8 +19,10 @@ const REVISION_BYTES: usize = 16;
 
 /// A place in the history: revision, and operation within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Revision {
+pub struct Revision {
+    /// Revision of the keyspace.
     pub main: i64,
+    /// Number of the operation among those of the revision, from 0.
     pub sub: u64,
 }
 
@@ -103,7 +105,7 @@ pub(crate) fn split_version(key: &[u8]) -> Result<(usize, Revision), Corrupt> {
     split.ok_or_else(|| Corrupt::new(key, "not the key of a version"))
 }
 
-fn try_split_version(key: &[u8]) -> Option<(usize, Revision)> {
+pub(crate) fn try_split_version(key: &[u8]) -> Option<(usize, Revision)> {
     let length = key.len().checked_sub(REVISION_BYTES).filter(|&length| {
         length >= 3 && key[0] == VERSIONS && key[length - 2..length] == [0x00, 0x01]
     })?;
@@ -113,12 +115,6 @@ fn try_split_version(key: &[u8]) -> Option<(usize, Revision)> {
         sub: !inverted.sub,
     };
     Some((length, revision))
-}
-
-/// What all versions of a key begin with, and the revision, for the key of a version.
-pub fn versions_of(key: &[u8]) -> Option<(&[u8], i64)> {
-    let (length, revision) = try_split_version(key)?;
-    Some((&key[..length], revision.main))
 }
 
 /// The user key of a prefix; shares the memory unless bytes were escaped.

@@ -10,6 +10,9 @@
 //! ```
 //!
 //! A transaction reads its own writes through [`Pending`], merged by key.
+//!
+//! Where one key alone is asked for, a reader may know its newest version ([`Reader::remembered`]): then
+//! its value lies under a key that is known, and its counters need not be read at all.
 
 use std::{
     collections::BTreeMap,
@@ -24,33 +27,25 @@ use bytes::Bytes;
 use crate::{
     Reader,
     error::{Corrupt, StateError},
-    key::{self, Span},
-    record::{self, Version},
+    key::{self, Revision, Span},
+    record::{self, Counters, Version},
 };
 
 /// Versions that are stepped over before a new seek is cheaper.
 const STEPS_MAX: usize = 16;
 
-/// What a running transaction has written, by the prefix of the key.
+/// The last state of the keys that a running transaction has written, by the prefix of the key; `None` for
+/// one that it has deleted.
 #[derive(Debug, Default)]
-pub(crate) struct Pending(BTreeMap<Bytes, Change>);
-
-/// The last state of a key that the transaction has written.
-#[derive(Clone, Debug)]
-pub(crate) struct Change {
-    /// The version before the transaction.
-    pub before: Option<Version>,
-    /// The version now; `None` if deleted.
-    pub now: Option<Version>,
-}
+pub(crate) struct Pending(BTreeMap<Bytes, Option<Version>>);
 
 impl Pending {
-    pub fn get(&self, prefix: &[u8]) -> Option<&Change> {
+    pub fn get(&self, prefix: &[u8]) -> Option<&Option<Version>> {
         self.0.get(prefix)
     }
 
-    pub fn insert(&mut self, prefix: Bytes, change: Change) {
-        self.0.insert(prefix, change);
+    pub fn insert(&mut self, prefix: Bytes, now: Option<Version>) {
+        self.0.insert(prefix, now);
     }
 }
 
@@ -63,7 +58,7 @@ pub(crate) enum Live<'a> {
         /// Length of the prefix in `key`.
         length: usize,
         /// Revision in `key`.
-        main: i64,
+        revision: Revision,
         /// Value of the record: not a tombstone.
         record: &'a Bytes,
     },
@@ -81,10 +76,10 @@ impl Live<'_> {
             Live::Stored {
                 key,
                 length,
-                main,
+                revision,
                 record,
             } => {
-                let version = record::decode(key, main, record)?
+                let version = record::decode(key, revision, record)?
                     .ok_or_else(|| Corrupt::new(key, "a deletion where a value was"))?;
                 Ok((key.slice(..length), version))
             }
@@ -102,12 +97,38 @@ pub(crate) fn get<R: Reader>(
     prefix: &[u8],
     at: i64,
 ) -> Result<Option<Version>, StateError<R::Error>> {
-    let newest = reader.newest_version(prefix, at);
+    if let Some(newest) = reader.remembered(prefix)
+        && newest.revision.main <= at
+    {
+        if newest.counters.is_none() {
+            return Ok(None);
+        }
+        let key = key::version(key::copied(prefix), newest.revision);
+        let record = reader.get(&key).map_err(StateError::Read)?;
+        let record =
+            record.ok_or_else(|| Corrupt::new(&key, "a version that was written is gone"))?;
+        return Ok(record::decode(&key, newest.revision, &record)?);
+    }
+    let newest = reader.first(&key::visible_at(prefix, at), &key::prefix_end(prefix));
     let Some((key, value)) = newest.map_err(StateError::Read)? else {
         return Ok(None);
     };
     let (_, revision) = key::split_version(&key)?;
-    Ok(record::decode(&key, revision.main, &value)?)
+    Ok(record::decode(&key, revision, &value)?)
+}
+
+/// What [`get`] would find, without its value.
+pub(crate) fn counters<R: Reader>(
+    reader: &R,
+    prefix: &[u8],
+    at: i64,
+) -> Result<Option<(Revision, Counters)>, StateError<R::Error>> {
+    match reader.remembered(prefix) {
+        Some(newest) if newest.revision.main <= at => {
+            Ok(newest.counters.map(|counters| (newest.revision, counters)))
+        }
+        _ => Ok(get(reader, prefix, at)?.map(|version| (version.revision, version.counters))),
+    }
 }
 
 /// Calls `each` for every key of the span that lives at the revision, in key order, with the
@@ -121,7 +142,7 @@ pub(crate) fn walk<R: Reader>(
 ) -> Result<(), StateError<R::Error>> {
     if span.single {
         let version = match pending.and_then(|pending| pending.get(&span.start)) {
-            Some(change) => change.now.clone(),
+            Some(now) => now.clone(),
             None => get(reader, &span.start, at)?,
         };
         if let Some(version) = &version {
@@ -141,10 +162,10 @@ pub(crate) fn walk<R: Reader>(
         .into_iter()
         .flatten()
         .peekable();
-    let stored = walk_stored(reader, span, at, |key, length, main, record| {
+    let stored = walk_stored(reader, span, at, |key, length, revision, record| {
         let prefix = &key[..length];
-        while let Some((prefix, change)) = overlay.next_if(|(pending, _)| pending[..] < *prefix) {
-            if let Some(version) = &change.now
+        while let Some((prefix, now)) = overlay.next_if(|(pending, _)| pending[..] < *prefix) {
+            if let Some(version) = now
                 && each(Live::Pending { prefix, version })?.is_break()
             {
                 return Ok(ControlFlow::Break(()));
@@ -160,15 +181,15 @@ pub(crate) fn walk<R: Reader>(
         each(Live::Stored {
             key,
             length,
-            main,
+            revision,
             record,
         })
     })?;
     if stored.is_break() {
         return Ok(());
     }
-    for (prefix, change) in overlay {
-        if let Some(version) = &change.now
+    for (prefix, now) in overlay {
+        if let Some(version) = now
             && each(Live::Pending { prefix, version })?.is_break()
         {
             break;
@@ -182,7 +203,7 @@ fn walk_stored<R: Reader>(
     reader: &R,
     span: &Span,
     at: i64,
-    mut each: impl FnMut(&Bytes, usize, i64, &Bytes) -> Walk<R::Error>,
+    mut each: impl FnMut(&Bytes, usize, Revision, &Bytes) -> Walk<R::Error>,
 ) -> Result<ControlFlow<()>, StateError<R::Error>> {
     let mut start = span.start.to_vec();
     // Prefix of the key whose version is decided.
@@ -209,7 +230,7 @@ fn walk_stored<R: Reader>(
             decided.clear();
             decided.extend_from_slice(&key[..length]);
             if !record::is_tombstone(&key, &record)?
-                && each(&key, length, revision.main, &record)?.is_break()
+                && each(&key, length, revision, &record)?.is_break()
             {
                 return Ok(ControlFlow::Break(()));
             }

@@ -55,8 +55,9 @@ impl From<Settings> for Limits {
 pub struct Applied {
     /// The same on every replica. Headers hold the revision only.
     pub answer: Answer,
-    /// The changes in order, each with the state of its key before the command. Empty for
-    /// repeats, refusals and commands that change nothing.
+    /// The changes in order. Empty for repeats, refusals and commands that change nothing. None has
+    /// the version before it: whoever wants that reads it at the revision before, as etcd does, so
+    /// that a write does not have to.
     pub events: Vec<Event>,
     /// To be made readable before the next `apply`, in order, together with the applied mark.
     pub writes: Vec<Write>,

@@ -224,7 +224,11 @@ impl Filter {
         let within = |revision: i64, min: i64, max: i64| {
             (min == 0 || revision >= min) && (max == 0 || revision <= max)
         };
-        within(version.mod_revision, self.min_mod, self.max_mod)
-            && within(version.create_revision, self.min_create, self.max_create)
+        within(version.revision.main, self.min_mod, self.max_mod)
+            && within(
+                version.counters.create_revision,
+                self.min_create,
+                self.max_create,
+            )
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::key;
+use crate::Newest;
 
 /// Ordered byte keys; the newest state is readable at once.
 ///
@@ -30,14 +30,14 @@ pub trait Reader {
         self.scan(start, end).next().transpose()
     }
 
-    /// The newest version, of those whose keys begin with `prefix`, that is not after revision `at`: the
-    /// record of a value or of a deletion, or nothing.
-    fn newest_version(
-        &self,
-        prefix: &[u8],
-        at: i64,
-    ) -> Result<Option<(Bytes, Bytes)>, Self::Error> {
-        self.first(&key::visible_at(prefix, at), &key::prefix_end(prefix))
+    /// The newest of the versions whose keys begin with `prefix`, if the reader knows it without
+    /// looking for it: a write needs what it counts, and mostly not its value.
+    ///
+    /// It is exactly what the store holds, except that the record of a deletion may have been
+    /// scrubbed since. See [`crate::version_written`].
+    fn remembered(&self, prefix: &[u8]) -> Option<Newest> {
+        let _ = prefix;
+        None
     }
 
     /// Told before an answer takes up `bytes` more of what was read. A reader that bounds the memory

@@ -4,35 +4,71 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use holdfast_proto::mvccpb::KeyValue;
 use prost::encoding::{decode_varint, encode_varint};
 
-use crate::error::Corrupt;
+use crate::{
+    Write,
+    error::Corrupt,
+    key::{self, Revision},
+};
 
 const TOMBSTONE: u8 = 1;
 /// One flag byte and three varints of at most ten bytes.
 const HEADER_BYTES_MAX: usize = 31;
 
+/// What a living version of a key says beside its value and its revision.
+///
+/// - `version >= 1`: writes since the key was created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Revision at which the key was created; not after that of the version.
+    pub create_revision: i64,
+    /// Writes since then, the first one included.
+    pub version: i64,
+    /// Lease that the key is bound to; 0 for none.
+    pub lease: i64,
+}
+
+/// The newest version of a key, without its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Newest {
+    /// The one at which the key was written last.
+    pub revision: Revision,
+    /// `None` for a deletion.
+    pub counters: Option<Counters>,
+}
+
+/// What all versions of a key begin with, and the version, if that is what is written here: from then
+/// on it is the newest of the key.
+pub fn version_written(write: &Write) -> Option<(&[u8], Newest)> {
+    let (length, revision) = key::try_split_version(&write.key)?;
+    let version = decode(&write.key, revision, write.value.as_ref()?).ok()?;
+    let counters = version.map(|version| version.counters);
+    Some((&write.key[..length], Newest { revision, counters }))
+}
+
 /// A living version of a key.
 ///
-/// - `create_revision <= mod_revision`.
-/// - `version >= 1`: writes since the key was created.
 /// - `value` shares the memory of the stored record.
 #[derive(Clone, Debug)]
 pub(crate) struct Version {
-    pub create_revision: i64,
-    pub mod_revision: i64,
-    pub version: i64,
-    pub lease: i64,
+    pub revision: Revision,
+    pub counters: Counters,
     pub value: Bytes,
 }
 
 impl Version {
     pub fn into_key_value(self, key: Bytes) -> KeyValue {
+        let Counters {
+            create_revision,
+            version,
+            lease,
+        } = self.counters;
         KeyValue {
             key,
-            create_revision: self.create_revision,
-            mod_revision: self.mod_revision,
-            version: self.version,
+            create_revision,
+            mod_revision: self.revision.main,
+            version,
             value: self.value,
-            lease: self.lease,
+            lease,
         }
     }
 
@@ -40,9 +76,9 @@ impl Version {
     pub fn encode(self) -> (Bytes, Version) {
         let mut out = BytesMut::with_capacity(HEADER_BYTES_MAX + self.value.len());
         out.put_u8(0);
-        encode_varint(self.create_revision as u64, &mut out);
-        encode_varint(self.version as u64, &mut out);
-        encode_varint(self.lease as u64, &mut out);
+        encode_varint(self.counters.create_revision as u64, &mut out);
+        encode_varint(self.counters.version as u64, &mut out);
+        encode_varint(self.counters.lease as u64, &mut out);
         let header = out.len();
         out.put_slice(&self.value);
         let record = out.freeze();
@@ -68,7 +104,7 @@ pub(crate) fn is_tombstone(key: &[u8], record: &[u8]) -> Result<bool, Corrupt> {
 /// Decodes a record stored under `key`; `None` for a deletion.
 pub(crate) fn decode(
     key: &[u8],
-    mod_revision: i64,
+    revision: Revision,
     record: &Bytes,
 ) -> Result<Option<Version>, Corrupt> {
     if is_tombstone(key, record)? {
@@ -77,13 +113,15 @@ pub(crate) fn decode(
     let mut rest = &record[1..];
     let mut number =
         || decode_varint(&mut rest).map_err(|_| Corrupt::new(key, "bad header of a version"));
-    let (create_revision, version, lease) = (number()? as i64, number()? as i64, number()? as i64);
+    let counters = Counters {
+        create_revision: number()? as i64,
+        version: number()? as i64,
+        lease: number()? as i64,
+    };
     let value = record.slice(record.len() - rest.remaining()..);
     Ok(Some(Version {
-        create_revision,
-        mod_revision,
-        version,
-        lease,
+        revision,
+        counters,
         value,
     }))
 }

@@ -10,8 +10,9 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 use holdfast_mvcc::{
-    Limits, ReadError, Reader, ScrubCursor, StateError, StateMachine, Unknown, VERSION, Write,
-    hash, memory::MemoryState, range, scrub, snapshot_versions, unversioned,
+    Counters, Limits, Newest, ReadError, Reader, Revision, ScrubCursor, StateError, StateMachine,
+    Unknown, VERSION, Write, hash, memory::MemoryState, range, scrub, snapshot_versions,
+    unversioned,
 };
 use holdfast_proto::{
     command::{Command, Settings, command::Op},
@@ -295,4 +296,56 @@ fn a_state_of_a_later_version_is_not_loaded() {
         matches!(&error, StateError::Unknown(Unknown::Later { needs, .. }) if *needs == VERSION + 1),
         "{error}"
     );
+}
+
+/// Knows of a version that the store has lost.
+struct Bereft(MemoryState);
+
+impl Reader for Bereft {
+    type Error = OnFire;
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, OnFire> {
+        Ok(self.0.get(key).unwrap())
+    }
+
+    fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+    ) -> impl Iterator<Item = Result<(Bytes, Bytes), OnFire>> + '_ {
+        self.0.scan(start, end).map(|item| Ok(item.unwrap()))
+    }
+
+    fn remembered(&self, _: &[u8]) -> Option<Newest> {
+        Some(Newest {
+            revision: Revision { main: 4, sub: 0 },
+            counters: Some(Counters {
+                create_revision: 2,
+                version: 2,
+                lease: 0,
+            }),
+        })
+    }
+}
+
+#[test]
+fn a_version_that_is_remembered_and_gone_is_damage_and_not_a_key_that_does_not_exist() {
+    let (mut state, mut machine) = keyspace();
+    let versions = state.scan(&[0x20], &[0x21]).map(|item| item.unwrap().0);
+    let lost: Vec<_> = versions.map(|key| Write { key, value: None }).collect();
+    state.write(lost);
+    let reader = Bereft(state);
+    let with_previous = PutRequest {
+        prev_kv: true,
+        ..put("a", "3")
+    };
+    let applied = machine.apply(&reader, 9, command("first", 9, Op::Put(with_previous)));
+    assert!(
+        matches!(applied, Err(StateError::Corrupt(_))),
+        "{applied:?}"
+    );
+    // What counts is known.
+    let applied = machine.apply(&reader, 9, command("first", 9, Op::Put(put("a", "3"))));
+    let kv = applied.unwrap().events[0].kv.clone().unwrap();
+    assert_eq!((kv.create_revision, kv.version), (2, 3));
 }

@@ -44,10 +44,10 @@ use crate::{
     },
 };
 
-use self::newest::{NewestVersions, Remembering};
+use self::newest::{GroupNewest, Remembering};
 pub use self::{
     checkpoint::Checkpoint,
-    newest::NewestBudget,
+    newest::NewestVersions,
     shared::{Pin, Published, SharedState},
 };
 
@@ -71,7 +71,7 @@ pub struct GroupStateMachine {
     /// revision that is not lower.
     scrub: Option<(mvcc::ScrubCursor, i64)>,
     scrubbed_to: i64,
-    newest: NewestVersions,
+    newest: GroupNewest,
     /// The counters as the last entry left them, until the next applied mark: all changes write them, and
     /// only the last of a chunk counts.
     revisions: Option<mvcc::Write>,
@@ -105,7 +105,7 @@ impl GroupStateMachine {
             membership: loaded.record.membership,
             scrub: None,
             scrubbed_to: -1,
-            newest: NewestVersions::default(),
+            newest: GroupNewest::within(Arc::default()),
             revisions: None,
             unmarked_bytes: 0,
             vitals: Arc::default(),
@@ -130,9 +130,9 @@ impl GroupStateMachine {
         self.shared.clone()
     }
 
-    /// Takes its share of what the groups of the node may remember.
-    pub fn within(mut self, budget: Arc<NewestBudget>) -> Self {
-        self.newest = NewestVersions::within(budget);
+    /// Remembers in the memory that the groups of the node share.
+    pub fn within(mut self, versions: Arc<NewestVersions>) -> Self {
+        self.newest = GroupNewest::within(versions);
         self
     }
 

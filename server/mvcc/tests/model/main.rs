@@ -1,7 +1,7 @@
 //! The state machine against a naive model, on random histories.
 //!
 //! Two replicas apply every command. One is left alone; the other is scrubbed, loaded again and
-//! rebuilt from snapshots between the commands. Both must answer as the model does, agree on
+//! rebuilt from snapshots between the commands, and remembers the newest versions of keys in between. Both must answer as the model does, agree on
 //! events, counters and hashes, and no request with an id may take effect twice.
 //!
 //! `HOLDFAST_TEST_SEED=n` chooses other histories, `PROPTEST_CASES=n` more of them.
@@ -14,12 +14,13 @@
 
 mod generate;
 mod naive;
+mod remembering;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_mvcc::{
-    Limits, ReadError, ScrubCursor, StateMachine, hash, is_read_only, memory::MemoryState, range,
-    read_txn, scrub, snapshot_versions, unversioned,
+    Applied, Limits, ReadError, ScrubCursor, StateMachine, hash, is_read_only, memory::MemoryState,
+    range, read_txn, scrub, snapshot_versions, unversioned,
 };
 use holdfast_proto::{
     command::{Answer, Command, answer::Result as Outcome, command::Op, error::Kind},
@@ -31,6 +32,7 @@ use proptest::{
     test_runner::{RngSeed, TestRunner},
 };
 use prost::Message;
+use remembering::Remembered;
 
 /// Four clients send: either bound makes them give way to each other.
 const LIMITS: [Limits; 2] = [
@@ -64,6 +66,8 @@ enum Step {
     Range(RangeRequest),
     Hash(i64),
     Scrub(usize),
+    /// Some of what is remembered is forgotten.
+    Forget(usize),
     Reload,
     Snapshot,
 }
@@ -86,6 +90,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => generate::range().prop_map(Step::Range),
         2 => (0i64..35).prop_map(Step::Hash),
         3 => (0usize..12).prop_map(Step::Scrub),
+        2 => (0usize..3).prop_map(Step::Forget),
         1 => Just(Step::Reload),
         1 => Just(Step::Snapshot),
     ]
@@ -95,6 +100,8 @@ struct Replica {
     state: MemoryState,
     machine: StateMachine,
     cursor: Option<ScrubCursor>,
+    /// `None` for a replica that remembers nothing.
+    remembered: Option<Remembered>,
 }
 
 impl Replica {
@@ -105,7 +112,40 @@ impl Replica {
             state,
             machine,
             cursor: None,
+            remembered: None,
         }
+    }
+
+    fn remembering(limits: Limits) -> Self {
+        Replica {
+            remembered: Some(Remembered::default()),
+            ..Self::new(limits)
+        }
+    }
+
+    fn apply(&mut self, index: u64, command: Command) -> Applied {
+        let Replica {
+            machine,
+            state,
+            remembered,
+            ..
+        } = self;
+        match remembered {
+            Some(remembered) => {
+                let applied = machine.apply(&remembered.over(state), index, command);
+                let applied = applied.unwrap();
+                remembered.remember(&applied.writes);
+                applied
+            }
+            None => machine.apply(state, index, command).unwrap(),
+        }
+    }
+
+    /// Begins anew from its records.
+    fn reload(&mut self, limits: Limits) {
+        self.machine = StateMachine::load(&self.state, limits).unwrap();
+        self.cursor = None;
+        self.remembered = self.remembered.take().map(|_| Remembered::default());
     }
 
     /// Bytes of the records of the retry table.
@@ -191,7 +231,7 @@ impl Clients {
 
 fn run(steps: &[Step], limits: Limits) {
     let mut model = Model::new(limits);
-    let (mut plain, mut busy) = (Replica::new(limits), Replica::new(limits));
+    let (mut plain, mut busy) = (Replica::new(limits), Replica::remembering(limits));
     let mut clients = Clients::default();
     for (index, step) in (1..).zip(steps) {
         match step {
@@ -221,13 +261,10 @@ fn run(steps: &[Step], limits: Limits) {
                         Err(kind) => assert!(is_error(&expected, kind), "{kind:?} {expected:?}"),
                     }
                 }
-                let applied = plain
-                    .machine
-                    .apply(&plain.state, index, command.clone())
-                    .unwrap();
+                let applied = plain.apply(index, command.clone());
                 let answer_bytes = applied.answer.encoded_len();
                 let (answer, events) = model.apply(index, &command, answer_bytes);
-                let again = busy.machine.apply(&busy.state, index, command).unwrap();
+                let again = busy.apply(index, command);
                 assert_eq!(applied, again, "replicas differ");
                 assert_eq!(without_words(applied.answer), answer);
                 assert_eq!(applied.events, events);
@@ -253,15 +290,16 @@ fn run(steps: &[Step], limits: Limits) {
             }
             Step::Hash(at) => assert_eq!(plain.hash(*at), busy.hash(*at)),
             Step::Scrub(records_max) => busy.scrub(*records_max),
-            Step::Reload => {
-                busy.machine = StateMachine::load(&busy.state, limits).unwrap();
-                busy.cursor = None;
+            Step::Forget(first) => {
+                if let Some(remembered) = &mut busy.remembered {
+                    remembered.forget(*first);
+                }
             }
+            Step::Reload => busy.reload(limits),
             Step::Snapshot => {
                 assert_eq!(plain.snapshot(), busy.snapshot());
                 busy.state = busy.snapshot();
-                busy.machine = StateMachine::load(&busy.state, limits).unwrap();
-                busy.cursor = None;
+                busy.reload(limits);
             }
         }
         assert_eq!(plain.machine, busy.machine);

@@ -161,11 +161,10 @@ impl Work<'_> {
     }
 
     fn event(&mut self, kind: EventType, kv: KeyValue) {
-        let prev_kv = self.before.get(&kv.key).cloned();
         self.events.push(Event {
             r#type: kind.into(),
             kv: Some(kv),
-            prev_kv,
+            prev_kv: None,
         });
     }
 

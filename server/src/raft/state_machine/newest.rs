@@ -5,161 +5,64 @@
 //! else that applying does. Keys that are written are often written again, and whoever applies sees every write.
 //!
 //! ```text
-//!   apply ─ newest version of a key ─▶ remembered? ── yes ─▶ the record
-//!                                            └─ no ─▶ the store
+//!   apply ─ newest version of a key ─▶ remembered? ── yes ─▶ its counters; its value is a get in the store
+//!                                            └─ no ─▶ a seek in the store
 //!   what apply writes ─▶ remember
 //! ```
 //!
+//! Values are not remembered: few writes need the one before, and where its version is known it lies under a
+//! known key, which filters lead to; while it is young it is in the memory table besides.
+//!
 //! It changes no answer: what is remembered is what the store would show.
 
-use std::{
-    cell::OnceCell,
-    hash::{BuildHasher, RandomState},
-    mem,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+mod versions;
+
+use std::{cell::OnceCell, sync::Arc};
 
 use bytes::Bytes;
-use hashbrown::HashTable;
-use holdfast_mvcc::{Reader, Write, versions_of};
+use holdfast_mvcc::{Newest, Reader, Write, version_written};
 
-use crate::{
-    limits,
-    storage::state::{StateError, StateStore, View},
-};
+use crate::storage::state::{StateError, StateStore, View};
 
-/// What an entry costs beside its key and record: a place in the map, two reference counts.
-const ENTRY_OVERHEAD_BYTES: u64 = 200;
+pub use self::versions::NewestVersions;
 
-/// Bytes that the groups of a node remember together.
-#[derive(Debug, Default)]
-pub struct NewestBudget(AtomicU64);
-
-/// The record of a version.
-struct Newest {
-    /// Of the prefix, so that a table that grows does not look at keys.
-    hash: u64,
-    key: Bytes,
-    /// Length of what the keys of all versions begin with.
-    prefix: usize,
-    revision: i64,
-    record: Bytes,
-}
-
-impl Newest {
-    fn bytes(&self) -> u64 {
-        (self.key.len() + self.record.len()) as u64 + ENTRY_OVERHEAD_BYTES
-    }
-
-    fn is_of(&self, prefix: &[u8]) -> bool {
-        self.key[..self.prefix] == *prefix
-    }
-}
-
+/// What one group remembers, in the memory that all groups of the node share.
+///
 /// - What is held for a key is its newest version, or a deletion that is its newest and may have been
 ///   scrubbed since: to a reader both are a key that does not exist.
-/// - A key is in one of the two tables. When `young` is half of what the group may hold, `old` is forgotten.
-/// - The budget counts exactly the bytes of both tables.
-#[derive(Default)]
-pub(super) struct NewestVersions {
-    /// Seeded: whoever chooses keys does not choose their hashes.
-    hasher: RandomState,
-    young: HashTable<Newest>,
-    old: HashTable<Newest>,
-    young_bytes: u64,
-    old_bytes: u64,
-    budget: Arc<NewestBudget>,
+/// - Under `owner` nobody but this group, in this state, has remembered anything.
+pub(super) struct GroupNewest {
+    versions: Arc<NewestVersions>,
+    owner: u64,
 }
 
-impl NewestVersions {
-    pub(super) fn within(budget: Arc<NewestBudget>) -> Self {
-        let mut newest = Self::default();
-        newest.budget = budget;
-        newest
+impl GroupNewest {
+    pub(super) fn within(versions: Arc<NewestVersions>) -> Self {
+        let owner = versions.new_owner();
+        GroupNewest { versions, owner }
     }
 
     /// Remembers what was written. To be told of every write, in order.
     pub(super) fn remember(&mut self, writes: &[Write]) {
-        for Write { key, value } in writes {
-            let (Some((prefix, revision)), Some(record)) = (versions_of(key), value) else {
-                continue;
-            };
-            let hash = self.hasher.hash_one(prefix);
-            self.forget(hash, prefix);
-            if record.len() <= limits::NEWEST_VERSION_RECORD_BYTES_MAX {
-                self.insert(Newest {
-                    hash,
-                    key: key.clone(),
-                    prefix: prefix.len(),
-                    revision,
-                    record: record.clone(),
-                });
-            }
+        for (prefix, newest) in writes.iter().filter_map(version_written) {
+            self.versions.remember(self.owner, prefix, newest);
         }
     }
 
     /// Forgets everything: another state takes the place of this one.
     pub(super) fn clear(&mut self) {
-        // New maps: one that is cleared keeps its memory.
-        (self.young, self.old) = Default::default();
-        self.budget.give_back(self.young_bytes + self.old_bytes);
-        (self.young_bytes, self.old_bytes) = (0, 0);
+        // What was remembered under the number before gives way to what others remember.
+        self.owner = self.versions.new_owner();
     }
 
-    fn forget(&mut self, hash: u64, prefix: &[u8]) {
-        for (table, bytes) in [
-            (&mut self.young, &mut self.young_bytes),
-            (&mut self.old, &mut self.old_bytes),
-        ] {
-            if let Ok(entry) = table.find_entry(hash, |newest| newest.is_of(prefix)) {
-                let gone = entry.remove().0.bytes();
-                *bytes -= gone;
-                self.budget.give_back(gone);
-                return;
-            }
-        }
-    }
-
-    fn insert(&mut self, newest: Newest) {
-        let bytes = newest.bytes();
-        self.young_bytes += bytes;
-        let taken = self.budget.0.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let hash = |newest: &Newest| newest.hash;
-        self.young.insert_unique(newest.hash, newest, hash);
-        let crowded = taken > limits::NEWEST_VERSIONS_BYTES_MAX;
-        if crowded || self.young_bytes > limits::NEWEST_VERSIONS_BYTES_MAX / 2 {
-            self.old = mem::take(&mut self.young);
-            let gone = mem::replace(&mut self.old_bytes, mem::take(&mut self.young_bytes));
-            self.budget.give_back(gone);
-        }
-    }
-
-    fn get(&self, prefix: &[u8]) -> Option<&Newest> {
-        let hash = self.hasher.hash_one(prefix);
-        let is_it = |newest: &Newest| newest.is_of(prefix);
-        let young = self.young.find(hash, is_it);
-        young.or_else(|| self.old.find(hash, is_it))
-    }
-}
-
-impl NewestBudget {
-    fn give_back(&self, bytes: u64) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
-
-impl Drop for NewestVersions {
-    fn drop(&mut self) {
-        self.budget.give_back(self.young_bytes + self.old_bytes);
+    fn get(&self, prefix: &[u8]) -> Option<Newest> {
+        self.versions.get(self.owner, prefix)
     }
 }
 
 /// The store as whoever applies reads it.
 pub(super) struct Remembering<'a> {
-    newest: &'a NewestVersions,
+    newest: &'a GroupNewest,
     store: &'a StateStore,
     /// Taken by the first read that needs one.
     view: OnceCell<View>,
@@ -168,7 +71,7 @@ pub(super) struct Remembering<'a> {
 impl<'a> Remembering<'a> {
     /// For one entry: the table that takes its writes may be cut off at any time before the first of them,
     /// and a view from before the cut does not have what is written after it.
-    pub(super) fn of(newest: &'a NewestVersions, store: &'a StateStore) -> Self {
+    pub(super) fn of(newest: &'a GroupNewest, store: &'a StateStore) -> Self {
         Remembering {
             newest,
             store,
@@ -200,13 +103,8 @@ impl Reader for Remembering<'_> {
         self.view().first(start, end)
     }
 
-    fn newest_version(&self, prefix: &[u8], at: i64) -> Result<Option<(Bytes, Bytes)>, StateError> {
-        match self.newest.get(prefix) {
-            Some(newest) if newest.revision <= at => {
-                Ok(Some((newest.key.clone(), newest.record.clone())))
-            }
-            _ => self.view().newest_version(prefix, at),
-        }
+    fn remembered(&self, prefix: &[u8]) -> Option<Newest> {
+        self.newest.get(prefix)
     }
 }
 

@@ -282,6 +282,27 @@ async fn received(machine: &GroupStateMachine, path: &Path) -> SnapshotData {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_after_an_install_follows_the_version_that_was_installed() {
+    let (_behind_dir, mut behind) = machine(MemoryDisk::default());
+    apply(&mut behind, (0..3).map(|_| put("old"))).await;
+    let (_ahead_dir, mut ahead) = machine(MemoryDisk::default());
+    apply(&mut ahead, (0..6).map(|_| put("new"))).await;
+    let snapshot = ahead.snapshot().unwrap();
+    let installed = behind.install_snapshot(&snapshot.meta, snapshot.snapshot);
+    installed.await.unwrap();
+    for machine in [&mut ahead, &mut behind] {
+        apply(machine, [put("next")]).await;
+        let (published, view) = machine.shared.read();
+        let request = RangeRequest {
+            key: "k".into(),
+            ..Default::default()
+        };
+        let kv = &range(&view, published.revisions, &request).unwrap().kvs[0];
+        assert_eq!((kv.create_revision, kv.mod_revision, kv.version), (2, 8, 7));
+    }
+}
+
 /// Revision of the state and value of the key, of one read.
 fn read(shared: &SharedState) -> (i64, String) {
     let (published, view) = shared.read();

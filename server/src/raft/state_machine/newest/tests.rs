@@ -1,152 +1,166 @@
-//! What is remembered is what the store would show, and no more than may be.
+//! A state machine that remembers answers as one that does not.
 
-use holdfast_mvcc::{Limits, StateMachine};
+#[path = "../../../../mvcc/tests/model/generate.rs"]
+mod generate;
+
+use holdfast_mvcc::{Limits, Revision, ScrubCursor, StateMachine, scrub};
 use holdfast_proto::{
     command::{Command, command::Op},
-    etcdserverpb::{DeleteRangeRequest, PutRequest},
+    etcdserverpb::{PutRequest, RangeRequest},
 };
 use proptest::prelude::*;
 
 use super::*;
-use crate::storage::{memory_engine::MemoryDisk, state::StateOptions, state::StateStore};
+use crate::storage::{memory_engine::MemoryDisk, state::StateOptions};
 
-fn store(dir: &std::path::Path) -> StateStore {
-    let options = StateOptions {
-        engine: Arc::new(MemoryDisk::default()),
-        ..StateOptions::default()
-    };
-    StateStore::open(dir, options).expect("a fresh state").store
+#[derive(Clone, Debug)]
+enum Step {
+    Apply(Option<Op>),
+    /// Looks at so many records.
+    Scrub(usize),
+    /// What was written goes down to the engine.
+    Flush,
+    /// Forgets everything, as when a snapshot is installed.
+    Clear,
 }
 
-fn put(key: &str, value: Vec<u8>) -> Command {
-    let request = PutRequest {
-        key: Bytes::copy_from_slice(key.as_bytes()),
-        value: value.into(),
-        prev_kv: true,
-        ..Default::default()
-    };
-    Command {
-        op: Some(Op::Put(request)),
-        min_version: 1,
-        ..Default::default()
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        16 => generate::op().prop_map(Step::Apply),
+        2 => (2usize..12).prop_map(Step::Scrub),
+        2 => Just(Step::Flush),
+        1 => Just(Step::Clear),
+    ]
+}
+
+struct Replica {
+    store: StateStore,
+    machine: StateMachine,
+    cursor: Option<ScrubCursor>,
+}
+
+impl Replica {
+    fn new(dir: &std::path::Path) -> Self {
+        let options = StateOptions {
+            engine: Arc::new(MemoryDisk::default()),
+            ..StateOptions::default()
+        };
+        let store = StateStore::open(dir, options).expect("a fresh state").store;
+        let machine = StateMachine::load(&store.view(), Limits::default());
+        Replica {
+            machine: machine.expect("an empty state"),
+            store,
+            cursor: None,
+        }
+    }
+
+    fn write(&self, index: u64, writes: Vec<Write>) {
+        self.store.write(writes).expect("room");
+        let marked = self.store.mark_applied(index, Bytes::new());
+        marked.expect("room");
+    }
+
+    fn scrub(&mut self, index: u64, records_max: usize) {
+        let compact = self.machine.revisions().compact;
+        let cursor = self.cursor.take().unwrap_or_default();
+        let step = scrub(&self.store.view(), cursor, compact, records_max);
+        let (writes, next) = step.expect("it reads");
+        self.cursor = next;
+        self.write(index, writes);
+    }
+
+    fn records(&self) -> Vec<(Bytes, Bytes)> {
+        let view = self.store.view();
+        let records = view.scan(&[0x10], &[0xff]).map(|r| r.expect("it reads"));
+        records.collect()
     }
 }
 
-fn delete(first: &str, end: &str) -> Command {
-    let request = DeleteRangeRequest {
-        key: Bytes::copy_from_slice(first.as_bytes()),
-        range_end: Bytes::copy_from_slice(end.as_bytes()),
-        prev_kv: true,
-    };
+fn command(op: Option<Op>) -> Command {
     Command {
-        op: Some(Op::DeleteRange(request)),
+        op,
         min_version: 1,
         ..Default::default()
     }
-}
-
-fn commands() -> impl Strategy<Value = Vec<Command>> {
-    let key = || prop::sample::select(vec!["a", "b", "ba", "c\0", "d"]);
-    let length = prop::sample::select(vec![0, 8, limits::NEWEST_VERSION_RECORD_BYTES_MAX]);
-    let command = prop_oneof![
-        3 => (key(), length).prop_map(|(key, length)| put(key, vec![7; length])),
-        1 => (key(), key()).prop_map(|(first, end)| delete(first, end)),
-        1 => key().prop_map(|key| delete(key, "")),
-    ];
-    prop::collection::vec(command, 1..60)
 }
 
 proptest! {
-    /// Two replicas, one of which remembers, and is told to forget now and then: the same answers and
-    /// the same records.
+    /// Two replicas, one of which remembers, whatever was scrubbed and went down to the engine meanwhile: the
+    /// same answers and the same records. What is remembered is what a reader would find.
     #[test]
-    fn remembering_changes_no_answer(commands in commands(), forget_every in 1_usize..20) {
+    fn remembering_changes_no_answer(steps in prop::collection::vec(step(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let dir = tempfile::tempdir().expect("a directory");
-        let (plain, remembering) = (store(&dir.path().join("a")), store(&dir.path().join("b")));
-        let load = |store: &StateStore| {
-            StateMachine::load(&store.view(), Limits::default()).expect("an empty state")
-        };
-        let (mut one, mut other) = (load(&plain), load(&remembering));
-        let mut newest = NewestVersions::default();
-        for (index, command) in commands.into_iter().enumerate() {
-            if index % forget_every == 0 {
-                newest.clear();
+        let mut plain = Replica::new(&dir.path().join("a"));
+        let mut remembering = Replica::new(&dir.path().join("b"));
+        let mut newest = GroupNewest::within(Arc::default());
+        for (index, step) in (1_u64..).zip(steps) {
+            match step {
+                Step::Apply(op) => {
+                    let command = command(op);
+                    let view = plain.store.view();
+                    let expected = plain.machine.apply(&view, index, command.clone());
+                    let expected = expected.expect("it applies");
+                    let reader = Remembering::of(&newest, &remembering.store);
+                    let applied = remembering.machine.apply(&reader, index, command);
+                    let applied = applied.expect("it applies");
+                    prop_assert_eq!(&applied, &expected);
+                    newest.remember(&applied.writes);
+                    plain.write(index, expected.writes);
+                    remembering.write(index, applied.writes);
+                }
+                Step::Scrub(records_max) => {
+                    plain.scrub(index, records_max);
+                    remembering.scrub(index, records_max);
+                }
+                Step::Flush => {
+                    let flushed = runtime.block_on(remembering.store.flush());
+                    flushed.expect("room");
+                }
+                Step::Clear => newest.clear(),
             }
-            let index = index as u64 + 1;
-            let expected = one.apply(&plain.view(), index, command.clone()).expect("it applies");
-            let reader = Remembering::of(&newest, &remembering);
-            let applied = other.apply(&reader, index, command).expect("it applies");
-            prop_assert_eq!(&applied.answer, &expected.answer);
-            prop_assert_eq!(&applied.writes, &expected.writes);
-            newest.remember(&applied.writes);
-            plain.write(expected.writes).expect("room");
-            remembering.write(applied.writes).expect("room");
+        }
+        prop_assert_eq!(&plain.machine, &remembering.machine);
+        prop_assert_eq!(plain.records(), remembering.records());
+        let everything = RangeRequest {
+            key: Bytes::from_static(b"\0"),
+            range_end: Bytes::from_static(b"\0"),
+            ..Default::default()
+        };
+        let revisions = remembering.machine.revisions();
+        let all = holdfast_mvcc::range(&remembering.store.view(), revisions, &everything);
+        let all = all.expect("it reads").kvs;
+        // Reads of one key go by what is remembered.
+        let reader = Remembering::of(&newest, &remembering.store);
+        for key in ["a", "a\0", "a\0\u{1}", "ab", "b", "c", "\u{7f}"] {
+            let request = RangeRequest {
+                key: Bytes::from_static(key.as_bytes()),
+                ..Default::default()
+            };
+            let read = holdfast_mvcc::range(&reader, revisions, &request).expect("it reads");
+            prop_assert_eq!(read.kvs.first(), all.iter().find(|kv| kv.key == key));
         }
     }
 }
 
-/// A state machine's writes for `keys` puts of `bytes` each.
-fn writes(keys: std::ops::Range<usize>, bytes: usize) -> Vec<Write> {
-    let mut machine = StateMachine::load(
-        &holdfast_mvcc::memory::MemoryState::new(),
-        Limits::default(),
-    )
-    .expect("an empty state");
+#[test]
+fn what_a_group_has_cleared_is_not_remembered_and_neither_is_what_others_wrote() {
+    let versions = Arc::new(NewestVersions::default());
+    let mut one = GroupNewest::within(versions.clone());
+    let mut other = GroupNewest::within(versions);
+    let put = PutRequest {
+        key: Bytes::from_static(b"key"),
+        ..Default::default()
+    };
     let empty = holdfast_mvcc::memory::MemoryState::new();
-    keys.enumerate()
-        .flat_map(|(index, key)| {
-            let command = put(&format!("key-{key:06}"), vec![1; bytes]);
-            let applied = machine.apply(&empty, index as u64 + 1, command);
-            applied.expect("it applies").writes
-        })
-        .collect()
-}
-
-#[test]
-fn what_is_remembered_stays_within_the_budget_and_is_given_back() {
-    let budget = Arc::new(NewestBudget::default());
-    let taken = || budget.0.load(Ordering::Relaxed);
-    let mut first = NewestVersions::within(budget.clone());
-    let mut second = NewestVersions::within(budget.clone());
-    let record = limits::NEWEST_VERSION_RECORD_BYTES_MAX / 2;
-    for round in 0..30 {
-        for group in [&mut first, &mut second] {
-            group.remember(&writes(round * 1_000..(round + 1) * 1_000, record));
-            assert_eq!(
-                group.young_bytes,
-                group.young.iter().map(Newest::bytes).sum::<u64>()
-            );
-            assert_eq!(
-                group.old_bytes,
-                group.old.iter().map(Newest::bytes).sum::<u64>()
-            );
-        }
-        assert_eq!(
-            taken(),
-            first.young_bytes + first.old_bytes + second.young_bytes + second.old_bytes
-        );
-        let slack = 8 * 1024;
-        assert!(
-            taken() <= limits::NEWEST_VERSIONS_BYTES_MAX + slack,
-            "{} bytes",
-            taken()
-        );
-    }
-    assert!(
-        first.young.len() + first.old.len() > 1_000,
-        "it remembers something"
-    );
-    drop(second);
-    assert_eq!(taken(), first.young_bytes + first.old_bytes);
-    first.clear();
-    assert_eq!((taken(), first.young.len(), first.old.len()), (0, 0, 0));
-}
-
-#[test]
-fn a_long_record_is_not_remembered_and_takes_the_place_of_a_short_one() {
-    let mut newest = NewestVersions::default();
-    newest.remember(&writes(0..1, 10));
-    assert_eq!(newest.young.len(), 1);
-    newest.remember(&writes(0..1, limits::NEWEST_VERSION_RECORD_BYTES_MAX));
-    assert_eq!((newest.young.len(), newest.young_bytes), (0, 0));
+    let mut machine = StateMachine::load(&empty, Limits::default()).expect("an empty state");
+    let applied = machine.apply(&empty, 1, command(Some(Op::Put(put))));
+    let writes = applied.expect("it applies").writes;
+    let (prefix, written) = version_written(&writes[0]).expect("a version");
+    assert_eq!(written.revision, Revision { main: 2, sub: 0 });
+    one.remember(&writes);
+    assert_eq!((one.get(prefix), other.get(prefix)), (Some(written), None));
+    other.remember(&writes);
+    one.clear();
+    assert_eq!((one.get(prefix), other.get(prefix)), (None, Some(written)));
 }
