@@ -116,7 +116,7 @@ fn a_damaged_state_behind_a_purged_log_is_fetched_from_a_peer() {
     run(async |rng| {
         let mut cluster = Cluster::start_with(rng, |config| {
             settings(config);
-            config.raft.log_entries_max = 500;
+            config.raft.log_entries_max = 5;
         })
         .await;
         let mut history = two_checkpoints(&mut cluster, 2_000).await;
