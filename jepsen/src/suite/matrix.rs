@@ -42,8 +42,8 @@ impl Suite {
     }
 }
 
-/// A log so short that a node that was away for a moment gets a snapshot.
-const SHORT_LOG: [&str; 1] = ["--log-entries-max=200"];
+/// A log so short that a node that was away for a moment gets a snapshot, though commands share entries.
+pub(super) const SHORT_LOG: [&str; 1] = ["--log-entries-max=20"];
 
 /// Timers of the groups by which a voter that was paused stands for election as soon as it goes on, while the
 /// others still wait for the failure detector or for timers of their own: see the nemesis `lagging-candidate`.

@@ -52,9 +52,10 @@ pub enum Unknown {
          node with the program that the other nodes run"
     )]
     Operation,
-    /// It is a batch within a batch, or one that was sent where a single command belongs.
+    /// A batch stands where a single command belongs, or holds what may not share an entry.
     #[error(
-        "several commands are where one belongs; the log of this node is damaged or of another program"
+        "a batch of commands is where none may be, or holds a command that must stand alone; the log of \
+         this node is damaged or of another program"
     )]
     Batch,
     /// It does not decode.
@@ -87,8 +88,17 @@ pub fn decode(bytes: Bytes) -> Result<Command, Unknown> {
 pub fn decode_entry(bytes: Bytes) -> Result<Vec<Command>, Unknown> {
     let command = decode_any(bytes)?;
     match command.op {
-        Some(Op::Batch(batch)) => batch.commands.into_iter().map(decode).collect(),
+        Some(Op::Batch(batch)) => batch.commands.into_iter().map(decode_member).collect(),
         _ => Ok(vec![command]),
+    }
+}
+
+/// Reads a command of a batch.
+fn decode_member(bytes: Bytes) -> Result<Command, Unknown> {
+    let command = decode(bytes)?;
+    match command.op.as_ref().is_some_and(may_share) {
+        true => Ok(command),
+        false => Err(Unknown::Batch),
     }
 }
 
@@ -184,6 +194,9 @@ mod tests {
         assert_eq!(decode(batch.clone()), Err(Unknown::Batch));
         let nested = encode_entry(vec![put(b"a"), batch]);
         assert_eq!(decode_entry(nested), Err(Unknown::Batch));
+        let register = encoded(0, Some(Op::Register(Default::default())));
+        let registers = encode_entry(vec![put(b"a"), register]);
+        assert_eq!(decode_entry(registers), Err(Unknown::Batch));
         let unknown = encode_entry(vec![put(b"a"), encoded(0, None)]);
         assert_eq!(decode_entry(unknown), Err(Unknown::Operation));
     }

@@ -129,7 +129,7 @@ pub struct RaftConfig {
     pub worst_voter_rtt_ms: u64,
     /// Most entries in one append message.
     pub max_payload_entries: u64,
-    /// Entries of a group kept in the log behind its checkpoint.
+    /// Entries of a group kept in the log behind its checkpoint. Commands that arrive together share one.
     pub log_entries_max: u64,
     /// Bytes of a group kept in the log behind its checkpoint.
     #[serde(with = "quantity::bytes")]

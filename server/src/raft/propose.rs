@@ -80,7 +80,8 @@ impl RaftGroup {
             index,
             answers,
         } = self.append(command).await?.await?;
-        let answer = answers.into_iter().next().unwrap_or_default();
+        let [answer] = <[Answer; 1]>::try_from(answers)
+            .expect("the state machine answers each command of an entry");
         Ok(Committed {
             term,
             index,

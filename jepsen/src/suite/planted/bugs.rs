@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::super::matrix::SHORT_TIMERS;
+use super::super::matrix::{SHORT_LOG, SHORT_TIMERS};
 use crate::{nemesis::BlastRadius, run::scenario::Scenario, workload::Workload};
 
 /// Cargo profile with which the server is built.
@@ -138,7 +138,7 @@ pub(super) const BUGS: &[Bug] = &[
 /// The scenarios by name. They are short: a run ends as soon as the bug shows.
 pub(super) fn scenario(name: &str) -> Result<Scenario> {
     use Workload::{Bank, CounterRetry, Register, Set, Stale};
-    let short_log: &[&str] = &["--log-entries-max=200"];
+    let short_log = &SHORT_LOG[..];
     let purging: &[&str] = &["--log-entries-max=20", "--flush-interval-ms=700"];
     let checkpoints: &[&str] = &["--flush-interval-ms=1000"];
     // Fewer clients than ask: each is forgotten again and again.

@@ -1,8 +1,9 @@
 //! The state machine against a naive model, on random histories.
 //!
 //! Two replicas apply every command. One is left alone; the other is scrubbed, loaded again and
-//! rebuilt from snapshots between the commands, and remembers the newest versions of keys in between. Both must answer as the model does, agree on
-//! events, counters and hashes, and no request with an id may take effect twice.
+//! rebuilt from snapshots between the commands, and remembers the newest versions of keys in between.
+//! Both must answer as the model does, agree on events, counters and hashes, and no request with an id
+//! may take effect twice.
 //!
 //! `HOLDFAST_TEST_SEED=n` chooses other histories, `PROPTEST_CASES=n` more of them.
 

@@ -69,7 +69,7 @@ pub(super) struct Remembering<'a> {
 }
 
 impl<'a> Remembering<'a> {
-    /// For one entry: the table that takes its writes may be cut off at any time before the first of them,
+    /// For one command: the table that takes its writes may be cut off at any time before the first of them,
     /// and a view from before the cut does not have what is written after it.
     pub(super) fn of(newest: &'a GroupNewest, store: &'a StateStore) -> Self {
         Remembering {
