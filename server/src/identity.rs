@@ -157,6 +157,12 @@ impl DataDir {
         self.identity.lock().clone()
     }
 
+    /// Id of the cluster and of the node, without a copy of all else.
+    pub fn ids(&self) -> (u64, u64) {
+        let identity = self.identity.lock();
+        (identity.cluster_id, identity.node_id)
+    }
+
     /// Notes that the node takes part from now on: on disk before this returns.
     pub fn set_took_part(&self) -> Result<(), IdentityError> {
         let _changing = self.changing.lock();

@@ -13,14 +13,13 @@
 
 use std::ops::ControlFlow;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use holdfast_proto::{
     etcdserverpb::{
         DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest,
         RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
         request_op::Request, response_op::Response,
     },
-    mvccpb::{Event, KeyValue, event::EventType},
 };
 
 use crate::{
@@ -38,16 +37,15 @@ pub const TXN_LEVELS_MAX: usize = 32;
 
 /// One command on its way.
 ///
-/// - `events` and the version records in `writes` correspond, in order; the position is the
-///   sub-revision.
-/// - In a transaction `pending` holds the last state of every key in `events`. An operation that is alone
+/// - `changes` counts the version records in `writes`; the position among them is the sub-revision.
+/// - In a transaction `pending` holds the last state of every key that is written. An operation that is alone
 ///   has nobody after it who would look.
 pub(crate) struct Execution<'a, R> {
     reader: &'a R,
     begin: Revisions,
     pending: Option<Pending>,
     writes: Vec<Write>,
-    events: Vec<Event>,
+    changes: u64,
 }
 
 /// The branches that a transaction takes, decided before it runs.
@@ -64,18 +62,18 @@ impl<'a, R: Reader> Execution<'a, R> {
             begin,
             pending: None,
             writes: Vec::new(),
-            events: Vec::new(),
+            changes: 0,
         }
     }
 
     /// The revision as the operations so far have left it.
     pub fn now(&self) -> i64 {
-        self.begin.current + i64::from(!self.events.is_empty())
+        self.begin.current + i64::from(self.changes > 0)
     }
 
-    /// The records to write, counters aside, and the events.
-    pub fn finish(self) -> (Vec<Write>, Vec<Event>) {
-        (self.writes, self.events)
+    /// The records to write, counters aside.
+    pub fn finish(self) -> Vec<Write> {
+        self.writes
     }
 
     fn header(&self) -> Option<ResponseHeader> {
@@ -88,7 +86,8 @@ impl<'a, R: Reader> Execution<'a, R> {
     pub fn put(&mut self, request: &PutRequest) -> Result<PutResponse, Fail<R::Error>> {
         check_lease(request)?;
         let revision = self.next_revision();
-        let version_key = key::version(key::prefix(&request.key), revision);
+        let mut memory = record::memory(&request.key, request.value.len());
+        let version_key = key::version_in(&mut memory, &request.key, revision);
         let prefix = key::prefix_of(&version_key);
         // Most need of the version before only what it counts.
         let (before, previous) = if request.prev_kv || request.ignore_value {
@@ -118,12 +117,12 @@ impl<'a, R: Reader> Execution<'a, R> {
                 _ => request.value.clone(),
             },
         };
-        let (record, version) = version.encode();
+        let (record, version) = version.encode_in(&mut memory);
         let prev_kv = previous
             .filter(|_| request.prev_kv)
             .map(|previous| previous.into_key_value(request.key.clone()));
-        let kv = version.clone().into_key_value(request.key.clone());
-        self.record(version_key, revision, record, kv, Some(version));
+        let write = Write::put(version_key, record);
+        self.record(memory, revision, write, &request.key, Some(version));
         Ok(PutResponse {
             header: self.header(),
             prev_kv,
@@ -165,13 +164,10 @@ impl<'a, R: Reader> Execution<'a, R> {
                 response.prev_kvs.push(previous);
             }
             let revision = self.next_revision();
-            let version_key = key::version(key::copied(&prefix), revision);
-            let kv = KeyValue {
-                key: user_key,
-                mod_revision: revision.main,
-                ..Default::default()
-            };
-            self.record(version_key, revision, record::tombstone(), kv, None);
+            let mut memory = record::memory(&user_key, 0);
+            let version_key = key::version_in(&mut memory, &user_key, revision);
+            let deletion = Write::put(version_key, record::tombstone());
+            self.record(memory, revision, deletion, &user_key, None);
         }
         response.header = self.header();
         Ok(response)
@@ -303,7 +299,7 @@ impl<'a, R: Reader> Execution<'a, R> {
     fn next_revision(&self) -> Revision {
         Revision {
             main: self.begin.current + 1,
-            sub: self.events.len() as u64,
+            sub: self.changes,
         }
     }
 
@@ -330,36 +326,28 @@ impl<'a, R: Reader> Execution<'a, R> {
         }
     }
 
+    /// Adds the record of a version and its entry in the index; `now` is the version, `None` for a deletion.
     fn record(
         &mut self,
-        version_key: Bytes,
+        mut memory: BytesMut,
         revision: Revision,
-        record: Bytes,
-        kv: KeyValue,
+        version: Write,
+        user_key: &[u8],
         now: Option<Version>,
     ) {
         assert_eq!(revision, self.next_revision(), "sub-revisions are dense");
-        let deleted = now.is_none();
-        let event = if deleted {
-            EventType::Delete
-        } else {
-            EventType::Put
-        };
-        let entry = record::index_entry(deleted, &kv.key);
+        let index_key = key::index_in(&mut memory, revision);
+        let entry = record::index_entry_in(&mut memory, now.is_none(), user_key);
         if let Some(pending) = &mut self.pending {
-            let prefix = version_key.slice(..key::prefix_of(&version_key).len());
+            let prefix = version.key.slice(..key::prefix_of(&version.key).len());
             pending.insert(prefix, now);
-        } else if self.events.is_empty() {
-            // Most are alone, and a list that grows by itself starts with four.
-            self.events.reserve_exact(1);
+        } else if self.changes == 0 {
+            // Most are alone: two records, and the counters.
+            self.writes.reserve_exact(3);
         }
-        self.writes.push(Write::put(version_key, record));
-        self.writes.push(Write::put(key::index(revision), entry));
-        self.events.push(Event {
-            r#type: event.into(),
-            kv: Some(kv),
-            prev_kv: None,
-        });
+        self.writes.push(version);
+        self.writes.push(Write::put(index_key, entry));
+        self.changes += 1;
     }
 }
 

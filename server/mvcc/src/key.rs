@@ -73,9 +73,21 @@ pub(crate) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
 
 /// Key of a version: the prefix of its user key and the inverted revision.
 pub(crate) fn version(mut prefix: BytesMut, revision: Revision) -> Bytes {
-    prefix.put_i64(!revision.main);
-    prefix.put_u64(!revision.sub);
+    put_inverted(&mut prefix, revision);
     prefix.freeze()
+}
+
+/// The same, written to the free part of `memory` and split off it.
+pub(crate) fn version_in(memory: &mut BytesMut, user_key: &[u8], revision: Revision) -> Bytes {
+    memory.put_u8(VERSIONS);
+    escape_into(memory, user_key);
+    put_inverted(memory, revision);
+    memory.split().freeze()
+}
+
+fn put_inverted(out: &mut BytesMut, revision: Revision) {
+    out.put_i64(!revision.main);
+    out.put_u64(!revision.sub);
 }
 
 /// The prefix in the key of a version, which `version` made.
@@ -147,13 +159,17 @@ fn read_revision(bytes: &[u8]) -> Revision {
     }
 }
 
-/// Key of an entry of the revision index.
-pub(crate) fn index(revision: Revision) -> Bytes {
-    let mut out = BytesMut::with_capacity(1 + REVISION_BYTES);
-    out.put_u8(INDEX);
-    out.put_i64(revision.main);
-    out.put_u64(revision.sub);
-    out.freeze()
+/// Key of an entry of the revision index, split off `memory`.
+pub(crate) fn index_in(memory: &mut BytesMut, revision: Revision) -> Bytes {
+    memory.put_u8(INDEX);
+    memory.put_i64(revision.main);
+    memory.put_u64(revision.sub);
+    memory.split().freeze()
+}
+
+/// Bytes of the keys of a version and of its entry in the index, unless the user key holds zeros.
+pub(crate) fn write_bytes(user_key: &[u8]) -> usize {
+    1 + user_key.len() + 2 + REVISION_BYTES + 1 + REVISION_BYTES
 }
 
 /// The revision of an entry of the revision index.
@@ -230,7 +246,8 @@ mod tests {
             (main_a, sub_a, main_b, sub_b) in (1i64..4, 0u64..3, 1i64..4, 0u64..3),
         ) {
             let (ra, rb) = (Revision { main: main_a, sub: sub_a }, Revision { main: main_b, sub: sub_b });
-            let (ka, kb) = (version(prefix(&a), ra), version(prefix(&b), rb));
+            let (ka, kb) = (version(prefix(&a), ra), version_in(&mut BytesMut::new(), &b, rb));
+            prop_assert_eq!(&ka, &version_in(&mut BytesMut::new(), &a, ra));
             prop_assert_eq!(ka.cmp(&kb), a.cmp(&b).then(rb.cmp(&ra)));
             let (length, revision) = split_version(&ka).unwrap();
             prop_assert_eq!(revision, ra);

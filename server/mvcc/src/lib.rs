@@ -6,7 +6,7 @@
 //! ordered bytes through [`Reader`] and returns what to write.
 //!
 //! ```text
-//!   Command ──▶ StateMachine::apply ──▶ Applied { answer, events, writes }
+//!   Command ──▶ StateMachine::apply ──▶ Applied { answer, writes (events) }
 //!                      │ reads                               │ made readable by the caller
 //!                      ▼                                     ▼     before the next apply
 //!                   Reader ◀───────────────────────────── store

@@ -13,7 +13,7 @@ use crate::{
     Reader, Revisions, StateError, Write,
     error::{Fail, Refusal},
     execution::Execution,
-    meta,
+    meta, record,
     retry::{Admission, RetryTable},
     version::{self, REGISTRATION, Unknown},
 };
@@ -55,10 +55,6 @@ impl From<Settings> for Limits {
 pub struct Applied {
     /// The same on every replica. Headers hold the revision only.
     pub answer: Answer,
-    /// The changes in order. Empty for repeats, refusals and commands that change nothing. None has
-    /// the version before it: whoever wants that reads it at the revision before, as etcd does, so
-    /// that a write does not have to.
-    pub events: Vec<Event>,
     /// To be made readable before the next `apply`, in order, together with the applied mark.
     pub writes: Vec<Write>,
 }
@@ -203,14 +199,12 @@ impl StateMachine {
             current: execution.now(),
             ..self.revisions
         };
-        let (writes, events) = execution.finish();
         Ok((
             Applied {
                 answer: Answer {
                     result: Some(outcome),
                 },
-                events,
-                writes,
+                writes: execution.finish(),
             },
             revisions,
         ))
@@ -247,10 +241,16 @@ impl StateMachine {
 }
 
 impl Applied {
+    /// The changes in order, made of the records for whoever asks. None for repeats, refusals and
+    /// commands that change nothing. None has the version before it: whoever wants that reads it at the
+    /// revision before, as etcd does, so that a write does not have to.
+    pub fn events(&self) -> Vec<Event> {
+        self.writes.iter().filter_map(record::event).collect()
+    }
+
     fn unchanged(answer: Answer) -> Self {
         Applied {
             answer,
-            events: Vec::new(),
             writes: Vec::new(),
         }
     }

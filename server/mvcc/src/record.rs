@@ -1,7 +1,7 @@
 //! Values of version and index records.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use holdfast_proto::mvccpb::KeyValue;
+use holdfast_proto::mvccpb::{Event, KeyValue, event::EventType};
 use prost::encoding::{decode_varint, encode_varint};
 
 use crate::{
@@ -72,16 +72,15 @@ impl Version {
         }
     }
 
-    /// The record, and the version again with its value inside the record.
-    pub fn encode(self) -> (Bytes, Version) {
-        let mut out = BytesMut::with_capacity(HEADER_BYTES_MAX + self.value.len());
-        out.put_u8(0);
-        encode_varint(self.counters.create_revision as u64, &mut out);
-        encode_varint(self.counters.version as u64, &mut out);
-        encode_varint(self.counters.lease as u64, &mut out);
-        let header = out.len();
-        out.put_slice(&self.value);
-        let record = out.freeze();
+    /// The record, split off `memory`, and the version again with its value inside the record.
+    pub fn encode_in(self, memory: &mut BytesMut) -> (Bytes, Version) {
+        memory.put_u8(0);
+        encode_varint(self.counters.create_revision as u64, memory);
+        encode_varint(self.counters.version as u64, memory);
+        encode_varint(self.counters.lease as u64, memory);
+        let header = memory.len();
+        memory.put_slice(&self.value);
+        let record = memory.split().freeze();
         let value = record.slice(header..);
         (record, Version { value, ..self })
     }
@@ -126,12 +125,41 @@ pub(crate) fn decode(
     }))
 }
 
-/// The value of an index entry.
-pub(crate) fn index_entry(deleted: bool, user_key: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(1 + user_key.len());
-    out.put_u8(deleted.into());
-    out.put_slice(user_key);
-    out.freeze()
+/// The value of an index entry, split off `memory`.
+pub(crate) fn index_entry_in(memory: &mut BytesMut, deleted: bool, user_key: &[u8]) -> Bytes {
+    memory.put_u8(deleted.into());
+    memory.put_slice(user_key);
+    memory.split().freeze()
+}
+
+/// Memory for all records of one write: its version and the entry of the index, keys and values. They are
+/// written together and go down to the disk together, so one allocation does for the four.
+pub(crate) fn memory(user_key: &[u8], value_bytes: usize) -> BytesMut {
+    let values = HEADER_BYTES_MAX + value_bytes + 1 + user_key.len();
+    BytesMut::with_capacity(key::write_bytes(user_key) + values)
+}
+
+/// The change that a record makes, if it is a version: what watchers of its key are told.
+pub(crate) fn event(write: &Write) -> Option<Event> {
+    let (length, revision) = key::try_split_version(&write.key)?;
+    let version = decode(&write.key, revision, write.value.as_ref()?).ok()?;
+    let user_key = key::user_key(&write.key.slice(..length));
+    let (kind, kv) = match version {
+        Some(version) => (EventType::Put, version.into_key_value(user_key)),
+        None => (
+            EventType::Delete,
+            KeyValue {
+                key: user_key,
+                mod_revision: revision.main,
+                ..Default::default()
+            },
+        ),
+    };
+    Some(Event {
+        r#type: kind.into(),
+        kv: Some(kv),
+        prev_kv: None,
+    })
 }
 
 /// The user key of an index entry.

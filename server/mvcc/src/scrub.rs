@@ -17,7 +17,7 @@
 //! entry comes later in the index and clears all older ones. A deletion goes last, after every
 //! version that it hides.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::{
     Reader, StateError, Write,
@@ -57,10 +57,11 @@ pub fn scrub<R: Reader>(
     } else {
         cursor.next
     };
-    let end = key::index(Revision {
+    let past = Revision {
         main: compact_revision.saturating_add(1),
         sub: 0,
-    });
+    };
+    let end = key::index_in(&mut BytesMut::new(), past);
     if start >= end {
         return Ok((writes, None));
     }

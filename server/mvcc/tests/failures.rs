@@ -346,6 +346,6 @@ fn a_version_that_is_remembered_and_gone_is_damage_and_not_a_key_that_does_not_e
     );
     // What counts is known.
     let applied = machine.apply(&reader, 9, command("first", 9, Op::Put(put("a", "3"))));
-    let kv = applied.unwrap().events[0].kv.clone().unwrap();
+    let kv = applied.unwrap().events()[0].kv.clone().unwrap();
     assert_eq!((kv.create_revision, kv.version), (2, 3));
 }

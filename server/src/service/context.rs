@@ -186,10 +186,10 @@ impl ServiceContext {
 
     /// The header of a response.
     pub(super) fn header(&self, revision: i64, raft_term: u64) -> ResponseHeader {
-        let identity = self.data.identity();
+        let (cluster_id, member_id) = self.data.ids();
         ResponseHeader {
-            cluster_id: identity.cluster_id,
-            member_id: identity.node_id,
+            cluster_id,
+            member_id,
             revision,
             raft_term,
         }

@@ -82,7 +82,7 @@ impl Runner {
         let mut out = show::answer(&applied.answer);
         if tags.contains("events") {
             applied
-                .events
+                .events()
                 .iter()
                 .for_each(|event| out += &show::event(event));
         }
