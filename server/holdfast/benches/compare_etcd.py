@@ -75,7 +75,19 @@ class Clusters:
                 "--quota-backend-bytes", str(8 << 30),
             )
             pids.append(process.pid)
+        for i in range(ZONES):
+            self.wait_for(port + i)
         return [f"127.0.0.1:{port + i}" for i in range(ZONES)], pids
+
+    def wait_for(self, port):
+        deadline = time.monotonic() + READY_WITHIN_S
+        while True:
+            try:
+                return socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    sys.exit(f"nobody listens on port {port}: {error}")
+                time.sleep(0.1)
 
     def holdfast(self, binary, port):
         data = self.directory / "holdfast"

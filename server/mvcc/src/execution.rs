@@ -14,12 +14,10 @@
 use std::ops::ControlFlow;
 
 use bytes::BytesMut;
-use holdfast_proto::{
-    etcdserverpb::{
-        DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest,
-        RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
-        request_op::Request, response_op::Response,
-    },
+use holdfast_proto::etcdserverpb::{
+    DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
+    RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse, request_op::Request,
+    response_op::Response,
 };
 
 use crate::{

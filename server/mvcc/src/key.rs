@@ -117,6 +117,16 @@ pub(crate) fn split_version(key: &[u8]) -> Result<(usize, Revision), Corrupt> {
     split.ok_or_else(|| Corrupt::new(key, "not the key of a version"))
 }
 
+/// First key of the versions of all keys, and the key after their last.
+pub fn versions_span() -> (&'static [u8], &'static [u8]) {
+    family(VERSIONS)
+}
+
+/// What all versions of a key begin with, of the key of one of them.
+pub fn version_prefix(key: &[u8]) -> Option<&[u8]> {
+    try_split_version(key).map(|(length, _)| &key[..length])
+}
+
 pub(crate) fn try_split_version(key: &[u8]) -> Option<(usize, Revision)> {
     let length = key.len().checked_sub(REVISION_BYTES).filter(|&length| {
         length >= 3 && key[0] == VERSIONS && key[length - 2..length] == [0x00, 0x01]

@@ -59,7 +59,7 @@ mod version;
 pub use error::{Corrupt, ReadError, StateError};
 pub use execution::{TXN_LEVELS_MAX, is_read_only, read_txn};
 pub use hash::hash;
-pub use key::Revision;
+pub use key::{Revision, version_prefix, versions_span};
 pub use machine::{Applied, Limits, StateMachine};
 pub use meta::{REVISIONS, Revisions};
 pub use range::range;

@@ -34,7 +34,8 @@ pub trait Reader {
     /// looking for it: a write needs what it counts, and mostly not its value.
     ///
     /// It is exactly what the store holds, except that the record of a deletion may have been
-    /// scrubbed since. See [`crate::version_written`].
+    /// scrubbed since. See [`crate::version_written`], and [`Newest::NEVER_WRITTEN`] for a key of which
+    /// the store holds no version.
     fn remembered(&self, prefix: &[u8]) -> Option<Newest> {
         let _ = prefix;
         None

@@ -36,6 +36,14 @@ pub struct Newest {
     pub counters: Option<Counters>,
 }
 
+impl Newest {
+    /// What is known of a key that was never written: nothing is there, at any revision.
+    pub const NEVER_WRITTEN: Newest = Newest {
+        revision: Revision { main: 0, sub: 0 },
+        counters: None,
+    };
+}
+
 /// What all versions of a key begin with, and the version, if that is what is written here: from then
 /// on it is the newest of the key.
 pub fn version_written(write: &Write) -> Option<(&[u8], Newest)> {

@@ -340,6 +340,7 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
     where
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
+        self.newest.learn(&self.shared.store);
         let mut chunks = entries.ready_chunks(limits::APPLY_CHUNK_ENTRIES_MAX);
         while let Some(chunk) = chunks.next().await {
             let mut chunk = chunk.into_iter();

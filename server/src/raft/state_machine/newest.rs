@@ -13,8 +13,13 @@
 //! Values are not remembered: few writes need the one before, and where its version is known it lies under a
 //! known key, which filters lead to; while it is young it is in the memory table besides.
 //!
+//! A key that was never written has nothing to find, and to find nothing costs the same seek. Which keys were
+//! written is noted too, those that the state had before included, so that the others are known.
+//!
 //! It changes no answer: what is remembered is what the store would show.
 
+mod filter;
+mod learning;
 mod versions;
 
 use std::{cell::OnceCell, sync::Arc};
@@ -25,6 +30,7 @@ use holdfast_mvcc::{Newest, Reader, Write, version_written};
 use crate::storage::state::{StateError, StateStore, View};
 
 pub use self::versions::NewestVersions;
+use self::{learning::Learning, versions::Known};
 
 /// What one group remembers, in the memory that all groups of the node share.
 ///
@@ -34,12 +40,26 @@ pub use self::versions::NewestVersions;
 pub(super) struct GroupNewest {
     versions: Arc<NewestVersions>,
     owner: u64,
+    /// Of the keys that the state had before. Begins when something is applied.
+    learning: Option<Learning>,
 }
 
 impl GroupNewest {
     pub(super) fn within(versions: Arc<NewestVersions>) -> Self {
         let owner = versions.new_owner();
-        GroupNewest { versions, owner }
+        GroupNewest {
+            versions,
+            owner,
+            learning: None,
+        }
+    }
+
+    /// Begins to learn which keys the state has, if that has not begun. To be called before anything is
+    /// written, on a runtime.
+    pub(super) fn learn(&mut self, store: &Arc<StateStore>) {
+        self.learning.get_or_insert_with(|| {
+            Learning::start(self.versions.clone(), self.owner, store.clone())
+        });
     }
 
     /// Remembers what was written. To be told of every write, in order.
@@ -53,10 +73,20 @@ impl GroupNewest {
     pub(super) fn clear(&mut self) {
         // What was remembered under the number before gives way to what others remember.
         self.owner = self.versions.new_owner();
+        self.learning = None;
     }
 
     fn get(&self, prefix: &[u8]) -> Option<Newest> {
-        self.versions.get(self.owner, prefix)
+        match self.versions.get(self.owner, prefix) {
+            Known::Newest(newest) => Some(newest),
+            Known::NeverWritten if self.is_complete() => Some(Newest::NEVER_WRITTEN),
+            Known::NeverWritten | Known::Nothing => None,
+        }
+    }
+
+    /// Whether every key is noted of which there is a version.
+    fn is_complete(&self) -> bool {
+        self.learning.as_ref().is_some_and(Learning::is_complete)
     }
 }
 

@@ -3,14 +3,17 @@
 #[path = "../../../../mvcc/tests/model/generate.rs"]
 mod generate;
 
-use holdfast_mvcc::{Limits, Revision, ScrubCursor, StateMachine, scrub};
+use std::time::Duration;
+
+use holdfast_mvcc::{Limits, Revision, ScrubCursor, StateMachine, scrub, versions_span};
 use holdfast_proto::{
     command::{Command, command::Op},
     etcdserverpb::{PutRequest, RangeRequest},
 };
 use proptest::prelude::*;
 
-use super::*;
+use super::{learning::note_piece, *};
+use crate::limits;
 use crate::storage::{memory_engine::MemoryDisk, state::StateOptions};
 
 #[derive(Clone, Debug)]
@@ -20,6 +23,8 @@ enum Step {
     Scrub(usize),
     /// What was written goes down to the engine.
     Flush,
+    /// Learns which keys there are from so many records.
+    Learn(usize),
     /// Forgets everything, as when a snapshot is installed.
     Clear,
 }
@@ -29,6 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
         16 => generate::op().prop_map(Step::Apply),
         2 => (2usize..12).prop_map(Step::Scrub),
         2 => Just(Step::Flush),
+        4 => (1usize..12).prop_map(Step::Learn),
         1 => Just(Step::Clear),
     ]
 }
@@ -94,6 +100,8 @@ proptest! {
         let mut plain = Replica::new(&dir.path().join("a"));
         let mut remembering = Replica::new(&dir.path().join("b"));
         let mut newest = GroupNewest::within(Arc::default());
+        // Where the next piece to be learned begins.
+        let mut unlearned = Some(Bytes::from_static(versions_span().0));
         for (index, step) in (1_u64..).zip(steps) {
             match step {
                 Step::Apply(op) => {
@@ -117,7 +125,22 @@ proptest! {
                     let flushed = runtime.block_on(remembering.store.flush());
                     flushed.expect("room");
                 }
-                Step::Clear => newest.clear(),
+                Step::Learn(records_max) => {
+                    let Some(from) = unlearned.take() else {
+                        continue;
+                    };
+                    let (view, owner) = (remembering.store.view(), newest.owner);
+                    let piece = note_piece(&newest.versions, owner, &view, from, records_max);
+                    unlearned = piece.expect("it reads").next;
+                    if unlearned.is_none() {
+                        let _in_it = runtime.enter();
+                        newest.learning = Some(Learning::finished());
+                    }
+                }
+                Step::Clear => {
+                    newest.clear();
+                    unlearned = Some(Bytes::from_static(versions_span().0));
+                }
             }
         }
         prop_assert_eq!(&plain.machine, &remembering.machine);
@@ -163,4 +186,47 @@ fn what_a_group_has_cleared_is_not_remembered_and_neither_is_what_others_wrote()
     other.remember(&writes);
     one.clear();
     assert_eq!((one.get(prefix), other.get(prefix)), (None, Some(written)));
+}
+
+/// A group that is opened again knows after a while which keys there are none of, without a look for them;
+/// after its state was replaced, only when the new one was walked.
+#[tokio::test]
+async fn keys_that_were_never_written_are_known_once_all_others_were_learned() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut replica = Replica::new(dir.path());
+    // More than one piece, each key with two versions.
+    let key = |number: usize| Bytes::from(format!("key-{number}"));
+    let keys = limits::LEARNING_RECORDS_MAX;
+    for index in 0..2 * keys {
+        let put = PutRequest {
+            key: key(index % keys),
+            ..Default::default()
+        };
+        let (view, index) = (replica.store.view(), index as u64 + 1);
+        let applied = replica
+            .machine
+            .apply(&view, index, command(Some(Op::Put(put))));
+        replica.write(index, applied.expect("it applies").writes);
+    }
+    let store = Arc::new(replica.store);
+    let prefix = |key: &Bytes| [b"\x20", &key[..], b"\0\x01"].concat();
+    let mut newest = GroupNewest::within(Arc::default());
+    let never = |newest: &GroupNewest, number| newest.get(&prefix(&key(number)));
+    assert_eq!(never(&newest, keys), None, "nothing was learned");
+    for _ in 0..2 {
+        newest.learn(&store);
+        let learned = async {
+            while !newest.is_complete() {
+                tokio::time::sleep(limits::LEARNING_PAUSE).await;
+            }
+        };
+        let learned = tokio::time::timeout(Duration::from_secs(60), learned).await;
+        learned.expect("the walk over the state does not end");
+        let known = (keys..2 * keys).filter(|&number| never(&newest, number).is_some());
+        // The filter takes few for written.
+        assert!(known.count() > keys * 9 / 10);
+        assert!((0..keys).all(|number| never(&newest, number).is_none()));
+        newest.clear();
+        assert_eq!(never(&newest, keys), None, "it was another state");
+    }
 }

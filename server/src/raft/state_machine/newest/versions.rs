@@ -15,7 +15,8 @@
 //! keys are written round and round: always those that are due next.
 //!
 //! Each shard is such a structure under a lock of its own, with its part of the memory; all groups share them, so
-//! a group that is idle holds nothing that others need.
+//! a group that is idle holds nothing that others need. Which names ever had a record, forgotten ones too,
+//! stands in a filter beside it.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -27,7 +28,9 @@ use hashbrown::HashTable;
 use holdfast_mvcc::{Counters, Newest, Revision};
 use parking_lot::Mutex;
 use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
+use tokio::sync::Semaphore;
 
+use super::filter::KeyFilter;
 use crate::limits;
 
 /// Parts, so that groups seldom wait for each other, and a table that grows is a small one.
@@ -44,12 +47,23 @@ const _: () = {
     assert!(limits::NEWEST_VERSIONS_BYTES_MAX < 1 << 32);
 };
 
+/// What is known of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    Newest(Newest),
+    /// It was neither remembered nor noted as written.
+    NeverWritten,
+    Nothing,
+}
+
 /// The newest versions of keys that were written last, of all groups of a node.
 pub struct NewestVersions {
     /// Seeded: whoever chooses keys does not choose their hashes.
     hasher: RandomState,
     shards: [Mutex<Shard>; SHARDS],
     owners: AtomicU64,
+    /// Held by the group that learns which keys its state has: one at a time.
+    pub(super) learning: Semaphore,
 }
 
 impl Default for NewestVersions {
@@ -66,6 +80,7 @@ impl NewestVersions {
             shards: std::array::from_fn(shard),
             hasher,
             owners: AtomicU64::new(0),
+            learning: Semaphore::new(1),
         }
     }
 
@@ -75,19 +90,30 @@ impl NewestVersions {
     }
 
     pub(super) fn remember(&self, owner: u64, prefix: &[u8], newest: Newest) {
-        if prefix.len() > limits::NEWEST_KEY_BYTES_MAX {
-            return;
-        }
         let name = Name { owner, prefix };
         let hash = name.hash(&self.hasher);
         let mut shard = self.shard(hash).lock();
-        shard.remember(hash, name, newest, &self.hasher);
+        match prefix.len() <= limits::NEWEST_KEY_BYTES_MAX {
+            true => shard.remember(hash, name, newest, &self.hasher),
+            false => shard.written.insert(hash),
+        }
     }
 
-    pub(super) fn get(&self, owner: u64, prefix: &[u8]) -> Option<Newest> {
+    /// Notes that a key was written, and not what.
+    pub(super) fn note(&self, owner: u64, prefix: &[u8]) {
+        let hash = Name { owner, prefix }.hash(&self.hasher);
+        self.shard(hash).lock().written.insert(hash);
+    }
+
+    pub(super) fn get(&self, owner: u64, prefix: &[u8]) -> Known {
         let name = Name { owner, prefix };
         let hash = name.hash(&self.hasher);
-        self.shard(hash).lock().get(hash, name)
+        let shard = self.shard(hash).lock();
+        match shard.get(hash, name) {
+            Some(newest) => Known::Newest(newest),
+            None if shard.written.may_hold(hash) => Known::Nothing,
+            None => Known::NeverWritten,
+        }
     }
 
     fn shard(&self, hash: u64) -> &Mutex<Shard> {
@@ -265,6 +291,8 @@ struct Shard {
     /// The chunk that gets new records.
     filling: usize,
     random: u64,
+    /// Names that have a record, had one, or were noted.
+    written: KeyFilter,
 }
 
 fn place(chunk: usize, at: usize) -> u32 {
@@ -285,6 +313,7 @@ impl Shard {
             held: 0,
             filling: 0,
             random: seed | 1,
+            written: KeyFilter::of_bytes(limits::WRITTEN_KEYS_BYTES / SHARDS),
         }
     }
 
@@ -316,6 +345,7 @@ impl Shard {
             }
             entry.remove();
         }
+        self.written.insert(hash);
         self.append(hash, name, form, newest, hasher);
     }
 

@@ -87,13 +87,14 @@ proptest! {
         for (owner, key, newest) in steps {
             let prefix = prefix(key);
             versions.remember(owner, &prefix, newest);
-            prop_assert_eq!(versions.get(owner, &prefix), Some(newest), "it has just come");
+            prop_assert_eq!(versions.get(owner, &prefix), Known::Newest(newest), "it has just come");
             model.insert((owner, prefix), newest);
         }
         versions.check();
         for ((owner, prefix), newest) in &model {
             let found = versions.get(*owner, prefix);
-            prop_assert!(found.is_none_or(|found| found == *newest), "{:?} for {:?}", found, newest);
+            let right = found == Known::Newest(*newest) || found == Known::Nothing;
+            prop_assert!(right, "{:?} for {:?}", found, newest);
         }
         prop_assert!(versions.len() <= model.len());
     }
@@ -160,7 +161,7 @@ fn of_keys_that_are_written_round_and_round_and_do_not_all_fit_many_are_remember
     let mut remembered = 0;
     for round in 0..6 {
         for number in 0..keys {
-            let known = versions.get(0, &key(number)).is_some();
+            let known = versions.get(0, &key(number)) == Known::Newest(counted(1));
             remembered += usize::from(known && round > 1);
             versions.remember(0, &key(number), counted(1));
         }
@@ -174,7 +175,16 @@ fn a_key_that_is_too_long_is_not_remembered() {
     let versions = NewestVersions::default();
     let prefix = vec![7; limits::NEWEST_KEY_BYTES_MAX + 1];
     versions.remember(0, &prefix, counted(1));
-    assert_eq!(versions.get(0, &prefix), None);
+    assert_eq!(versions.get(0, &prefix), Known::Nothing);
     versions.remember(0, &prefix[1..], counted(1));
-    assert_eq!(versions.get(0, &prefix[1..]), Some(counted(1)));
+    assert_eq!(versions.get(0, &prefix[1..]), Known::Newest(counted(1)));
+}
+
+#[test]
+fn a_key_that_was_neither_written_nor_noted_is_known_as_such() {
+    let versions = NewestVersions::default();
+    assert_eq!(versions.get(0, &key(1)), Known::NeverWritten);
+    versions.note(0, &key(1));
+    assert_eq!(versions.get(0, &key(1)), Known::Nothing);
+    assert_eq!(versions.get(1, &key(1)), Known::NeverWritten, "of another");
 }
