@@ -127,6 +127,8 @@ impl Line {
 
     const fn short_log(mut self) -> Self {
         self.server_args = &SHORT_LOG;
+        // A leader keeps what it is just sending to a peer, until it gives up the attempt.
+        self.held = Some((36, 6));
         self.variant = "short-log";
         self.holdfast_only = true;
         self
@@ -319,7 +321,7 @@ const FULL_MORE: &[Line] = &[
         .held(120, 100)
         .disks(TIGHT_DISK_MIB),
     line(Register, "hang-disk").held(90, 70).bounded_log(),
-    line(Register, "slow-install").held(180, 320).short_log(),
+    line(Register, "slow-install").short_log().held(180, 320),
     line(Register, "kill-leader-silently")
         .held(60, 4)
         .steady()
