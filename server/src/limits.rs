@@ -358,6 +358,12 @@ pub const FILLING_TABLES_MAX: usize = 4096;
 pub const IMPORT_TOLD_EVERY: Duration = Duration::from_secs(5);
 /// Runs of unmerged tables in an LSM tree, each looked at by every read. At the bound: a batch waits.
 pub const LSM_RUNS_MAX: usize = 12;
+/// Unmerged tables in an LSM tree at which they are merged, with all that they overlap: fewer cost more merging,
+/// more cost more looks of every read.
+pub const LSM_TABLES_MERGED_AT: u8 = 8;
+/// Niceness of the thread that merges, as of nice(2). What serves goes first; a batch that waits for
+/// [`LSM_RUNS_MAX`] bounds how far it falls behind.
+pub const LSM_MERGING_NICENESS: i32 = 5;
 /// Records of an LSM tree for each deletion in it, at most, when it is rewritten without them.
 pub const LSM_REWRITE_RECORDS_PER_DELETION: u64 = 5;
 /// Bytes of an LSM tree that is rewritten. Beyond: what is deleted goes as levels grow.

@@ -397,6 +397,9 @@ pub struct BenchArgs {
     /// Connections to each endpoint
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     pub connections: u8,
+    /// Threads that make the load [default: one for every four processors, which are the servers' too]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
     /// Seed of the choice of keys
     #[arg(long, default_value_t = 1)]
     pub seed: u64,

@@ -15,6 +15,7 @@ mod report;
 mod wire;
 
 use std::{
+    num::NonZero,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -120,6 +121,13 @@ struct Tally {
     latencies_us: Histogram<u64>,
     errors: u64,
     first_error: Option<Status>,
+}
+
+/// Threads for the load. Two that share a connection wait for each other more often than they help.
+pub fn threads(args: &BenchArgs) -> usize {
+    let processors = || std::thread::available_parallelism().map_or(1, NonZero::get);
+    args.threads
+        .map_or_else(|| (processors() / 4).max(1), usize::from)
 }
 
 pub async fn run(global: &Global, args: &BenchArgs, screen: &mut Screen) -> Result<Code, Failure> {

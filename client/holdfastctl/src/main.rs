@@ -52,9 +52,11 @@ fn run(args: Args) -> Result<Code, Failure> {
         std::io::stdout().write_all(&script)?;
         return Ok(Code::Ok);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Command::Bench(bench) = &args.command {
+        runtime.worker_threads(bench::threads(bench));
+    }
+    let runtime = runtime.enable_all().build()?;
     runtime.block_on(dispatch(args))
 }
 

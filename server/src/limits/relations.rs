@@ -32,6 +32,9 @@ const _: () = {
     assert!(2 * REQUEST_BYTES_DEFAULT <= LOG_BATCH_BYTES_MAX as u64);
     assert!(REQUEST_BYTES_DEFAULT <= PROPOSALS_IN_FLIGHT_BYTES_DEFAULT);
 
+    // Merging begins before a batch waits for it.
+    assert!((LSM_TABLES_MERGED_AT as usize) < LSM_RUNS_MAX);
+
     // Reads at work hold less than the bound in what is not counted.
     assert!(READS_WORKING_MAX * READ_FREE_BYTES_MAX < READ_MEMORY_BYTES_MAX);
     assert!(READ_STEP_BYTES <= READ_MEMORY_BYTES_MAX);

@@ -224,6 +224,15 @@ impl Shared {
     }
 }
 
+/// Merging is work of many seconds that nobody waits for, beside threads that have clients waiting.
+fn give_way() {
+    // With Linux alone it is of the thread that calls it. Without it merging competes with what serves, which
+    // costs time and nothing else, so that it fails is no error.
+    #[cfg(target_os = "linux")]
+    // SAFETY: it takes a number and touches no memory of ours.
+    let _ = unsafe { libc::nice(limits::LSM_MERGING_NICENESS) };
+}
+
 fn run(
     shared: &Shared,
     tree: &AnyTree,
@@ -231,7 +240,11 @@ fn run(
     visible: &SequenceNumberCounter,
     stop: &Stop,
 ) {
-    let strategy = Arc::new(Leveled::default().with_table_target_size(limits::LSM_TABLE_BYTES));
+    give_way();
+    let strategy = Leveled::default()
+        .with_table_target_size(limits::LSM_TABLE_BYTES)
+        .with_l0_threshold(limits::LSM_TABLES_MERGED_AT);
+    let strategy = Arc::new(strategy);
     while shared.next() {
         let mut rewritten = false;
         loop {
