@@ -143,12 +143,12 @@ pub const NEWEST_VERSIONS_BYTES_MAX: usize = 48 * MIB as usize;
 /// Memory of the filter that tells which keys were never written, of all groups of a node. At the bound: it
 /// takes more and more keys for written, whose versions are then sought in the store.
 pub const WRITTEN_KEYS_BYTES: usize = 4 * MIB as usize;
-/// Keys of a group that a start learns for that filter. At the bound: it is not used for the group.
-pub const WRITTEN_KEYS_LEARNED_MAX: usize = 4_000_000;
-/// Records that are read at a time to learn them. At the bound: others get the processor and the disk.
-pub const LEARNING_RECORDS_MAX: usize = 4096;
+/// Versions that a group walks after a start to learn its keys for that filter. At the bound: it goes without.
+pub const LEARNING_RECORDS_MAX: usize = 8_000_000;
+/// Versions that it reads at a time. At the bound: others get the processor and the disk.
+pub const LEARNING_PIECE_RECORDS_MAX: usize = 4096;
 /// How long they have them.
-pub const LEARNING_PAUSE: Duration = Duration::from_millis(5);
+pub const LEARNING_PAUSE: Duration = Duration::from_millis(20);
 /// Longest key whose newest version is remembered, in bytes: that of a longer one is sought in the store.
 pub const NEWEST_KEY_BYTES_MAX: usize = KIB as usize;
 /// Largest value that `limits.retry_clients_max` accepts: the index of the table is in memory.

@@ -68,67 +68,56 @@ async fn walk(
         return;
     };
     let begun = Instant::now();
-    let (mut from, mut keys) = (Bytes::from_static(versions_span().0), 0);
+    let (mut from, mut records) = (Bytes::from_static(versions_span().0), 0);
     loop {
         let (noting, store) = (versions.clone(), store.clone());
         let piece = tokio::task::spawn_blocking(move || {
             // A view of its own for each piece: it holds memory.
-            let records_max = limits::LEARNING_RECORDS_MAX;
+            let records_max = limits::LEARNING_PIECE_RECORDS_MAX;
             note_piece(&noting, owner, &store.view(), from, records_max)
         });
         match piece.await {
-            Ok(Ok(piece)) => {
-                keys += piece.keys;
-                match piece.next {
-                    None => break,
-                    Some(next) => from = next,
-                }
-            }
+            Ok(Ok(None)) => break,
+            Ok(Ok(Some(next))) => from = next,
             // The store says so itself to all that need it.
             Ok(Err(_)) | Err(_) => return,
         }
-        if keys > limits::WRITTEN_KEYS_LEARNED_MAX {
-            tracing::debug!(keys, "too many keys to learn which were never written");
+        records += limits::LEARNING_PIECE_RECORDS_MAX;
+        if records > limits::LEARNING_RECORDS_MAX {
+            tracing::debug!(
+                records,
+                "too many versions to learn which keys were never written"
+            );
             return;
         }
         sleep(limits::LEARNING_PAUSE).await;
     }
     is_complete.store(true, Ordering::Release);
     let took_ms = begun.elapsed().as_millis() as u64;
-    tracing::debug!(keys, took_ms, "learned which keys were ever written");
+    tracing::debug!(records, took_ms, "learned which keys were ever written");
 }
 
-/// What one step of a walk did.
-pub(super) struct Piece {
-    /// Keys that were noted; one whose versions lie in two pieces counts twice.
-    pub(super) keys: usize,
-    /// Where the next one begins, if there is more.
-    pub(super) next: Option<Bytes>,
-}
-
-/// Notes the keys of the next `records_max` records from `from` on.
+/// Notes the keys of the next `records_max` versions from `from` on. Gives where the next piece begins, if
+/// there is more.
 pub(super) fn note_piece(
     versions: &NewestVersions,
     owner: u64,
     view: &View,
     from: Bytes,
     records_max: usize,
-) -> Result<Piece, StateError> {
+) -> Result<Option<Bytes>, StateError> {
     let mut last = Bytes::new();
-    let mut keys = 0;
     for (records, record) in view.scan(&from, versions_span().1).enumerate() {
         let (key, _) = record?;
         if records == records_max {
-            let next = Some(key);
-            return Ok(Piece { keys, next });
+            return Ok(Some(key));
         }
         if let Some(prefix) = version_prefix(&key)
             && prefix != &last[..]
         {
             versions.note(owner, prefix);
-            keys += 1;
             last = key.slice(..prefix.len());
         }
     }
-    Ok(Piece { keys, next: None })
+    Ok(None)
 }

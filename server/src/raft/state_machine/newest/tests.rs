@@ -131,7 +131,7 @@ proptest! {
                     };
                     let (view, owner) = (remembering.store.view(), newest.owner);
                     let piece = note_piece(&newest.versions, owner, &view, from, records_max);
-                    unlearned = piece.expect("it reads").next;
+                    unlearned = piece.expect("it reads");
                     if unlearned.is_none() {
                         let _in_it = runtime.enter();
                         newest.learning = Some(Learning::finished());
@@ -196,7 +196,7 @@ async fn keys_that_were_never_written_are_known_once_all_others_were_learned() {
     let mut replica = Replica::new(dir.path());
     // More than one piece, each key with two versions.
     let key = |number: usize| Bytes::from(format!("key-{number}"));
-    let keys = limits::LEARNING_RECORDS_MAX;
+    let keys = limits::LEARNING_PIECE_RECORDS_MAX;
     for index in 0..2 * keys {
         let put = PutRequest {
             key: key(index % keys),
