@@ -183,6 +183,10 @@ pub async fn run(
         processes: &processes,
         knows_retry_ids: cluster.describe().target == Target::Holdfast.to_string(),
     };
+    if team.knows_retry_ids {
+        let led = leaders::until_all_are_led(shared.active.observer()).await;
+        led.map_err(RunError::Setup)?;
+    }
     team.set_up().await?;
 
     let (stop_load, load_stopped) = watch::channel(false);

@@ -1,8 +1,15 @@
 //! Asks again and again who leads: for the timeline of the report, and for what is expected of leaders.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use crate::{
     evidence::leadership::{GroupLeadership, Leadership},
@@ -12,6 +19,8 @@ use crate::{
 
 /// Time between two questions.
 const ASK_EVERY: Duration = Duration::from_millis(250);
+/// How long the groups of a cluster that serves may be without a leader before a run.
+const LED_WITHIN: Duration = Duration::from_secs(30);
 /// Changes that are kept: more than any page shows.
 const CHANGES_MAX: usize = 10_000;
 
@@ -22,6 +31,37 @@ pub struct Leaders {
     pub all: Vec<Leadership>,
     /// Each group, in the order in which changes were seen.
     pub of_groups: Vec<GroupLeadership>,
+}
+
+/// Waits until each group that the nodes know has a leader: a new cluster serves as soon as the keyspace of the
+/// clients is led, and the first election of another group is none that a run is to judge.
+///
+/// # Errors
+///
+/// Half a minute was not enough; says for which groups.
+pub(super) async fn until_all_are_led(observer: &Observer) -> Result<(), String> {
+    let begun = Instant::now();
+    loop {
+        let groups = observer.leaders_of_groups().await;
+        let Some(missing) = missing(&groups) else {
+            return Ok(());
+        };
+        if begun.elapsed() > LED_WITHIN {
+            return Err(format!("{missing}, after {LED_WITHIN:?}"));
+        }
+        sleep(ASK_EVERY).await;
+    }
+}
+
+/// What is missing until all groups are led.
+fn missing(groups: &BTreeMap<String, (Option<NodeId>, u64)>) -> Option<String> {
+    let leaderless = groups.iter().filter(|(_, (leader, _))| leader.is_none());
+    let names: Vec<&str> = leaderless.map(|(name, _)| name.as_str()).collect();
+    match names.is_empty() {
+        true if groups.is_empty() => Some("no node tells who leads its groups".into()),
+        true => None,
+        false => Some(format!("no leader of {}", names.join(", "))),
+    }
 }
 
 /// Notes each change until `stop` says so. Groups are asked for where the nodes know them.
@@ -91,6 +131,20 @@ fn note(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_are_led_when_each_that_is_known_has_a_leader() {
+        let groups = |said: &[(&str, Option<NodeId>)]| {
+            let said = said.iter().map(|(name, led)| (name.to_string(), (*led, 1)));
+            missing(&said.collect())
+        };
+        assert_eq!(groups(&[("default", Some(2)), ("system", Some(1))]), None);
+        assert_eq!(
+            groups(&[("default", Some(2)), ("system", None)]).as_deref(),
+            Some("no leader of system")
+        );
+        assert!(groups(&[]).is_some(), "nobody answers");
+    }
 
     #[test]
     fn changes_are_noted_and_no_term_goes_back() {
