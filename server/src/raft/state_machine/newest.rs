@@ -77,9 +77,12 @@ impl GroupNewest {
     }
 
     fn get(&self, prefix: &[u8]) -> Option<Newest> {
+        // Before the look: what the walk notes between the two, and then is complete, would be taken for
+        // never written.
+        let is_complete = self.is_complete();
         match self.versions.get(self.owner, prefix) {
             Known::Newest(newest) => Some(newest),
-            Known::NeverWritten if self.is_complete() => Some(Newest::NEVER_WRITTEN),
+            Known::NeverWritten if is_complete => Some(Newest::NEVER_WRITTEN),
             Known::NeverWritten | Known::Nothing => None,
         }
     }
