@@ -37,13 +37,11 @@ impl Learning {
         Learning { is_complete, walk }
     }
 
-    /// One that has walked over everything. Needs a runtime.
+    /// One that walks nowhere and is complete when this says so. Needs a runtime.
     #[cfg(test)]
-    pub(super) fn finished() -> Self {
-        Learning {
-            is_complete: Arc::new(AtomicBool::new(true)),
-            walk: tokio::spawn(async {}),
-        }
+    pub(super) fn of(is_complete: Arc<AtomicBool>) -> Self {
+        let walk = tokio::spawn(async {});
+        Learning { is_complete, walk }
     }
 
     /// Whether what was never noted was never written.

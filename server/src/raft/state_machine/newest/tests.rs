@@ -3,7 +3,14 @@
 #[path = "../../../../mvcc/tests/model/generate.rs"]
 mod generate;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use holdfast_mvcc::{Limits, Revision, ScrubCursor, StateMachine, scrub, versions_span};
 use holdfast_proto::{
@@ -134,7 +141,7 @@ proptest! {
                     unlearned = piece.expect("it reads");
                     if unlearned.is_none() {
                         let _in_it = runtime.enter();
-                        newest.learning = Some(Learning::finished());
+                        newest.learning = Some(Learning::of(Arc::new(true.into())));
                     }
                 }
                 Step::Clear => {
@@ -229,4 +236,38 @@ async fn keys_that_were_never_written_are_known_once_all_others_were_learned() {
         newest.clear();
         assert_eq!(never(&newest, keys), None, "it was another state");
     }
+}
+
+/// A walk may note a key and end between the two looks of whoever asks for the key.
+#[tokio::test]
+async fn a_key_that_is_noted_last_is_never_taken_for_one_that_was_not_written() {
+    const ROUNDS: usize = 50_000;
+    let versions = Arc::new(NewestVersions::default());
+    let prefix = b"\x20key\0\x01";
+    let rounds: Vec<_> = (0..ROUNDS)
+        .map(|_| {
+            let is_complete = Arc::new(AtomicBool::new(false));
+            let mut newest = GroupNewest::within(versions.clone());
+            newest.learning = Some(Learning::of(is_complete.clone()));
+            (newest, is_complete)
+        })
+        .collect();
+    let together = Barrier::new(2);
+    let mut wrong = 0;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for (newest, is_complete) in &rounds {
+                together.wait();
+                versions.note(newest.owner, prefix);
+                is_complete.store(true, Ordering::Release);
+            }
+        });
+        for (newest, is_complete) in &rounds {
+            together.wait();
+            while !is_complete.load(Ordering::Relaxed) {
+                wrong += usize::from(newest.get(prefix).is_some());
+            }
+        }
+    });
+    assert_eq!(wrong, 0, "of {ROUNDS} keys");
 }
