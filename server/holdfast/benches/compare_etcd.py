@@ -129,14 +129,20 @@ def measure(args, cell, addresses, pids):
     return result[0] if isinstance(result, list) else result
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description, rounds, keys):
+    """What every comparison is told: the programs, and how much of it."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--etcd", required=True, type=Path, help="directory with the program etcd")
     parser.add_argument("--holdfast", default="target/release/holdfast")
     parser.add_argument("--ctl", default="target/release/holdfastctl")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--keys", type=int, default=keys)
+    return parser
+
+
+def main():
+    parser = arguments(__doc__, rounds=5, keys=10_000)
     parser.add_argument("--duration", default="4s", help="length of a run")
-    parser.add_argument("--keys", type=int, default=10_000)
     parser.add_argument(
         "--cells", default="put:1,put:64,put:256,txn:256,get:1,get:256,get:256:--consistency:s,mixed:256:--read-percent:90",
         help="operation, concurrency and more arguments of holdfastctl bench, with colons between",

@@ -10,14 +10,13 @@ the load generator prints: resident memory of a node while it is filled and at t
 Prints a Markdown table.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
 import threading
 from pathlib import Path
 
-from compare_etcd import Clusters, free_ports, measure
+from compare_etcd import Clusters, arguments, free_ports, measure
 
 SAMPLE_EVERY_S = 0.25
 
@@ -89,12 +88,7 @@ def fill(args, name):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--etcd", required=True, type=Path, help="directory with the program etcd")
-    parser.add_argument("--holdfast", default="target/release/holdfast")
-    parser.add_argument("--ctl", default="target/release/holdfastctl")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--keys", type=int, default=1_000_000)
+    parser = arguments(__doc__, rounds=3, keys=1_000_000)
     parser.add_argument("--concurrency", type=int, default=256)
     args = parser.parse_args()
     # A fill ends with its last key, whatever this says.
