@@ -245,9 +245,7 @@ impl RaftGroup {
         };
         let config = Arc::new(config.validate().map_err(StartError::Config)?);
         reconcile::reconcile(&log, &store).await?;
-        let machine = GroupStateMachine::open(group_id, store)?
-            .within(newest)
-            .watched_by(vitals);
+        let machine = GroupStateMachine::open(group_id, store, newest)?.watched_by(vitals);
         #[cfg(feature = "planted-bugs")]
         let machine = crate::planted::state::opened(machine, &log, node_id);
         let (heartbeat, lease) = (tuning.heartbeat_interval, tuning.election_timeout_max);

@@ -93,7 +93,11 @@ fn is_revisions(write: &mvcc::Write) -> bool {
 
 impl GroupStateMachine {
     /// Loads the counters of a group from its store.
-    pub fn open(group_id: GroupId, store: Arc<StateStore>) -> io::Result<Self> {
+    pub fn open(
+        group_id: GroupId,
+        store: Arc<StateStore>,
+        versions: Arc<NewestVersions>,
+    ) -> io::Result<Self> {
         let loaded = Loaded::read(&store.view(), store.applied_record())?;
         let shared = Arc::new(SharedState::new(store, loaded.published()));
         Ok(Self {
@@ -105,7 +109,7 @@ impl GroupStateMachine {
             membership: loaded.record.membership,
             scrub: None,
             scrubbed_to: -1,
-            newest: GroupNewest::within(Arc::default()),
+            newest: GroupNewest::within(versions),
             revisions: None,
             unmarked_bytes: 0,
             vitals: Arc::default(),
@@ -128,12 +132,6 @@ impl GroupStateMachine {
     /// What readers share.
     pub fn shared(&self) -> Arc<SharedState> {
         self.shared.clone()
-    }
-
-    /// Remembers in the memory that the groups of the node share.
-    pub fn within(mut self, versions: Arc<NewestVersions>) -> Self {
-        self.newest = GroupNewest::within(versions);
-        self
     }
 
     /// Goes on from a state that has taken the place of the one before.

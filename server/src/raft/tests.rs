@@ -48,7 +48,7 @@ fn build(options: StateOptions) -> (Kept, LogStore, GroupStateMachine) {
     let store = StateStore::open(&dir.path().join("state"), options)
         .unwrap()
         .store;
-    let machine = GroupStateMachine::open(1, Arc::new(store)).unwrap();
+    let machine = GroupStateMachine::open(1, Arc::new(store), Arc::default()).unwrap();
     let log_store = LogStore::new(log.group(1).unwrap());
     let kept = Kept {
         _log: log,

@@ -163,7 +163,7 @@ async fn receiver(engine: Slow, breaks: bool) -> (Arc<ToGroup>, TempDir) {
 async fn sender(bytes: u64) -> (GroupStateMachine, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let store = scripted::open_state(dir.path());
-    let mut machine = GroupStateMachine::open(1, store).unwrap();
+    let mut machine = GroupStateMachine::open(1, store, Arc::default()).unwrap();
     let entries = (0..bytes / VALUE_BYTES).map(|index| {
         let put = PutRequest {
             key: index.to_be_bytes().to_vec().into(),

@@ -146,7 +146,10 @@ fn machine(engine: impl OpenEngine + 'static) -> (TempDir, GroupStateMachine) {
         ..StateOptions::default()
     };
     let store = StateStore::open(dir.path(), options).unwrap().store;
-    (dir, GroupStateMachine::open(1, Arc::new(store)).unwrap())
+    (
+        dir,
+        GroupStateMachine::open(1, Arc::new(store), Arc::default()).unwrap(),
+    )
 }
 
 fn put(value: &str) -> Op {
@@ -234,7 +237,7 @@ async fn a_hole_after_a_restart_and_after_a_snapshot_stops_the_group() {
             ..StateOptions::default()
         };
         let store = StateStore::open(dir.path(), options).unwrap().store;
-        GroupStateMachine::open(1, Arc::new(store)).unwrap()
+        GroupStateMachine::open(1, Arc::new(store), Arc::default()).unwrap()
     };
     let mut before = open();
     apply_at(&mut before, 0..10).await.unwrap();
@@ -479,7 +482,7 @@ async fn a_long_scrub_keeps_to_the_bound_of_the_tables() {
         ..StateOptions::default()
     };
     let store = Arc::new(StateStore::open(dir.path(), options).unwrap().store);
-    let mut machine = GroupStateMachine::open(1, store.clone()).unwrap();
+    let mut machine = GroupStateMachine::open(1, store.clone(), Arc::default()).unwrap();
     for _ in 0..50 {
         apply(&mut machine, (0..200).map(|n| put(&n.to_string()))).await;
     }
@@ -547,7 +550,7 @@ async fn a_chunk_of_large_entries_keeps_to_the_bound_of_the_tables() {
         ..StateOptions::default()
     };
     let store = Arc::new(StateStore::open(dir.path(), options).unwrap().store);
-    let mut machine = GroupStateMachine::open(1, store.clone()).unwrap();
+    let mut machine = GroupStateMachine::open(1, store.clone(), Arc::default()).unwrap();
     let most = Arc::new(AtomicU64::new(0));
     let done = Arc::new(AtomicBool::new(false));
     let watching = {
