@@ -1,0 +1,184 @@
+//! What planning remembers from one look to the next: since when, how often, and what it has begun.
+//!
+//! A memory may be lost at any time: a new one begins with what is observed, waits as long as it would for
+//! nodes that have just come back, and goes on. Only homes that were found for
+//! [`Home::Auto`](crate::Home::Auto) are worth keeping elsewhere; without them a keyspace is at home where it is led.
+
+mod record;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+pub(crate) use record::{Issued, Record, Swap};
+
+use crate::{
+    Cluster, KeyspaceId, NodeId, Observation, Observed, Policy,
+    auto_home::AutoHome,
+    index::{Index, State},
+};
+
+/// What planning remembers. It belongs to one planner, and every [`plan`](crate::plan) brings it up to date.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    pub(crate) nodes: BTreeMap<NodeId, NodeRecord>,
+    pub(crate) keyspaces: BTreeMap<KeyspaceId, Record>,
+    /// The nodes that were not dead for good at the last look, with their zones.
+    usable: Vec<(NodeId, String)>,
+    /// Counts the changes of `usable`.
+    pub(crate) generation: u64,
+    /// When a leadership was last moved without hurry.
+    pub(crate) last_leader_move: Option<Duration>,
+}
+
+impl Memory {
+    /// A memory of nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The home that was found for a keyspace with [`Home::Auto`](crate::Home::Auto).
+    pub fn auto_home(&self, keyspace: KeyspaceId) -> Option<&str> {
+        let auto = self.keyspaces.get(&keyspace)?.auto.as_ref()?;
+        Some(&auto.home)
+    }
+
+    /// What the last window of writes showed for such a keyspace, in words.
+    pub fn auto_saw(&self, keyspace: KeyspaceId) -> Option<&str> {
+        let auto = self.keyspaces.get(&keyspace)?.auto.as_ref()?;
+        Some(&auto.saw)
+    }
+
+    /// Gives back what [`auto_home`](Self::auto_home) told, to a memory that has lost it.
+    pub fn restore_auto_home(&mut self, keyspace: KeyspaceId, home: &str, observed: &Observed) {
+        let Some(observation) = observed.keyspaces.get(&keyspace) else {
+            return;
+        };
+        let Cluster { now, policy, .. } = &observed.cluster;
+        let writes = &observation.writes_by_zone;
+        let auto = AutoHome::new(home.to_owned(), writes, *now, policy);
+        self.record(keyspace, observation).auto = Some(auto);
+    }
+
+    /// Takes note that the step under way for a keyspace did not work out, before its time is up. It is tried again
+    /// after a while.
+    pub fn step_failed(&mut self, keyspace: KeyspaceId, cluster: &Cluster) {
+        if let Some(record) = self.keyspaces.get_mut(&keyspace)
+            && record.issued.is_some()
+        {
+            record.fail(cluster.now, &cluster.policy);
+        }
+    }
+
+    /// Brings nodes and the list of keyspaces up to date.
+    pub(crate) fn see(&mut self, observed: &Observed, index: &Index<'_>) {
+        let Cluster { now, policy, .. } = &observed.cluster;
+        for node in &index.nodes {
+            let record = self.nodes.entry(node.id).or_default();
+            record.see(node.state, *now, policy);
+        }
+        self.nodes.retain(|node, record| {
+            let is_member = index.node(*node).is_some();
+            if !is_member {
+                record.see(State::Dead, *now, policy);
+            }
+            is_member || record.replicas > 0 || record.leaders > 0
+        });
+        let usable = index.nodes.iter().filter(|node| node.state != State::Dead);
+        let usable = usable.map(|node| (node.id, index.zones[node.zone].name));
+        let before = self
+            .usable
+            .iter()
+            .map(|(node, zone)| (*node, zone.as_str()));
+        if !usable.clone().eq(before) {
+            self.usable = usable.map(|(node, zone)| (node, zone.to_owned())).collect();
+            self.generation += 1;
+        }
+        if self.keyspaces.keys().eq(observed.keyspaces.keys()) {
+            return;
+        }
+        let gone = self.keyspaces.keys();
+        let gone = gone.filter(|id| !observed.keyspaces.contains_key(id));
+        for id in gone.copied().collect::<Vec<_>>() {
+            if let Some(mut record) = self.keyspaces.remove(&id) {
+                record.retarget(BTreeSet::new(), &mut self.nodes);
+                record.settle_on(None, &mut self.nodes);
+            }
+        }
+        for (id, observation) in &observed.keyspaces {
+            self.record(*id, observation);
+        }
+    }
+
+    fn record(&mut self, keyspace: KeyspaceId, observation: &Observation) -> &mut Record {
+        let nodes = &mut self.nodes;
+        self.keyspaces.entry(keyspace).or_insert_with(|| {
+            let mut record = Record::new(observation.wish.clone());
+            record.retarget(observation.voters.clone(), nodes);
+            record
+        })
+    }
+}
+
+/// What is remembered of a node.
+///
+/// - `replicas` is how many keyspaces have it among their wanted voters,
+/// - `leaders` is how many keyspaces it leads that belong there.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NodeRecord {
+    healthy_since: Option<Duration>,
+    /// How often it was lost lately.
+    flaps: u32,
+    /// When it was last lost, found again, or forgiven for a loss.
+    reckoned_at: Duration,
+    pub(crate) replicas: usize,
+    pub(crate) leaders: usize,
+    /// Leaderships on their way to it, less those on their way from it; counted anew at each look.
+    pub(crate) in_transit: i64,
+}
+
+impl NodeRecord {
+    /// How many leaderships it has when those under way have arrived.
+    pub(crate) fn leaders_expected(&self) -> i64 {
+        self.leaders as i64 + self.in_transit
+    }
+
+    fn see(&mut self, state: State, now: Duration, policy: &Policy) {
+        match (state == State::Healthy, self.healthy_since) {
+            (true, None) => {
+                self.healthy_since = Some(now);
+                self.reckoned_at = now;
+            }
+            (false, Some(_)) => {
+                self.healthy_since = None;
+                self.reckoned_at = now;
+                if self.flaps == 0 || self.wait(policy) < policy.home_wait_max {
+                    self.flaps += 1;
+                }
+            }
+            (true, Some(_)) => {
+                while self.flaps > 0
+                    && now.saturating_sub(self.reckoned_at) >= policy.flap_forgiven_after
+                {
+                    self.flaps -= 1;
+                    self.reckoned_at += policy.flap_forgiven_after;
+                }
+            }
+            (false, None) => {}
+        }
+    }
+
+    /// How long it must have been well before a leadership moves to it.
+    pub(crate) fn wait(&self, policy: &Policy) -> Duration {
+        let doublings = self.flaps.saturating_sub(1).min(31);
+        let wait = policy.home_wait.saturating_mul(1 << doublings);
+        wait.min(policy.home_wait_max.max(policy.home_wait))
+    }
+
+    /// For how long it has been healthy; zero if it is not.
+    pub(crate) fn healthy_for(&self, now: Duration) -> Duration {
+        let since = self.healthy_since;
+        since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
+    }
+}
