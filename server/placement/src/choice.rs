@@ -31,6 +31,27 @@ pub struct Placed {
     pub reason: String,
 }
 
+/// How many replicas a node has. Those of keyspaces that are at home in its zone are told apart: it may
+/// have to lead them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// All of them.
+    pub replicas: usize,
+    /// Those that are at home in the zone of the node.
+    pub home: usize,
+}
+
+impl Load {
+    /// The replicas that are at home there, or those that are not.
+    pub(crate) fn alike(self, is_home: bool) -> usize {
+        if is_home {
+            self.home
+        } else {
+            self.replicas.saturating_sub(self.home)
+        }
+    }
+}
+
 /// Voters that meet a wish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
@@ -49,8 +70,8 @@ impl Choice {
 
 /// Chooses the voters of a new keyspace, or checks what an altered wish would lead to.
 ///
-/// `load` tells how many replicas each node has (none if it is missing); among equal nodes of a zone the one with the
-/// fewest is chosen. `auto_home` is the home found so far for [`Home::Auto`](crate::Home::Auto).
+/// `load` tells what each node has (nothing if it is missing); among equal nodes of a zone the one with the fewest
+/// replicas of that kind is chosen. `auto_home` is the home found so far for [`Home::Auto`](crate::Home::Auto).
 ///
 /// # Errors
 ///
@@ -60,7 +81,7 @@ pub fn choose_voters(
     wish: &Wish,
     auto_home: Option<&str>,
     cluster: &Cluster,
-    load: &BTreeMap<NodeId, usize>,
+    load: &BTreeMap<NodeId, Load>,
 ) -> Result<Choice, Unmet> {
     let index = Index::new(cluster);
     let none = BTreeSet::new();
@@ -72,7 +93,7 @@ pub fn choose_voters(
         learners: &none,
         leader: None,
     };
-    let picked = question.strict(&index, &|node| load.get(&node).copied().unwrap_or(0))?;
+    let picked = question.strict(&index, &|node| load.get(&node).copied().unwrap_or_default())?;
     let home = question.home_or_lot(&index).unwrap_or_default();
     let voters = picked.iter().map(|(node, why)| {
         let zone = index.zone_of(*node);
@@ -137,7 +158,7 @@ pub(crate) struct Question<'a> {
 }
 
 type Picked = Vec<(NodeId, Why)>;
-type Load<'a> = &'a dyn Fn(NodeId) -> usize;
+type Loads<'a> = &'a dyn Fn(NodeId) -> Load;
 
 /// How many voters each zone gets, with the zones in order.
 struct Shares {
@@ -152,7 +173,7 @@ impl Question<'_> {
     }
 
     /// Voters that meet the wish.
-    pub(crate) fn strict(&self, index: &Index<'_>, load: Load<'_>) -> Result<Picked, Unmet> {
+    pub(crate) fn strict(&self, index: &Index<'_>, load: Loads<'_>) -> Result<Picked, Unmet> {
         self.check_zones(index)?;
         let order = self.order(index);
         let replicas = self.replicas(index, &order);
@@ -191,7 +212,7 @@ impl Question<'_> {
 
     /// The best that can be done when the goal cannot be met: as many voters as there are nodes for, spread
     /// as evenly as possible. `None` when fewer than three nodes are left, and nothing should change.
-    pub(crate) fn lenient(&self, index: &Index<'_>, load: Load<'_>) -> Option<Picked> {
+    pub(crate) fn lenient(&self, index: &Index<'_>, load: Loads<'_>) -> Option<Picked> {
         let order = self.order(index);
         let usable = index.usable();
         let mut replicas = self.replicas(index, &order).max(3);
@@ -274,7 +295,13 @@ impl Question<'_> {
             let present = nodes.filter(|at| self.voters.contains(&index.nodes[**at].id));
             let away = home.and_then(|home| round_trips.between(home, index.zones[*zone].name));
             let away = away.map_or(u128::MAX, |away| away.as_nanos());
-            (std::cmp::Reverse(present.count()), away, *zone)
+            // Where zones share voters out in turn, the one with more keeps them; where they are filled up one
+            // after the other, having some is enough, or the order would follow from its own outcome.
+            let present = match self.wish.survive {
+                Survive::Zone => present.count(),
+                Survive::Node => present.count().min(1),
+            };
+            (std::cmp::Reverse(present), away, *zone)
         });
         order
     }
@@ -291,7 +318,7 @@ impl Question<'_> {
     }
 
     /// The fittest nodes of each zone.
-    fn pick(&self, index: &Index<'_>, shares: &Shares, load: Load<'_>) -> Picked {
+    fn pick(&self, index: &Index<'_>, shares: &Shares, load: Loads<'_>) -> Picked {
         let mut picked = Vec::with_capacity(shares.counts.iter().sum());
         for ((zone, role), count) in shares.order.iter().zip(&shares.counts) {
             if *count == 0 {
@@ -304,7 +331,8 @@ impl Question<'_> {
                     state,
                     self.leader != Some(node),
                     !self.learners.contains(&node),
-                    load(node),
+                    load(node).alike(*role == Role::Home),
+                    load(node).replicas,
                     lot(self.keyspace, node),
                 )
             };

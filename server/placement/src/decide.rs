@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    Action, KeyspaceId, NodeId, Observation, Policy,
+    Action, KeyspaceId, Load, NodeId, Observation, Policy,
     index::{Index, State},
     memory::{NodeRecord, Record, Swap},
     order::{lot, rank},
@@ -391,8 +391,8 @@ impl Subject<'_> {
         let question = self
             .record
             .question(self.keyspace, self.observation, target);
-        let picked = question.strict(self.view.index, &|_| 0).ok();
-        let picked = picked.or_else(|| question.lenient(self.view.index, &|_| 0));
+        let picked = question.strict(self.view.index, &|_| Load::default()).ok();
+        let picked = picked.or_else(|| question.lenient(self.view.index, &|_| Load::default()));
         let why = picked.and_then(|picked| picked.into_iter().find(|(picked, _)| *picked == node));
         let zone = self.view.index.zone_of(node);
         let mut text = why.map_or_else(|| zone.to_owned(), |(_, why)| why.text(zone));

@@ -51,7 +51,7 @@ mod topology;
 mod what_if;
 mod wish;
 
-pub use choice::{Choice, Placed, choose_voters};
+pub use choice::{Choice, Load, Placed, choose_voters};
 pub use explain::{Explanation, explain};
 pub use memory::Memory;
 pub use observed::{Objectives, Observation, Observed};

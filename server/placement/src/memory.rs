@@ -14,7 +14,7 @@ use std::{
 pub(crate) use record::{Issued, Record, Swap};
 
 use crate::{
-    Cluster, KeyspaceId, NodeId, Observation, Observed, Policy,
+    Cluster, KeyspaceId, Load, NodeId, Observation, Observed, Policy,
     auto_home::AutoHome,
     index::{Index, State},
 };
@@ -58,7 +58,8 @@ impl Memory {
         let Cluster { now, policy, .. } = &observed.cluster;
         let writes = &observation.writes_by_zone;
         let auto = AutoHome::new(home.to_owned(), writes, *now, policy);
-        self.record(keyspace, observation).auto = Some(auto);
+        let index = Index::new(&observed.cluster);
+        self.record(keyspace, observation, &index).auto = Some(auto);
     }
 
     /// Takes note that the step under way for a keyspace did not work out, before its time is up. It is tried again
@@ -83,7 +84,7 @@ impl Memory {
             if !is_member {
                 record.see(State::Dead, *now, policy);
             }
-            is_member || record.replicas > 0 || record.leaders > 0
+            is_member || record.seats != Load::default() || record.leaders > 0
         });
         let usable = index.nodes.iter().filter(|node| node.state != State::Dead);
         let usable = usable.map(|node| (node.id, index.zones[node.zone].name));
@@ -102,20 +103,27 @@ impl Memory {
         let gone = gone.filter(|id| !observed.keyspaces.contains_key(id));
         for id in gone.copied().collect::<Vec<_>>() {
             if let Some(mut record) = self.keyspaces.remove(&id) {
-                record.retarget(BTreeSet::new(), &mut self.nodes);
+                record.retarget(BTreeSet::new(), Vec::new(), &mut self.nodes);
                 record.settle_on(None, &mut self.nodes);
             }
         }
         for (id, observation) in &observed.keyspaces {
-            self.record(*id, observation);
+            self.record(*id, observation, index);
         }
     }
 
-    fn record(&mut self, keyspace: KeyspaceId, observation: &Observation) -> &mut Record {
+    fn record(
+        &mut self,
+        keyspace: KeyspaceId,
+        observation: &Observation,
+        index: &Index<'_>,
+    ) -> &mut Record {
         let nodes = &mut self.nodes;
         self.keyspaces.entry(keyspace).or_insert_with(|| {
             let mut record = Record::new(observation.wish.clone());
-            record.retarget(observation.voters.clone(), nodes);
+            let target = observation.voters.clone();
+            let seats = record.seats_of(&target, &observation.wish, index);
+            record.retarget(target, seats, nodes);
             record
         })
     }
@@ -123,7 +131,7 @@ impl Memory {
 
 /// What is remembered of a node.
 ///
-/// - `replicas` is how many keyspaces have it among their wanted voters,
+/// - `seats` counts the keyspaces that have it among their wanted voters,
 /// - `leaders` is how many keyspaces it leads that belong there.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NodeRecord {
@@ -132,7 +140,7 @@ pub(crate) struct NodeRecord {
     flaps: u32,
     /// When it was last lost, found again, or forgiven for a loss.
     reckoned_at: Duration,
-    pub(crate) replicas: usize,
+    pub(crate) seats: Load,
     pub(crate) leaders: usize,
     /// Leaderships on their way to it, less those on their way from it; counted anew at each look.
     pub(crate) in_transit: i64,

@@ -301,30 +301,36 @@ impl Planner<'_> {
         })
     }
 
-    /// Begins to move replicas from the fullest node of a zone to the emptiest, where they differ by two or more.
+    /// Begins to move replicas from the fullest node of a zone to the emptiest, where they differ by two or more:
+    /// those of keyspaces that are at home there, and those of others, each for themselves.
     fn balance_replicas(&mut self, keyspaces: &mut Records) {
-        if !self.is_uneven(|node| node.replicas as i64) {
-            return;
-        }
-        for zone in 0..self.index.zones.len() {
-            loop {
-                let policy = &self.cluster().policy;
-                if self.flight.voter_changes >= policy.voter_changes_in_flight_max
-                    || self.flight.replica_moves >= policy.replica_moves_in_flight_max
-                {
-                    return;
-                }
-                if !self.balance_zone(zone, keyspaces) {
-                    break;
+        for is_home in [true, false] {
+            if !self.is_uneven(|node| node.seats.alike(is_home) as i64) {
+                continue;
+            }
+            for zone in 0..self.index.zones.len() {
+                loop {
+                    let policy = &self.cluster().policy;
+                    if self.flight.voter_changes >= policy.voter_changes_in_flight_max
+                        || self.flight.replica_moves >= policy.replica_moves_in_flight_max
+                    {
+                        return;
+                    }
+                    if !self.balance_zone(zone, is_home, keyspaces) {
+                        break;
+                    }
                 }
             }
         }
     }
 
-    /// Begins to move one replica within a zone. Whether it did.
-    fn balance_zone(&mut self, zone: usize, keyspaces: &mut Records) -> bool {
+    /// The fullest node of a zone and the emptiest that is steady, if they differ by two or more.
+    fn uneven_pair(&self, zone: usize, is_home: bool) -> Option<Swap> {
         let Cluster { now, policy, .. } = self.cluster();
-        let replicas = |node: NodeId| self.nodes.get(&node).map_or(0, |node| node.replicas);
+        let seats = |node: NodeId| {
+            let record = self.nodes.get(&node);
+            record.map_or(0, |node| node.seats.alike(is_home))
+        };
         let is_steady = |node: NodeId| {
             let record = self.nodes.get(&node);
             self.index.state(node) == State::Healthy
@@ -332,40 +338,43 @@ impl Planner<'_> {
         };
         let nodes = self.index.zones[zone].usable.iter();
         let nodes = nodes.map(|at| self.index.nodes[*at].id);
-        let from = nodes.clone().max_by_key(|node| (replicas(*node), *node));
+        let from = nodes.clone().max_by_key(|node| (seats(*node), *node))?;
         let to = nodes
             .filter(|node| is_steady(*node))
-            .min_by_key(|node| (replicas(*node), *node));
-        let (Some(from), Some(to)) = (from, to) else {
+            .min_by_key(|node| (seats(*node), *node))?;
+        (seats(from) >= seats(to) + 2).then_some(Swap { from, to })
+    }
+
+    /// Begins to move one replica within a zone. Whether it did.
+    fn balance_zone(&mut self, zone: usize, is_home: bool, keyspaces: &mut Records) -> bool {
+        let Some(swap) = self.uneven_pair(zone, is_home) else {
             return false;
         };
-        if replicas(from) < replicas(to) + 2 {
-            return false;
-        }
-        let observed = self.observed;
+        let Swap { from, to } = swap;
+        let (index, observed) = (self.index, self.observed);
         let movable = |(record, (_, observation)): &(&mut Record, (_, &Observation))| {
             record.is_quiet
-                && observation.voters.contains(&from)
+                && record.has_seat(from, is_home)
                 && !observation.voters.contains(&to)
                 && observation
                     .leader
-                    .is_some_and(|leader| self.index.state(leader) == State::Healthy)
-                && guard_present(self.index, observation).is_ok()
+                    .is_some_and(|leader| index.state(leader) == State::Healthy)
+                && guard_present(index, observation).is_ok()
         };
-        let looks = keyspaces
-            .values_mut()
-            .zip(&observed.keyspaces)
-            .filter(movable);
+        let looks = keyspaces.values_mut().zip(&observed.keyspaces);
         // A leader that moves stalls writes: better one that only follows.
-        let chosen = looks.min_by_key(|(_, (_, observation))| observation.leader == Some(from));
+        let chosen = looks
+            .filter(movable)
+            .min_by_key(|(_, (_, observation))| observation.leader == Some(from));
         let Some((record, (keyspace, observation))) = chosen else {
             return false;
         };
-        record.swap = Some(Swap { from, to });
         let mut target = observation.voters.clone();
         target.remove(&from);
         target.insert(to);
-        record.retarget(target, self.nodes);
+        let seats = record.seats_of(&target, &observation.wish, index);
+        record.retarget(target, seats, self.nodes);
+        record.swap = Some(swap);
         record.is_quiet = false;
         let decision = self.subject(*keyspace, observation, record).decide();
         if let Some(proposal) = decision.voters {

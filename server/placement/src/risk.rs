@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    KeyspaceId, NodeId, Observation, Observed, Survive,
+    KeyspaceId, Load, NodeId, Observation, Observed, Survive,
     choice::Question,
     index::{Index, State},
     quorum::majority,
@@ -81,7 +81,7 @@ pub(crate) fn risks_of(
         learners: &observation.learners,
         leader: observation.leader,
     };
-    if let Err(unmet) = question.strict(index, &|_| 0) {
+    if let Err(unmet) = question.strict(index, &|_| Load::default()) {
         risks.push(format!(
             "the present nodes cannot do what is wished: {unmet}"
         ));

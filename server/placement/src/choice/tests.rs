@@ -175,7 +175,9 @@ fn the_emptiest_of_equal_nodes_is_chosen_and_a_lot_decides_among_those() {
     let cluster = cluster("a: 1 2 3, b: 4, c: 5");
     let mut asked = wish(Survive::Zone, "a");
     asked.replicas = Some(3);
-    let load = BTreeMap::from([(1, 7), (2, 6), (3, 7)]);
+    let load = [(1, 7, 3), (2, 9, 2), (3, 7, 3)];
+    let load = load.map(|(node, replicas, home)| (node, Load { replicas, home }));
+    let load = BTreeMap::from(load);
     let choice = choose_voters(1, &asked, None, &cluster, &load).unwrap();
     assert_eq!(choice.nodes(), [2, 4, 5].into());
 
@@ -201,7 +203,7 @@ fn an_automatic_home_that_is_new_is_drawn_by_lot() {
 }
 
 /// A cluster of up to six zones with up to four nodes each, and loads.
-fn any_cluster() -> impl Strategy<Value = (Cluster, BTreeMap<NodeId, usize>)> {
+fn any_cluster() -> impl Strategy<Value = (Cluster, BTreeMap<NodeId, Load>)> {
     let zones = proptest::collection::vec((1..5_usize, 0..50_u64), 1..6);
     (zones, proptest::collection::vec(0..9_usize, 30)).prop_map(|(zones, loads)| {
         let mut cluster = Cluster::default();
@@ -216,9 +218,15 @@ fn any_cluster() -> impl Strategy<Value = (Cluster, BTreeMap<NodeId, usize>)> {
             }
         }
         let loads = loads.into_iter().enumerate();
+        let load = |replicas| Load {
+            replicas,
+            home: replicas / 2,
+        };
         (
             cluster,
-            loads.map(|(at, load)| (at as NodeId + 1, load)).collect(),
+            loads
+                .map(|(at, replicas)| (at as NodeId + 1, load(replicas)))
+                .collect(),
         )
     })
 }
@@ -280,7 +288,7 @@ proptest! {
             learners: &BTreeSet::new(),
             leader: None,
         };
-        let again = question.strict(&index, &|_| 0).unwrap();
+        let again = question.strict(&index, &|_| Load::default()).unwrap();
         prop_assert_eq!(again.into_iter().map(|(node, _)| node).collect::<BTreeSet<_>>(), voters);
     }
 
@@ -290,7 +298,7 @@ proptest! {
     ) {
         let index = Index::new(&cluster);
         let none = BTreeSet::new();
-        let load = |node| load.get(&node).copied().unwrap_or(0);
+        let load = |node| load.get(&node).copied().unwrap_or_default();
         let mut question = Question {
             keyspace,
             wish: &wish,

@@ -7,7 +7,7 @@ use std::{
 
 use super::NodeRecord;
 use crate::{
-    Action, Cluster, Home, KeyspaceId, NodeId, Observation, Policy, Wish,
+    Action, Cluster, Home, KeyspaceId, Load, NodeId, Observation, Policy, Wish,
     auto_home::AutoHome,
     choice::{Question, lot_home},
     index::{Index, State},
@@ -39,6 +39,8 @@ pub(crate) struct Record {
     generation: u64,
     /// The voters that it should have.
     pub(crate) target: BTreeSet<NodeId>,
+    /// The same as they were counted at the nodes, each with whether it is in the home zone.
+    seats: Vec<(NodeId, bool)>,
     pub(crate) swap: Option<Swap>,
     /// Since when its voters are being changed.
     pub(crate) moving_since: Option<Duration>,
@@ -60,6 +62,7 @@ impl Record {
             wish,
             generation: 0,
             target: BTreeSet::new(),
+            seats: Vec::new(),
             swap: None,
             moving_since: None,
             issued: None,
@@ -111,10 +114,15 @@ impl Record {
             && self.target == observation.voters
             && self.wish.home != Home::Auto;
         if !is_chosen {
-            let load = |node: NodeId| nodes.get(&node).map_or(0, |record| record.replicas);
+            let load = |node: NodeId| {
+                nodes
+                    .get(&node)
+                    .map_or(Load::default(), |record| record.seats)
+            };
             let (target, swap) = self.choose(keyspace, observation, index, &load);
             self.swap = swap;
-            self.retarget(target, nodes);
+            let seats = self.seats_of(&target, &observation.wish, index);
+            self.retarget(target, seats, nodes);
             self.generation = generation;
             if self.wish != observation.wish {
                 self.wish = observation.wish.clone();
@@ -145,7 +153,7 @@ impl Record {
         keyspace: KeyspaceId,
         observation: &Observation,
         index: &Index<'_>,
-        load: &dyn Fn(NodeId) -> usize,
+        load: &dyn Fn(NodeId) -> Load,
     ) -> (BTreeSet<NodeId>, Option<Swap>) {
         let chosen = |voters: &BTreeSet<NodeId>| {
             let question = self.question(keyspace, observation, voters);
@@ -200,7 +208,11 @@ impl Record {
         if record.auto.is_none() {
             record.look_for_home(keyspace, observation, index);
         }
-        let load = |node: NodeId| nodes.get(&node).map_or(0, |record| record.replicas);
+        let load = |node: NodeId| {
+            nodes
+                .get(&node)
+                .map_or(Load::default(), |record| record.seats)
+        };
         (record.target, record.swap) = record.choose(keyspace, observation, index, &load);
         record.settled = record.settled_leader(observation, index);
         record
@@ -286,22 +298,44 @@ impl Record {
         Some(now.saturating_sub(*since))
     }
 
+    /// The seats that these voters are, each with whether it is one in the home zone.
+    pub(crate) fn seats_of(
+        &self,
+        voters: &BTreeSet<NodeId>,
+        wish: &Wish,
+        index: &Index<'_>,
+    ) -> Vec<(NodeId, bool)> {
+        let home = self.home(wish);
+        let is_home = |node: NodeId| home == Some(index.zone_of(node));
+        voters.iter().map(|node| (*node, is_home(*node))).collect()
+    }
+
+    pub(crate) fn has_seat(&self, node: NodeId, is_home: bool) -> bool {
+        self.seats.contains(&(node, is_home))
+    }
+
     pub(crate) fn retarget(
         &mut self,
         target: BTreeSet<NodeId>,
+        seats: Vec<(NodeId, bool)>,
         nodes: &mut BTreeMap<NodeId, NodeRecord>,
     ) {
-        if target == self.target {
+        debug_assert!(target.iter().eq(seats.iter().map(|(node, _)| node)));
+        self.target = target;
+        if seats == self.seats {
             return;
         }
-        for node in &self.target {
+        for (node, is_home) in &self.seats {
             let record = nodes.get_mut(node).expect("a node that counts is kept");
-            record.replicas -= 1;
+            record.seats.replicas -= 1;
+            record.seats.home -= usize::from(*is_home);
         }
-        for node in &target {
-            nodes.entry(*node).or_default().replicas += 1;
+        for (node, is_home) in &seats {
+            let record = nodes.entry(*node).or_default();
+            record.seats.replicas += 1;
+            record.seats.home += usize::from(*is_home);
         }
-        self.target = target;
+        self.seats = seats;
     }
 
     pub(super) fn settle_on(

@@ -484,7 +484,7 @@ fn a_keyspace_that_is_gone_is_forgotten() {
     world.observed.keyspaces.remove(&7);
     world.run(secs(1));
     assert!(world.memory.keyspaces.keys().eq([&8]));
-    assert_eq!(world.memory.nodes[&1].replicas, 1);
+    assert_eq!(world.memory.nodes[&1].seats.replicas, 1);
 }
 
 #[test]

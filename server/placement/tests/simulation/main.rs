@@ -17,13 +17,14 @@ use std::{
 
 use cluster::{Becomes, Event, Sim, millis};
 use holdfast_placement::{
-    Cluster, Health, Home, KeyspaceId, Node, NodeId, Observation, Observed, Policy, Survive, Wish,
-    choose_voters, risks,
+    Cluster, Health, Home, KeyspaceId, Load, Node, NodeId, Observation, Observed, Policy, Survive,
+    Wish, choose_voters, risks,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-/// The difference between the nodes of a zone that is allowed in the end, in replicas.
-const REPLICAS_APART_MAX: usize = 1;
+/// The difference between the nodes of a zone that is allowed in the end, in replicas: one for those that are at
+/// home there, one for the others.
+const REPLICAS_APART_MAX: usize = 2;
 /// The same in leaderships. Two nodes that share a keyspace differ by one at most; along a chain of such
 /// pairs it adds up.
 const LEADERS_APART_MAX: usize = 3;
@@ -84,7 +85,7 @@ fn wish(rng: &mut StdRng, scale: &Scale, id: KeyspaceId) -> Wish {
 fn start(seed: u64, scale: &Scale) -> Sim {
     let mut rng = StdRng::seed_from_u64(seed);
     let cluster = cluster(&mut rng, scale);
-    let mut load: BTreeMap<NodeId, usize> = BTreeMap::new();
+    let mut load: BTreeMap<NodeId, Load> = BTreeMap::new();
     let mut observed = Observed {
         cluster,
         keyspaces: BTreeMap::new(),
