@@ -74,6 +74,8 @@ pub struct Sim {
     /// Elections and hand-overs to come.
     elections: BTreeMap<KeyspaceId, Duration>,
     pub fail_percent: u32,
+    /// How often the planner looks while nothing is under way.
+    pub idle_tick: Duration,
     last_tick: Duration,
     /// Zone that automatic keyspaces are written from.
     pub writers: BTreeMap<KeyspaceId, String>,
@@ -98,6 +100,7 @@ impl Sim {
             unknown_until: BTreeMap::new(),
             elections: BTreeMap::new(),
             fail_percent: 5,
+            idle_tick: millis(1_000),
             last_tick: Duration::ZERO,
             writers: BTreeMap::new(),
             observed,
@@ -159,7 +162,7 @@ impl Sim {
             + if is_moving {
                 millis(200)
             } else {
-                millis(1_000)
+                self.idle_tick
             };
         if let Some(event) = self.events.last() {
             next = next.min(event.at.max(now + millis(1)));

@@ -36,6 +36,8 @@ struct Scale {
     keyspaces: u64,
     policy: Policy,
     has_auto: bool,
+    /// How often the planner looks while nothing is under way.
+    idle_tick: Duration,
 }
 
 fn cluster(rng: &mut StdRng, scale: &Scale) -> Cluster {
@@ -94,11 +96,12 @@ fn start(seed: u64, scale: &Scale) -> Sim {
     for id in 1..=scale.keyspaces {
         let wish = wish(&mut rng, scale, id);
         let choice = choose_voters(id, &wish, None, &observed.cluster, &load);
-        let voters = choice
-            .unwrap_or_else(|e| panic!("seed {seed}: {e}"))
-            .nodes();
-        for node in &voters {
-            *load.entry(*node).or_default() += 1;
+        let choice = choice.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        let voters = choice.nodes();
+        for voter in &choice.voters {
+            let load = load.entry(voter.node).or_default();
+            load.replicas += 1;
+            load.home += usize::from(voter.zone == choice.home);
         }
         let mut observation = Observation::new(wish, voters.clone());
         let leader = rng.random_range(0..voters.len());
@@ -114,6 +117,7 @@ fn start(seed: u64, scale: &Scale) -> Sim {
     let events = events(&mut rng, scale);
     let mut sim = Sim::new(seed, observed, events);
     sim.writers = writers;
+    sim.idle_tick = scale.idle_tick;
     sim
 }
 
@@ -173,7 +177,7 @@ fn events(rng: &mut StdRng, scale: &Scale) -> Vec<Event> {
 /// Runs until nothing happens for as long as the longest wait, then checks that all is as it should be.
 fn run(seed: u64, scale: &Scale, patience: Duration) -> Sim {
     let mut sim = start(seed, scale);
-    let quiet = sim.observed.cluster.policy.home_wait_max + Duration::from_secs(90);
+    let quiet = sim.observed.cluster.policy.home_wait_max + Duration::from_secs(70);
     let mut last_busy = Duration::ZERO;
     let mut now = Duration::ZERO;
     while now < last_busy + quiet {
@@ -337,6 +341,7 @@ fn small(seed: u64) -> Scale {
             ..Policy::default()
         },
         has_auto: seed.is_multiple_of(2),
+        idle_tick: millis(1_000),
     }
 }
 
@@ -365,6 +370,7 @@ fn a_thousand_keyspaces_on_fifteen_nodes_come_to_rest_at_home_for_a_thousand_see
                 ..Policy::default()
             },
             has_auto: false,
+            idle_tick: millis(3_000),
         };
         run(seed, &scale, Duration::from_secs(3_600));
     });
@@ -378,6 +384,7 @@ fn a_hundred_groups_come_home_within_a_minute_by_default() {
         keyspaces: 100,
         policy: Policy::default(),
         has_auto: false,
+        idle_tick: millis(1_000),
     };
     for_seeds(20, |seed| {
         let mut sim = start(seed, &scale);
