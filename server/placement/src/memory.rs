@@ -24,10 +24,9 @@ use crate::{
 pub struct Memory {
     pub(crate) nodes: BTreeMap<NodeId, NodeRecord>,
     pub(crate) keyspaces: BTreeMap<KeyspaceId, Record>,
-    /// The nodes that were not dead for good at the last look, with their zones.
-    usable: Vec<(NodeId, String)>,
-    /// Counts the changes of `usable`.
-    pub(crate) generation: u64,
+    /// The nodes at the last look, with their zones and how they were.
+    known: Vec<(NodeId, String, State)>,
+    pub(crate) changes: Changes,
     /// When a leadership was last moved without hurry.
     pub(crate) last_leader_move: Option<Duration>,
 }
@@ -86,16 +85,7 @@ impl Memory {
             }
             is_member || record.seats != Load::default() || record.leaders > 0
         });
-        let usable = index.nodes.iter().filter(|node| node.state != State::Dead);
-        let usable = usable.map(|node| (node.id, index.zones[node.zone].name));
-        let before = self
-            .usable
-            .iter()
-            .map(|(node, zone)| (*node, zone.as_str()));
-        if !usable.clone().eq(before) {
-            self.usable = usable.map(|(node, zone)| (node, zone.to_owned())).collect();
-            self.generation += 1;
-        }
+        self.changes.see(&mut self.known, index);
         if self.keyspaces.keys().eq(observed.keyspaces.keys()) {
             return;
         }
@@ -126,6 +116,38 @@ impl Memory {
             record.retarget(target, seats, nodes);
             record
         })
+    }
+}
+
+/// How often the nodes have changed: whoever remembers a number knows whether its conclusions still hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    /// Nodes came, went, died for good, or came back from that.
+    pub(crate) usable: u64,
+    /// Any change of a node.
+    pub(crate) health: u64,
+}
+
+impl Changes {
+    fn see(&mut self, known: &mut Vec<(NodeId, String, State)>, index: &Index<'_>) {
+        let now = index.nodes.iter();
+        let now = now.map(|node| (node.id, index.zones[node.zone].name, node.state));
+        let before = known
+            .iter()
+            .map(|(id, zone, state)| (*id, zone.as_str(), *state));
+        if now.clone().eq(before.clone()) {
+            return;
+        }
+        self.health += 1;
+        let is_usable = |(_, _, state): &(NodeId, &str, State)| *state != State::Dead;
+        let place = |(id, zone, _): (NodeId, &str, State)| (id, zone.to_owned());
+        let usable = now.clone().filter(is_usable).map(place);
+        if !usable.eq(before.filter(is_usable).map(place)) {
+            self.usable += 1;
+        }
+        *known = now
+            .map(|(id, zone, state)| (id, zone.to_owned(), state))
+            .collect();
     }
 }
 

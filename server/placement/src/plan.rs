@@ -33,7 +33,7 @@ pub fn plan(observed: &Observed, memory: &mut Memory) -> Vec<Step> {
     let Memory {
         nodes,
         keyspaces,
-        generation,
+        changes,
         last_leader_move,
         ..
     } = memory;
@@ -51,10 +51,10 @@ pub fn plan(observed: &Observed, memory: &mut Memory) -> Vec<Step> {
     let mut for_leaders = Vec::new();
     let looks = observed.keyspaces.iter().zip(keyspaces.values_mut());
     for ((keyspace, observation), record) in looks {
-        if record.stays_quiet(observation, *generation, observed.cluster.now) {
+        if record.stays_quiet(observation, *changes, observed.cluster.now) {
             continue;
         }
-        record.refresh(*keyspace, observation, &index, *generation, planner.nodes);
+        record.refresh(*keyspace, observation, &index, *changes, planner.nodes);
         planner.count(observation, record);
         let decision = planner.subject(*keyspace, observation, record).decide();
         record.is_quiet = record.settled.is_some()

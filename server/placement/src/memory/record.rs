@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::NodeRecord;
+use super::{Changes, NodeRecord};
 use crate::{
     Action, Cluster, Home, KeyspaceId, Load, NodeId, Observation, Policy, Wish,
     auto_home::AutoHome,
@@ -31,12 +31,21 @@ pub(crate) struct Swap {
     pub(crate) to: NodeId,
 }
 
+/// What voters were chosen for. The choice holds until nodes die or come; while voters are being changed, until any
+/// of this changes.
+#[derive(Clone, Debug, Default)]
+struct Basis {
+    changes: Changes,
+    home: Option<String>,
+    voters: BTreeSet<NodeId>,
+}
+
 /// What is remembered of a keyspace.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
-    /// The wish and the nodes that `target` was chosen for.
     wish: Wish,
-    generation: u64,
+    /// What `target` was chosen for, besides the wish.
+    basis: Basis,
     /// The voters that it should have.
     pub(crate) target: BTreeSet<NodeId>,
     /// The same as they were counted at the nodes, each with whether it is in the home zone.
@@ -60,7 +69,7 @@ impl Record {
     pub(super) fn new(wish: Wish) -> Self {
         Self {
             wish,
-            generation: 0,
+            basis: Basis::default(),
             target: BTreeSet::new(),
             seats: Vec::new(),
             swap: None,
@@ -79,11 +88,11 @@ impl Record {
     pub(crate) fn stays_quiet(
         &self,
         observation: &Observation,
-        generation: u64,
+        changes: Changes,
         now: Duration,
     ) -> bool {
         self.is_quiet
-            && self.generation == generation
+            && self.basis.changes.usable == changes.usable
             && observation.leader == self.settled
             && !observation.changing
             && observation.learners.is_empty()
@@ -103,16 +112,18 @@ impl Record {
         keyspace: KeyspaceId,
         observation: &Observation,
         index: &Index<'_>,
-        generation: u64,
+        changes: Changes,
         nodes: &mut BTreeMap<NodeId, NodeRecord>,
     ) {
         let Cluster { now, policy, .. } = index.cluster;
         self.conclude_issued(observation, *now, policy);
         self.look_for_home(keyspace, observation, index);
-        let is_chosen = self.generation == generation
+        let basis = &self.basis;
+        let is_chosen = basis.changes.usable == changes.usable
+            && basis.home.as_deref() == self.home(&observation.wish)
             && self.wish == observation.wish
-            && self.target == observation.voters
-            && self.wish.home != Home::Auto;
+            && (self.target == observation.voters
+                || (basis.changes == changes && basis.voters == observation.voters));
         if !is_chosen {
             let load = |node: NodeId| {
                 nodes
@@ -123,13 +134,20 @@ impl Record {
             self.swap = swap;
             let seats = self.seats_of(&target, &observation.wish, index);
             self.retarget(target, seats, nodes);
-            self.generation = generation;
+            self.basis = Basis {
+                changes,
+                home: self.home(&observation.wish).map(str::to_owned),
+                voters: observation.voters.clone(),
+            };
             if self.wish != observation.wish {
                 self.wish = observation.wish.clone();
             }
         }
-        if self.target == observation.voters && observation.learners.is_empty() {
-            self.moving_since = None;
+        if self.target == observation.voters {
+            self.swap = None;
+            if observation.learners.is_empty() {
+                self.moving_since = None;
+            }
         }
         let settled = self.settled_leader(observation, index);
         self.settle_on(settled, nodes);
