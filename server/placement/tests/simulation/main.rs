@@ -7,6 +7,11 @@
 //! A failure names its seed; `HOLDFAST_PLACEMENT_SEED=7 cargo test -p holdfast-placement --test simulation` runs
 //! that one alone in each test.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy knows test functions, not the functions that they share"
+)]
+
 mod cluster;
 
 use std::{
