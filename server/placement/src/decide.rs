@@ -320,6 +320,11 @@ impl Subject<'_> {
         (node.healthy_for(self.now()), node.wait(self.policy()))
     }
 
+    fn is_steady(&self, node: NodeId) -> bool {
+        let (healthy_for, needed) = self.steadiness(node);
+        healthy_for >= needed
+    }
+
     /// A voter in the zone of the leader that leads two keyspaces less, or even fewer.
     pub(crate) fn less_loaded_peer(&self, leader: NodeId) -> Option<NodeId> {
         let index = self.view.index;
@@ -333,12 +338,11 @@ impl Subject<'_> {
         let own = leaders(leader);
         let peers = self.observation.voters.iter().copied();
         let peers = peers.filter(|node| {
-            let (healthy_for, needed) = self.steadiness(*node);
             *node != leader
                 && index.node(*node).is_some_and(|node| node.zone == zone)
                 && own - leaders(*node) >= 2
                 && self.is_fit(*node)
-                && healthy_for >= needed
+                && self.is_steady(*node)
         });
         let peer = peers.min_by_key(|node| self.preference(*node))?;
         guard_present(index, self.observation)

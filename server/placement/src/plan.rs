@@ -287,18 +287,26 @@ impl Planner<'_> {
         moved
     }
 
-    /// Whether some zone has two usable nodes that differ by two or more.
+    /// Whether some zone has a node that could take something over and another that has two more.
     fn is_uneven(&self, count: impl Fn(&NodeRecord) -> i64) -> bool {
+        let count = |node: NodeId| self.nodes.get(&node).map_or(0, &count);
         self.index.zones.iter().any(|zone| {
             let nodes = zone.usable.iter().map(|at| self.index.nodes[*at].id);
-            let counts = nodes.map(|node| self.nodes.get(&node).map_or(0, &count));
-            let (mut least, mut most) = (i64::MAX, i64::MIN);
-            for count in counts {
-                least = least.min(count);
-                most = most.max(count);
-            }
-            most.saturating_sub(least) >= 2
+            let steady = nodes.clone().filter(|node| self.is_steady(*node));
+            let least = steady.map(count).min();
+            let most = nodes.map(count).max();
+            least
+                .zip(most)
+                .is_some_and(|(least, most)| most - least >= 2)
         })
+    }
+
+    /// Whether a node has been healthy for long enough to take something over.
+    fn is_steady(&self, node: NodeId) -> bool {
+        let Cluster { now, policy, .. } = self.cluster();
+        let record = self.nodes.get(&node);
+        self.index.state(node) == State::Healthy
+            && record.is_some_and(|record| record.healthy_for(*now) >= record.wait(policy))
     }
 
     /// Begins to move replicas from the fullest node of a zone to the emptiest, where they differ by two or more:
@@ -326,21 +334,15 @@ impl Planner<'_> {
 
     /// The fullest node of a zone and the emptiest that is steady, if they differ by two or more.
     fn uneven_pair(&self, zone: usize, is_home: bool) -> Option<Swap> {
-        let Cluster { now, policy, .. } = self.cluster();
         let seats = |node: NodeId| {
             let record = self.nodes.get(&node);
             record.map_or(0, |node| node.seats.alike(is_home))
-        };
-        let is_steady = |node: NodeId| {
-            let record = self.nodes.get(&node);
-            self.index.state(node) == State::Healthy
-                && record.is_some_and(|record| record.healthy_for(*now) >= record.wait(policy))
         };
         let nodes = self.index.zones[zone].usable.iter();
         let nodes = nodes.map(|at| self.index.nodes[*at].id);
         let from = nodes.clone().max_by_key(|node| (seats(*node), *node))?;
         let to = nodes
-            .filter(|node| is_steady(*node))
+            .filter(|node| self.is_steady(*node))
             .min_by_key(|node| (seats(*node), *node))?;
         (seats(from) >= seats(to) + 2).then_some(Swap { from, to })
     }

@@ -352,8 +352,28 @@ fn small(seed: u64) -> Scale {
 
 #[test]
 fn small_clusters_come_to_rest_at_home() {
-    for_seeds(1_000, |seed| {
+    for_seeds(3_000, |seed| {
         run(seed, &small(seed), Duration::from_secs(3_600));
+    });
+}
+
+/// One leadership at a time, as by default.
+#[test]
+fn a_thousand_keyspaces_come_to_rest_at_the_pace_of_every_day() {
+    for_seeds(8, |seed| {
+        let scale = Scale {
+            zones: 3 + seed % 3,
+            nodes: 15,
+            keyspaces: 1_000,
+            policy: Policy {
+                home_wait_max: Duration::from_secs(120),
+                auto_window: Duration::from_secs(60),
+                ..Policy::default()
+            },
+            has_auto: true,
+            idle_tick: millis(1_000),
+        };
+        run(seed, &scale, Duration::from_secs(6 * 3_600));
     });
 }
 
