@@ -30,7 +30,7 @@ impl AutoHome {
     ) -> Self {
         Self {
             home,
-            window_ends: now + policy.auto_window,
+            window_ends: now.saturating_add(policy.auto_window),
             counted: writes.clone(),
             candidate: None,
             saw: "no window of writes is complete yet".to_owned(),
@@ -89,7 +89,7 @@ impl AutoHome {
             None => {}
         }
         self.counted = writes.clone();
-        self.window_ends = now + policy.auto_window;
+        self.window_ends = now.saturating_add(policy.auto_window);
     }
 }
 

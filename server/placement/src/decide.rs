@@ -7,7 +7,7 @@
 //!   leader    a voter in a better zone, healthy and caught up for long enough ─▶ transfer
 //! ```
 //!
-//! It depends on the keyspace alone. How many keyspaces may move at once is decided by [`plan`](crate::plan).
+//! It depends on the keyspace alone. How many keyspaces may move at once is decided by [`plan`](crate::plan()).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

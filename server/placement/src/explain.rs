@@ -1,6 +1,6 @@
 //! Why a keyspace is where it is, what should be different, and what that waits for.
 //!
-//! It tells what the next [`plan`](crate::plan) decides by asking the same code, so that an operator never has to guess
+//! It tells what the next [`plan`](crate::plan()) decides by asking the same code, so that an operator never has to guess
 //! what the planner thinks.
 
 use std::fmt;

@@ -19,7 +19,7 @@ use crate::{
     index::{Index, State},
 };
 
-/// What planning remembers. It belongs to one planner, and every [`plan`](crate::plan) brings it up to date.
+/// What planning remembers. It belongs to one planner, and every [`plan`](crate::plan()) brings it up to date.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     pub(crate) nodes: BTreeMap<NodeId, NodeRecord>,
@@ -49,7 +49,8 @@ impl Memory {
         Some(&auto.saw)
     }
 
-    /// Gives back what [`auto_home`](Self::auto_home) told, to a memory that has lost it.
+    /// Tells the home of a keyspace with [`Home::Auto`](crate::Home::Auto): [`Choice::home`](crate::Choice::home) of a new one, or what
+    /// [`auto_home`](Self::auto_home) told to a memory that is lost. Without it, home is where the keyspace is led.
     pub fn restore_auto_home(&mut self, keyspace: KeyspaceId, home: &str, observed: &Observed) {
         let Some(observation) = observed.keyspaces.get(&keyspace) else {
             return;

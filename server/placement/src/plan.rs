@@ -391,3 +391,5 @@ impl Planner<'_> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod voters_tests;

@@ -305,7 +305,7 @@ impl Record {
     pub(super) fn fail(&mut self, now: Duration, policy: &Policy) {
         self.issued = None;
         let wait = policy.retry_wait.saturating_mul(1 << self.failures.min(16));
-        self.not_before = now + wait.min(policy.retry_wait_max);
+        self.not_before = now.saturating_add(wait.min(policy.retry_wait_max));
         self.failures += 1;
     }
 

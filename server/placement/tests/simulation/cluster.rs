@@ -76,6 +76,8 @@ pub struct Sim {
     pub fail_percent: u32,
     /// How often the planner looks while nothing is under way.
     pub idle_tick: Duration,
+    /// When the planner forgets everything but the homes it found.
+    pub planner_dies: Option<Duration>,
     last_tick: Duration,
     /// Zone that automatic keyspaces are written from.
     pub writers: BTreeMap<KeyspaceId, String>,
@@ -101,6 +103,7 @@ impl Sim {
             elections: BTreeMap::new(),
             fail_percent: 5,
             idle_tick: millis(1_000),
+            planner_dies: None,
             last_tick: Duration::ZERO,
             writers: BTreeMap::new(),
             observed,
@@ -145,6 +148,14 @@ impl Sim {
         self.count_writes(passed);
         self.finish_steps();
         self.elect();
+        if self.planner_dies.take_if(|at| *at <= now).is_some() {
+            let before = std::mem::take(&mut self.memory);
+            for id in self.writers.keys() {
+                if let Some(home) = before.auto_home(*id) {
+                    self.memory.restore_auto_home(*id, home, &self.observed);
+                }
+            }
+        }
         let steps = plan(&self.observed, &mut self.memory);
         let count = steps.len();
         self.steps += count;

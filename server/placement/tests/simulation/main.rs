@@ -123,6 +123,9 @@ fn start(seed: u64, scale: &Scale) -> Sim {
     let mut sim = Sim::new(seed, observed, events);
     sim.writers = writers;
     sim.idle_tick = scale.idle_tick;
+    if rng.random_range(0..4) == 0 {
+        sim.planner_dies = Some(millis(rng.random_range(10_000..200_000)));
+    }
     sim
 }
 
@@ -310,6 +313,17 @@ fn check_moves(sim: &Sim) {
     );
 }
 
+/// Names its seed if the run panics, wherever that is.
+struct NamesSeed(u64);
+
+impl Drop for NamesSeed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("failed with HOLDFAST_PLACEMENT_SEED={}", self.0);
+        }
+    }
+}
+
 /// Runs the seeds on all cores.
 fn for_seeds(seeds: u64, run: impl Fn(u64) + Sync) {
     if let Ok(seed) = std::env::var("HOLDFAST_PLACEMENT_SEED") {
@@ -326,6 +340,7 @@ fn for_seeds(seeds: u64, run: impl Fn(u64) + Sync) {
                     if seed >= seeds {
                         break;
                     }
+                    let _named = NamesSeed(seed);
                     run(seed);
                 }
             });
