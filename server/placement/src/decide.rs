@@ -87,6 +87,19 @@ pub(crate) struct Decision {
     pub(crate) waits: Vec<Wait>,
 }
 
+impl Decision {
+    /// Whether nothing can be done until a node or the leader changes, whatever time passes.
+    pub(crate) fn is_up_to_nodes(&self) -> bool {
+        let is_node = |wait: &Wait| {
+            matches!(
+                wait,
+                Wait::NoLeader | Wait::LeaderUnwell(..) | Wait::Unwell(..)
+            )
+        };
+        self.voters.is_none() && self.leader.is_none() && self.waits.iter().all(is_node)
+    }
+}
+
 /// A keyspace under decision.
 pub(crate) struct Subject<'a> {
     pub(crate) view: View<'a>,

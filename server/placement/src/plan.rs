@@ -51,17 +51,13 @@ pub fn plan(observed: &Observed, memory: &mut Memory) -> Vec<Step> {
     let mut for_leaders = Vec::new();
     let looks = observed.keyspaces.iter().zip(keyspaces.values_mut());
     for ((keyspace, observation), record) in looks {
-        if record.stays_quiet(observation, *changes, observed.cluster.now) {
+        if record.stays_at_rest(observation, *changes, observed.cluster.now) {
             continue;
         }
         record.refresh(*keyspace, observation, &index, *changes, planner.nodes);
         planner.count(observation, record);
         let decision = planner.subject(*keyspace, observation, record).decide();
-        record.is_quiet = record.settled.is_some()
-            && record.target == observation.voters
-            && observation.learners.is_empty()
-            && record.issued.is_none()
-            && !observation.changing;
+        record.rest(observation, *changes, decision.is_up_to_nodes());
         if let Some(proposal) = decision.voters {
             for_voters.push((proposal.class, *keyspace, proposal));
         }

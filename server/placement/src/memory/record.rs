@@ -63,6 +63,8 @@ pub(crate) struct Record {
     pub(crate) auto: Option<AutoHome>,
     /// Whether nothing was left to do at the last look.
     pub(crate) is_quiet: bool,
+    /// The changes and the leader that were seen when it began to wait for nodes alone.
+    asleep: Option<(Changes, Option<NodeId>)>,
 }
 
 impl Record {
@@ -81,24 +83,48 @@ impl Record {
             fit_since: Vec::new(),
             auto: None,
             is_quiet: false,
+            asleep: None,
         }
     }
 
     /// Whether there is still nothing to do, because nothing has changed since there was nothing to do.
-    pub(crate) fn stays_quiet(
+    pub(crate) fn stays_at_rest(
         &self,
         observation: &Observation,
         changes: Changes,
         now: Duration,
     ) -> bool {
-        self.is_quiet
-            && self.basis.changes.usable == changes.usable
-            && observation.leader == self.settled
+        let is_at_rest = match self.asleep {
+            Some(asleep) => asleep == (changes, observation.leader),
+            None => {
+                self.is_quiet
+                    && self.basis.changes.usable == changes.usable
+                    && observation.leader == self.settled
+            }
+        };
+        is_at_rest
             && !observation.changing
             && observation.learners.is_empty()
             && observation.voters == self.target
             && observation.wish == self.wish
             && self.auto.as_ref().is_none_or(|auto| now < auto.window_ends)
+    }
+
+    /// Takes note of whether there is anything to do. `is_up_to_nodes` tells that nothing will be, until a node or
+    /// the leader changes.
+    pub(crate) fn rest(
+        &mut self,
+        observation: &Observation,
+        changes: Changes,
+        is_up_to_nodes: bool,
+    ) {
+        let has_all = self.target == observation.voters
+            && observation.learners.is_empty()
+            && self.issued.is_none()
+            && !observation.changing;
+        self.is_quiet = has_all && self.settled.is_some();
+        let is_asleep = has_all && self.settled.is_none() && is_up_to_nodes;
+        self.asleep = is_asleep.then_some((changes, observation.leader));
     }
 
     /// The home zone, as far as it is known.
@@ -116,6 +142,10 @@ impl Record {
         nodes: &mut BTreeMap<NodeId, NodeRecord>,
     ) {
         let Cluster { now, policy, .. } = index.cluster;
+        if self.asleep.take().is_some() {
+            // Nobody looked whether those that were fit stayed it; none of them could have taken over.
+            self.fit_since.clear();
+        }
         self.conclude_issued(observation, *now, policy);
         self.look_for_home(keyspace, observation, index);
         let basis = &self.basis;
