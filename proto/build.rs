@@ -4,12 +4,14 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 9] = [
     "etcd/kv.proto",
     "etcd/rpc.proto",
     "holdfast/admin.proto",
     "holdfast/command.proto",
+    "holdfast/keyspaces.proto",
     "holdfast/peer.proto",
+    "holdfast/registry.proto",
     "holdfast/sessions.proto",
     "holdfast/snapshot.proto",
 ];

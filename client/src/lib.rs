@@ -38,6 +38,7 @@ mod cluster;
 mod endpoint;
 mod error;
 mod hangs;
+mod keyspaces;
 mod kv;
 mod rpc;
 mod sessions;

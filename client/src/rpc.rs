@@ -12,10 +12,14 @@ use holdfast_proto::{
         kv_client::KvClient, maintenance_client::MaintenanceClient, request_op::Request as Op,
     },
     v1::{
+        AlterKeyspaceRequest, AlterKeyspaceResponse, CreateKeyspaceRequest, CreateKeyspaceResponse,
         DebugCreateGroupsRequest, DebugCreateGroupsResponse, DebugDropGroupsRequest,
-        DebugDropGroupsResponse, GroupsRequest, GroupsResponse, NodesRequest, NodesResponse,
-        PeersRequest, PeersResponse, RegisterRequest, RegisterResponse, TransferLeaderRequest,
-        TransferLeaderResponse, admin_client::AdminClient, sessions_client::SessionsClient,
+        DebugDropGroupsResponse, DescribeKeyspaceRequest, DescribeKeyspaceResponse,
+        DropKeyspaceRequest, DropKeyspaceResponse, GroupsRequest, GroupsResponse,
+        ListKeyspacesRequest, ListKeyspacesResponse, NodesRequest, NodesResponse, PeersRequest,
+        PeersResponse, PlacementHistoryRequest, PlacementHistoryResponse, RegisterRequest,
+        RegisterResponse, TransferLeaderRequest, TransferLeaderResponse, admin_client::AdminClient,
+        keyspaces_client::KeyspacesClient, sessions_client::SessionsClient,
     },
 };
 use tonic::{Request, Response, Status, transport::Channel};
@@ -79,6 +83,12 @@ rpc!(MoveLeaderRequest => MoveLeaderResponse, MaintenanceClient.move_leader, |_|
 rpc!(NodesRequest => NodesResponse, AdminClient.nodes, |_| Class::Read);
 rpc!(DebugCreateGroupsRequest => DebugCreateGroupsResponse, AdminClient.debug_create_groups, |_| Class::Once);
 rpc!(DebugDropGroupsRequest => DebugDropGroupsResponse, AdminClient.debug_drop_groups, |_| Class::Once);
+rpc!(CreateKeyspaceRequest => CreateKeyspaceResponse, KeyspacesClient.create, |_| Class::Once);
+rpc!(ListKeyspacesRequest => ListKeyspacesResponse, KeyspacesClient.list, |_| Class::Read);
+rpc!(DescribeKeyspaceRequest => DescribeKeyspaceResponse, KeyspacesClient.describe, |_| Class::Read);
+rpc!(AlterKeyspaceRequest => AlterKeyspaceResponse, KeyspacesClient.alter, |_| Class::Once);
+rpc!(DropKeyspaceRequest => DropKeyspaceResponse, KeyspacesClient.drop, |_| Class::Once);
+rpc!(PlacementHistoryRequest => PlacementHistoryResponse, KeyspacesClient.history, |_| Class::Read);
 rpc!(GroupsRequest => GroupsResponse, AdminClient.groups, |_| Class::Read);
 rpc!(PeersRequest => PeersResponse, AdminClient.peers, |_| Class::Read);
 // An id that nobody uses gives way by itself.

@@ -49,6 +49,11 @@ mod holdfast {
             include!(concat!(env!("OUT_DIR"), "/holdfast.peer.v1.rs"));
         }
     }
+    pub mod registry {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/holdfast.registry.v1.rs"));
+        }
+    }
     pub mod snapshot {
         pub mod v1 {
             include!(concat!(env!("OUT_DIR"), "/holdfast.snapshot.v1.rs"));
@@ -58,6 +63,7 @@ mod holdfast {
 
 pub use holdfast::command::v1 as command;
 pub use holdfast::peer::v1 as peer;
+pub use holdfast::registry::v1 as registry;
 pub use holdfast::snapshot::v1 as snapshot;
 pub use holdfast::v1;
 

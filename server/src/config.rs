@@ -29,4 +29,6 @@ pub use sections::{
 };
 
 #[cfg(test)]
+mod domain_tests;
+#[cfg(test)]
 mod tests;

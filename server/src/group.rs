@@ -34,13 +34,13 @@ mod tests;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use holdfast_proto::command::Answer;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 pub(crate) use self::forward::error as forward_error;
@@ -133,6 +133,10 @@ pub struct Group {
     views: watch::Receiver<Arc<Views>>,
     /// This node leads and hears no quorum.
     powerless: AtomicBool,
+    /// Writes that were asked for on this node.
+    writes: AtomicU64,
+    /// In which order voters should lead, by placement. Held for a copy only.
+    election_order: RwLock<Arc<[NodeId]>>,
     raising: Raising,
     admission: Admission,
     /// Leader side: confirms the leadership with a quorum, for local and forwarded reads together.
@@ -181,6 +185,8 @@ impl Group {
                 transport,
                 views,
                 powerless: AtomicBool::new(false),
+                writes: AtomicU64::new(0),
+                election_order: RwLock::new(Arc::from([])),
                 raising,
                 admission: Admission::new(
                     limits.proposals_in_flight_max,
@@ -216,6 +222,23 @@ impl Group {
     /// Keyspace that the group replicates.
     pub fn keyspace(&self) -> &str {
         &self.keyspace
+    }
+
+    /// Writes that clients have asked this node for since the group started here.
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
+    }
+
+    /// In which order voters stand for election where their logs are equal; empty as long as nobody has said.
+    pub fn election_order(&self) -> Arc<[NodeId]> {
+        self.election_order.read().clone()
+    }
+
+    /// Says in which order voters should stand.
+    pub fn set_election_order(&self, order: &[NodeId]) {
+        if **self.election_order.read() != *order {
+            *self.election_order.write() = Arc::from(order);
+        }
     }
 
     /// The consensus below, for messages of peers.

@@ -1,6 +1,11 @@
 //! From the name of a keyspace to the group that replicates it.
 
 mod lifecycle;
+pub mod name;
+pub mod placement;
+mod reconciler;
+mod registry;
+pub mod wish;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,8 +13,13 @@ use std::{
 };
 
 use parking_lot::RwLock;
+use tokio::sync::watch;
 
-pub use self::lifecycle::{Assignment, Lifecycle, LifecycleError};
+pub use self::{
+    lifecycle::{Assignment, Lifecycle, LifecycleError},
+    reconciler::Reconciler,
+    registry::{ChangeError, Contents, Registry},
+};
 use crate::{group::Group, raft::GroupId};
 
 /// Group that replicates what the cluster knows of itself.
@@ -32,6 +42,8 @@ pub struct Keyspaces {
     awaited: RwLock<HashSet<String>>,
     /// Names of keyspaces whose groups were stopped. Never locked together with the others.
     stopped: RwLock<HashSet<String>>,
+    /// Counts what was added and taken away.
+    changes: watch::Sender<u64>,
 }
 
 /// - Both maps hold the same groups.
@@ -58,6 +70,7 @@ impl Keyspaces {
         // Last, so that the keyspace is known all the time.
         self.awaited.write().remove(&name);
         self.stopped.write().remove(&name);
+        self.changes.send_modify(|changes| *changes += 1);
     }
 
     /// Takes a group away that is about to stop and is to start again.
@@ -78,7 +91,14 @@ impl Keyspaces {
         let mut running = self.running.write();
         let group = running.by_id.remove(&id)?;
         running.by_name.remove(group.keyspace());
+        drop(running);
+        self.changes.send_modify(|changes| *changes += 1);
         Some(group)
+    }
+
+    /// Told whenever a group was added or taken away.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Whether the group of a keyspace is on its way: it waits for its state.

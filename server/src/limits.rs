@@ -90,6 +90,26 @@ pub const GROUPS_STARTING_MAX: usize = 16;
 pub const GROUPS_RESTORING_MAX: usize = 4;
 /// A stop of a group is waited for so long, and a lost state by a start. Beyond: told; a stop goes on by itself.
 pub const GROUP_CHANGE_MAX: Duration = Duration::from_secs(30);
+/// Characters of the name of a keyspace (RFC 1035, 2.3.4). Beyond: refused.
+pub const KEYSPACE_NAME_CHARACTERS_MAX: usize = 63;
+/// Characters of the owner of a keyspace: a line. Beyond: refused.
+pub const KEYSPACE_OWNER_CHARACTERS_MAX: usize = 256;
+/// Zones in the failover order of a keyspace. Beyond: refused.
+pub const KEYSPACE_FAILOVER_ZONES_MAX: usize = 32;
+/// Voters of a keyspace: more make writes slower and nothing safer. Beyond: refused.
+pub const KEYSPACE_REPLICAS_MAX: u32 = 9;
+/// A request for a keyspace that exists and does not run on the node yet waits so long. Beyond: refused.
+pub const KEYSPACE_START_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Time between two looks at where the leaders of keyspaces are.
+pub const PLACEMENT_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while some are on their way.
+pub const PLACEMENT_BUSY_INTERVAL: Duration = Duration::from_millis(200);
+/// A node that does not tell within this time what it leads tells nothing in that look.
+pub const PLACED_WITHIN: Duration = Duration::from_millis(500);
+/// Decisions of placement that are kept on record. At the bound: the oldest go.
+pub const PLACEMENT_RECORDS_MAX: usize = 1000;
+/// Revisions of the system keyspace that are kept beside the present one. At the bound: it is compacted.
+pub const SYSTEM_REVISIONS_MAX: i64 = 10_000;
 /// The state machine of a group that stops goes on so long with what it was given. Beyond: given up.
 pub const MACHINE_END_MAX: Duration = Duration::from_secs(5);
 /// Files of the database of a node: those that it keeps open, and those that a compaction reads and writes.

@@ -26,7 +26,7 @@ use crate::{
     detector::{Detector, Views, Vitals, Watched},
     group::{Failover, Group, HandOverError, MemberVersions},
     identity::DataDir,
-    keyspace::Keyspaces,
+    keyspace::{Keyspaces, Registry},
     limits,
     raft::{GroupId, NewestVersions, NodeId, has_promised_nothing},
     service::{
@@ -166,6 +166,8 @@ impl Node {
             reporter: detector.reporter(),
             stopping: watch::channel(false).0,
             lifecycle: std::sync::OnceLock::new(),
+            registry: Arc::new(Registry::new(keyspaces.clone(), members.clone())),
+            started: Instant::now(),
         });
         let standing = Standing {
             gate: gate.clone(),

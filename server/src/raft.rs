@@ -153,6 +153,10 @@ pub struct Status {
     pub committed_index: u64,
     /// On the leader: the last index known to match, by peer.
     pub matched: BTreeMap<NodeId, Option<u64>>,
+    /// Nodes that only listen, by the present membership.
+    pub learners: Vec<NodeId>,
+    /// The membership changes: two sets of voters must agree.
+    pub changing: bool,
 }
 
 /// One group on this node.
@@ -353,9 +357,12 @@ impl RaftGroup {
     /// State of the group as this node sees it.
     pub fn status(&self) -> Status {
         let metrics = self.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
         Status {
             leadership: self.leadership.borrow().clone(),
-            voters: metrics.membership_config.membership().voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+            changing: membership.get_joint_config().len() > 1,
+            voters: membership.voter_ids().collect(),
             last_log_index: metrics.last_log_index.unwrap_or(0),
             committed_index: metrics.local_committed.map_or(0, |id| id.index),
             matched: metrics

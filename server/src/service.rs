@@ -14,6 +14,7 @@ mod deadline;
 mod direct;
 mod health;
 mod http2;
+mod keyspaces;
 mod kv;
 mod leaders;
 mod listener;

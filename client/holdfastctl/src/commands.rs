@@ -3,6 +3,8 @@
 
 pub mod cluster;
 pub mod debug;
+pub mod keyspace;
 pub mod kv;
 mod peers;
+pub mod placement;
 pub mod txn;

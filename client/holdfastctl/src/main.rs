@@ -83,6 +83,12 @@ async fn dispatch(args: Args) -> Result<Code, Failure> {
         Command::MoveLeader(target) => {
             commands::cluster::move_leader(&connect(&global).await?, &target, &mut screen).await
         }
+        Command::Keyspace(command) => {
+            commands::keyspace::run(&connect(&global).await?, command, &mut screen).await
+        }
+        Command::Placement(command) => {
+            commands::placement::run(&connect(&global).await?, command, &mut screen).await
+        }
         Command::Debug(DebugCommand::Groups(groups)) => {
             commands::debug::groups(&connect(&global).await?, groups, &mut screen).await
         }

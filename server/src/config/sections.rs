@@ -51,6 +51,8 @@ pub struct NodeConfig {
     pub advertise_peer_url: String,
     /// Threads that serve requests and replicate. 0 before `resolve` means one for each core.
     pub worker_threads: usize,
+    /// Domains right below which the name of a host names a keyspace.
+    pub keyspace_domains: Vec<String>,
 }
 
 impl Default for NodeConfig {
@@ -64,6 +66,7 @@ impl Default for NodeConfig {
             peer_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 2380)),
             advertise_peer_url: String::new(),
             worker_threads: 0,
+            keyspace_domains: vec!["localhost".to_owned()],
         }
     }
 }

@@ -25,6 +25,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// `ID=ZONE=PEER_URL=CLIENT_URL`, separated by commas.
     Members,
+    /// Names of domains, separated by commas.
+    Domains,
 }
 
 impl Kind {
@@ -38,6 +40,7 @@ impl Kind {
             Kind::Address => "IP:PORT",
             Kind::Choice(_) => "WORD",
             Kind::Members => "ID=ZONE=PEER_URL=CLIENT_URL,...",
+            Kind::Domains => "DOMAIN,...",
         }
     }
 
@@ -66,6 +69,14 @@ impl Kind {
             }
             Kind::Choice(words) => Err(format!("must be {}", words.join(" or "))),
             Kind::Members => parse_members(text),
+            Kind::Domains => {
+                let domains = text
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|part| !part.is_empty());
+                let domains = domains.map(|part| toml::Value::String(part.to_owned()));
+                Ok(toml::Value::Array(domains.collect()))
+            }
         }
     }
 }
@@ -200,6 +211,14 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Integer,
         Some("one for each core"),
         "Threads that serve requests and replicate. Where several nodes share a machine, its cores divided by them",
+    ),
+    setting(
+        "node",
+        "keyspace_domains",
+        "keyspace-domains",
+        Kind::Domains,
+        Some("localhost"),
+        "Domains below which the name of a host names a keyspace: with example.com, orders.example.com is `orders`. Hosts elsewhere, and addresses, name none",
     ),
     setting(
         "cluster",

@@ -1,6 +1,6 @@
 //! One proposal, awaited: here if this node leads, through the leader if not.
 
-use std::time::Instant;
+use std::{sync::atomic::Ordering, time::Instant};
 
 use bytes::Bytes;
 use holdfast_mvcc as mvcc;
@@ -70,6 +70,7 @@ impl Group {
         let Some(_place) = self.admission.enter(encoded.len()) else {
             return Err(GroupError::Overloaded);
         };
+        self.writes.fetch_add(1, Ordering::Relaxed);
         let mut chase = self
             .chase(deadline)
             .asking_once(!takes_effect_once(&command));

@@ -65,6 +65,9 @@ pub trait Lifecycle: Send + Sync {
     /// Starts groups that were stopped. One that runs is left as it is.
     fn start(&self, groups: Vec<GroupId>) -> BoxFuture<Result<(), LifecycleError>>;
 
+    /// The groups that were created here and not dropped, whether they run or not.
+    fn assigned(&self) -> BoxFuture<Result<Vec<Assignment>, LifecycleError>>;
+
     /// The smallest id above those of all groups that this node has or had.
     fn next_id(&self) -> GroupId;
 }

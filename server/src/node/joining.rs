@@ -5,9 +5,13 @@ use std::sync::Arc;
 
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 
-use super::{Inner, error::RunError, groups::Opened};
+use super::{Inner, error::RunError, groups::Opened, lifecycle::Handle};
 use crate::{
     identity::Memory,
+    keyspace::{
+        Reconciler,
+        placement::{Controller, observe::Observer},
+    },
     limits,
     raft::{NodeId, Reach, reach_of},
     service::peer::{Gate, Introduction},
@@ -56,8 +60,36 @@ impl Inner {
         });
         beside.spawn(self.keep_log_within(opened.log.clone()));
         beside.spawn(self.clone().keep_promises());
+        let reconciler = Reconciler {
+            node: self.context.config.node.id,
+            zones: {
+                let members = self.context.config.cluster.members.iter();
+                members
+                    .map(|member| (member.id, member.zone.clone()))
+                    .collect()
+            },
+            registry: self.context.registry.clone(),
+            lifecycle: Arc::new(Handle(Arc::downgrade(&self))),
+        };
+        beside.spawn(reconciler.run());
+        beside.spawn(Arc::new(self.controller()).run());
         self.run_groups(opened).await?;
         std::future::pending().await
+    }
+
+    fn controller(&self) -> Controller {
+        let context = &self.context;
+        Controller {
+            node: context.config.node.id,
+            keyspaces: context.keyspaces.clone(),
+            registry: context.registry.clone(),
+            peers: self.transport.clone(),
+            observer: Observer {
+                config: Arc::new(context.config.clone()),
+                reporter: context.reporter.clone(),
+                epoch: context.started,
+            },
+        }
     }
 
     /// Writes down what peers have promised, again and again.

@@ -44,9 +44,13 @@ pub(super) struct Handle(pub(super) Weak<Inner>);
 
 impl Handle {
     /// Runs a change to its end, whether or not the caller waits for it.
-    fn run<F>(&self, change: impl FnOnce(Arc<Inner>) -> F) -> BoxFuture<Result<(), LifecycleError>>
+    fn run<T, F>(
+        &self,
+        change: impl FnOnce(Arc<Inner>) -> F,
+    ) -> BoxFuture<Result<T, LifecycleError>>
     where
-        F: Future<Output = Result<(), LifecycleError>> + Send + 'static,
+        T: Send + 'static,
+        F: Future<Output = Result<T, LifecycleError>> + Send + 'static,
     {
         let Some(inner) = self.0.upgrade() else {
             let gone = LifecycleError::NotRunning("it has stopped".into());
@@ -75,6 +79,13 @@ impl Lifecycle for Handle {
 
     fn start(&self, groups: Vec<GroupId>) -> BoxFuture<Result<(), LifecycleError>> {
         self.run(|inner| async move { inner.start_assigned(groups).await })
+    }
+
+    fn assigned(&self) -> BoxFuture<Result<Vec<Assignment>, LifecycleError>> {
+        self.run(|inner| async move {
+            let owned = inner.change().await?;
+            Ok(owned.assigned.groups().cloned().collect())
+        })
     }
 
     fn next_id(&self) -> GroupId {

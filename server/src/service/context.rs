@@ -24,7 +24,7 @@ use crate::{
     detector::Reporter,
     group::{Group, GroupError},
     identity::DataDir,
-    keyspace::{self, Keyspaces, Lifecycle},
+    keyspace::{self, Keyspaces, Lifecycle, Registry},
     limits::{self, REQUEST_TIMEOUT_DEFAULT},
 };
 
@@ -33,7 +33,8 @@ use crate::{
 pub(super) struct Authority(http::uri::Authority);
 
 impl Authority {
-    /// That of a request for `uri`, if it may name a keyspace: the name of a host, of more than one label.
+    /// That of a request for `uri`, if it may name a keyspace: the name of a host, of more than one label, and
+    /// never an address.
     pub(super) fn of(uri: &http::Uri) -> Option<Self> {
         let authority = uri.authority()?;
         let host = authority.host();
@@ -41,10 +42,15 @@ impl Authority {
         names.then(|| Authority(authority.clone()))
     }
 
-    /// The first label of the host.
-    fn label(&self) -> Option<&str> {
-        let (label, _) = self.0.host().split_once('.')?;
-        Some(label)
+    /// The first label of a host right below one of these domains.
+    fn keyspace(&self, domains: &[String]) -> Option<&str> {
+        let host = self.0.host();
+        // A name may be written with its root (RFC 1034, 3.1).
+        let (label, domain) = host.strip_suffix('.').unwrap_or(host).split_once('.')?;
+        let below = domains
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(domain));
+        below.then_some(label)
     }
 }
 
@@ -64,6 +70,10 @@ pub struct ServiceContext {
     pub stopping: watch::Sender<bool>,
     /// Starts and drops groups; set before the node takes part.
     pub lifecycle: OnceLock<Arc<dyn Lifecycle>>,
+    /// Which keyspaces there are in the cluster.
+    pub registry: Arc<Registry>,
+    /// When the node was started.
+    pub started: Instant,
 }
 
 /// Who sends a write, for the retry table.
@@ -96,31 +106,15 @@ impl ServiceContext {
 
     /// The group that a request is for.
     pub(super) async fn group<T: Sync>(&self, request: &Request<T>) -> Result<Arc<Group>, Status> {
-        let authority = request.extensions().get::<Authority>();
-        let group = match request.metadata().get(KEYSPACE) {
-            Some(name) => {
-                let name = name
-                    .to_str()
-                    .map_err(|_| status::bad_metadata(KEYSPACE, "it is not ASCII"))?;
-                if name == keyspace::SYSTEM {
-                    return Err(status::reserved_keyspace(name));
+        let group = match self.named(request)? {
+            None => self.default_group()?,
+            Some(name) => match self.keyspaces.by_name(name) {
+                Some(group) => group,
+                None => {
+                    self.missing_group(name, deadline(request.metadata()))
+                        .await?
                 }
-                self.keyspaces
-                    .by_name(name)
-                    .ok_or_else(|| self.unknown_keyspace(name))?
-            }
-            None => {
-                let label = authority.and_then(Authority::label);
-                match label.filter(|label| *label != keyspace::SYSTEM) {
-                    Some(name) => match self.keyspaces.by_name(name) {
-                        Some(group) => group,
-                        // It exists, so no other may be taken for it.
-                        None if self.does_not_run(name) => return Err(self.unknown_keyspace(name)),
-                        None => self.default_group()?,
-                    },
-                    None => self.default_group()?,
-                }
-            }
+            },
         };
         // A node of etcd forgets its leader after an election timeout, so a proof of that age will do:
         // clients that send this with every request do not cost a round of the leader each.
@@ -131,6 +125,73 @@ impl ServiceContext {
             return Err(status::no_leader());
         }
         Ok(group)
+    }
+
+    /// The keyspace that a request names, if it does: by its metadata, or else by the name of the host that it
+    /// was sent to.
+    fn named<'a, T>(&self, request: &'a Request<T>) -> Result<Option<&'a str>, Status> {
+        let name = match request.metadata().get(KEYSPACE) {
+            Some(name) => {
+                let name = name.to_str();
+                Some(name.map_err(|_| status::bad_metadata(KEYSPACE, "it is not ASCII"))?)
+            }
+            None => {
+                let authority = request.extensions().get::<Authority>();
+                let domains = &self.config.node.keyspace_domains;
+                authority.and_then(|authority| authority.keyspace(domains))
+            }
+        };
+        match name {
+            Some(keyspace::SYSTEM) => Err(status::reserved_keyspace(keyspace::SYSTEM)),
+            name => Ok(name),
+        }
+    }
+
+    /// The group of a keyspace that does not run here at the moment: it may have been created just now.
+    async fn missing_group(&self, name: &str, deadline: Instant) -> Result<Arc<Group>, Status> {
+        if self.does_not_run(name) || self.keyspaces.is_empty() {
+            return Err(self.unknown_keyspace(name));
+        }
+        let deadline = deadline.min(Instant::now() + limits::KEYSPACE_START_WAIT_MAX);
+        let contents = match self.registry.read(deadline).await {
+            Ok(contents) => contents,
+            Err(e) => {
+                return Err(Status::unavailable(format!(
+                    "holdfast: keyspace {name:?} does not run on this node, and whether it exists is not known: {e}"
+                )));
+            }
+        };
+        let Some(keyspace) = contents.keyspaces.get(name) else {
+            return Err(status::unknown_keyspace(name));
+        };
+        if !keyspace.voters.contains(&self.config.node.id) {
+            return Err(Status::unavailable(format!(
+                "holdfast: keyspace {name:?} is on nodes {:?}, and this is node {}; ask one of them",
+                keyspace.voters, self.config.node.id
+            )));
+        }
+        let started = self.started_group(name, deadline).await;
+        started.ok_or_else(|| {
+            Status::unavailable(format!(
+                "holdfast: keyspace {name:?} exists and does not run on this node yet"
+            ))
+        })
+    }
+
+    /// The group of a keyspace, as soon as it runs here: `None` if it does not by the deadline.
+    pub(super) async fn started_group(&self, name: &str, deadline: Instant) -> Option<Arc<Group>> {
+        let mut changes = self.keyspaces.changes();
+        let started = async {
+            loop {
+                if let Some(group) = self.keyspaces.by_name(name) {
+                    return group;
+                }
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::time::timeout_at(deadline.into(), started).await.ok()
     }
 
     /// The leader of a group as clients are told of it: one that a quorum follows.

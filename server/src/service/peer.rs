@@ -11,12 +11,14 @@
 //! node, or from a node that has lost its memory is refused before it is looked at. While a node is
 //! not sure of its own memory its [`Gate`] is closed: it neither votes nor acknowledges.
 
+mod batches;
 pub mod client;
 #[cfg(test)]
 mod fuzz;
 mod hello;
 pub mod leading;
 mod link;
+mod placing;
 pub mod reachability;
 pub mod server;
 #[cfg(test)]

@@ -13,6 +13,7 @@ use holdfast_proto::{
     peer::peer_server::PeerServer as PeerGrpc,
     v1::{
         admin_server::{self, AdminServer},
+        keyspaces_server::{self, KeyspacesServer},
         sessions_server::{self, SessionsServer},
     },
 };
@@ -35,6 +36,7 @@ use super::{
     context::ServiceContext,
     direct::Direct,
     health,
+    keyspaces::KeyspacesService,
     kv::KvService,
     listener::{self, Settles},
     maintenance::MaintenanceService,
@@ -132,6 +134,7 @@ const CLIENT_SERVICES: Served = &[
     cluster_server::SERVICE_NAME,
     maintenance_server::SERVICE_NAME,
     admin_server::SERVICE_NAME,
+    keyspaces_server::SERVICE_NAME,
     sessions_server::SERVICE_NAME,
     health_server::SERVICE_NAME,
     server_reflection_server::SERVICE_NAME,
@@ -182,6 +185,9 @@ pub async fn serve_clients(
         MaintenanceService::new(context.clone(), reads)
     )))
     .add_service(compressed!(SessionsServer::new(SessionsService::new(
+        context.clone()
+    ))))
+    .add_service(compressed!(KeyspacesServer::new(KeyspacesService::new(
         context.clone()
     ))))
     .add_service(compressed!(AdminServer::new(AdminService::new(context))))

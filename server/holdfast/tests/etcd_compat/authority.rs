@@ -45,16 +45,29 @@ async fn a_keyspace_is_chosen_by_metadata() {
 async fn a_keyspace_is_chosen_by_the_first_label_of_the_authority() {
     let nodes = Nodes::start(1).await;
     let port = nodes.port(0);
-    // A label that is no keyspace, the cluster's own included, leaves the default one.
+    let through = |authority: &str| {
+        let origin = format!("http://{authority}:{port}").parse().unwrap();
+        KvClient::new(nodes.endpoint(0).origin(origin).connect_lazy())
+    };
+    refused(
+        through("orders.localhost").put(put("a", "1")).await,
+        Code::NotFound,
+        "holdfast: keyspace \"orders\" does not exist",
+    );
+    refused(
+        through("system.localhost").put(put("a", "1")).await,
+        Code::PermissionDenied,
+        "holdfast: keyspace \"system\" is the cluster's own",
+    );
+    // A host below no domain of keyspaces names none, whatever its first label is.
     let authorities = [
         "default.localhost",
-        "orders.localhost",
-        "system.localhost",
+        "orders.example.com",
+        "a.b.localhost",
         "localhost",
     ];
     for (revision, authority) in (2..).zip(authorities) {
-        let origin = format!("http://{authority}:{port}").parse().unwrap();
-        let mut kv = KvClient::new(nodes.endpoint(0).origin(origin).connect_lazy());
+        let mut kv = through(authority);
         let written = kv.put(put("a", authority)).await.unwrap().into_inner();
         assert_eq!(written.header.unwrap().revision, revision, "{authority}");
         // Metadata goes before the authority.

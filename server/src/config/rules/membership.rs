@@ -83,12 +83,38 @@ impl Rules {
                 "node.client_addr",
             );
         }
+        self.keyspace_domains(&node.keyspace_domains);
         if node.peer_addr.port() != 0 {
             self.url(
                 "node.advertise_peer_url",
                 &node.advertise_peer_url,
                 "node.peer_addr",
             );
+        }
+    }
+
+    /// Domains are names (RFC 1123, 2.1), and one of numbers only could be the end of an address.
+    pub(super) fn keyspace_domains(&mut self, domains: &[String]) {
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        for domain in domains {
+            let is_number = domain
+                .rsplit('.')
+                .next()
+                .is_some_and(|top| top.bytes().all(|b| b.is_ascii_digit()));
+            if !domain.split('.').all(is_label) || is_number {
+                self.refuse(
+                    "node.keyspace_domains",
+                    domain,
+                    "must be the name of a domain without a dot at either end, such as holdfast.example.com",
+                );
+            }
         }
     }
 

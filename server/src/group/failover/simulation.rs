@@ -26,7 +26,6 @@ use crate::{
 };
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
-
 const fn millis(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
@@ -477,6 +476,7 @@ impl World {
             group: 0,
             me: id,
             voters: &self.voters,
+            order: &[],
             standings: &survey.standings,
             is_dead: &|node, _| node != id && self.is_dead(id, node) && agree(node),
             is_sick: &|_| false,

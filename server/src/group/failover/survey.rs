@@ -170,6 +170,7 @@ impl Failover {
                 group: group.id,
                 me: self.me,
                 voters: &group.voters,
+                order: &group.group.election_order(),
                 standings: &standings,
                 is_dead: &is_dead,
                 is_sick: &|node| !sickness::is_well(&views, node),

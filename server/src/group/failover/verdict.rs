@@ -38,6 +38,8 @@ pub(super) struct Answers<'a> {
     pub(super) group: GroupId,
     pub(super) me: NodeId,
     pub(super) voters: &'a [NodeId],
+    /// Who should lead first, by placement; empty where placement does not know.
+    pub(super) order: &'a [NodeId],
     pub(super) standings: &'a BTreeMap<NodeId, Standing>,
     /// Whether a leadership binds nobody any more: that of a node in a term.
     pub(super) is_dead: &'a dyn Fn(NodeId, u64) -> bool,
@@ -97,13 +99,18 @@ impl Answers<'_> {
             return Verdict::Behind;
         }
         // The longest log first; then whoever knows the latest term, for its campaign is refused by none;
-        // then each group another voter, so that all lead some and those of a dead node spread.
+        // then the order of placement; then each group another voter, so that all lead some and those of a
+        // dead node spread.
         let place = |node: NodeId, standing: &Standing| {
             use std::cmp::Reverse;
             (
                 (self.is_sick)(node),
                 Reverse(standing.log_end),
                 Reverse(standing.ballot.term),
+                self.order
+                    .iter()
+                    .position(|n| *n == node)
+                    .unwrap_or(usize::MAX),
                 lot(self.group, node),
                 node,
             )
@@ -176,6 +183,7 @@ mod tests {
             group: GROUP,
             me,
             voters,
+            order: &[],
             standings: &standings.iter().copied().collect(),
             is_dead: &|node, _| dead.contains(&node),
             is_sick: &|node| sick.contains(&node),
@@ -198,6 +206,28 @@ mod tests {
     }
 
     #[test]
+    fn among_equal_logs_the_order_of_placement_decides_and_a_longer_log_goes_before_it() {
+        let rank = |me: NodeId, answers: &[(NodeId, Standing)]| {
+            let answers = Answers {
+                group: GROUP,
+                me,
+                voters: &[1, 2, 3, 4],
+                order: &[4, 2, 1, 3],
+                standings: &answers.iter().copied().collect(),
+                is_dead: &|node, _| node == LEADER,
+                is_sick: &|_| false,
+            };
+            answers.verdict()
+        };
+        let equal = [(1, follower(9)), (2, follower(9)), (4, follower(9))];
+        for (expected, node) in [4, 2, 1].into_iter().enumerate() {
+            assert_eq!(rank(node, &equal), Verdict::Stand { rank: expected });
+        }
+        let longer = [(1, follower(10)), (2, follower(9)), (4, follower(9))];
+        assert_eq!(rank(1, &longer), Verdict::Stand { rank: 0 });
+    }
+
+    #[test]
     fn groups_whose_logs_are_equal_are_shared_by_the_voters() {
         let answers: Vec<_> = (1..=5).map(|node| (node, follower(9))).collect();
         let voters: Vec<NodeId> = (1..=5).collect();
@@ -208,6 +238,7 @@ mod tests {
                     group,
                     me,
                     voters: &voters,
+                    order: &[],
                     standings: &answers.iter().copied().collect(),
                     is_dead: &|node, _| node == LEADER,
                     is_sick: &|_| false,

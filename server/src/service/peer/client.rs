@@ -93,8 +93,8 @@ pub struct GrpcTransport {
 }
 
 /// Three connections: what is large never stands before what is urgent.
-struct PeerConnection {
-    client: Client,
+pub(super) struct PeerConnection {
+    pub(super) client: Client,
     appends: Client,
     unreached: Arc<Unreached>,
     snapshots: Client,
@@ -166,7 +166,7 @@ impl GrpcTransport {
     }
 
     /// A peer that has vouched for the memory of this node.
-    fn member(&self, to: NodeId) -> Result<&PeerConnection, TransportError> {
+    pub(super) fn member(&self, to: NodeId) -> Result<&PeerConnection, TransportError> {
         if self.gate.lets(to) {
             return self.peer(to);
         }
@@ -263,7 +263,7 @@ fn never_connected(status: &Status) -> bool {
     false
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     to: NodeId,
     timeout: Duration,
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,

@@ -2,10 +2,10 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
+use futures_util::{Stream, StreamExt};
 use holdfast_proto::{
     metadata,
-    peer::{self, forward_error::Kind, peer_server::Peer},
+    peer::{self, peer_server::Peer},
 };
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     super::listener::Guest,
     Gate,
+    batches::{answer_forward, answer_heartbeat, serve_batches},
     hello::{dropped_from_wire, reaches_from_wire, reaches_to_wire},
     leading,
     reachability::Heard,
@@ -23,15 +24,15 @@ use super::{
 use crate::{
     group::{Failover, Group, MemberVersions},
     identity::{DataDir, Memory, Sessions},
-    keyspace::Keyspaces,
+    keyspace::{Keyspaces, placement},
     limits, planted,
     raft::{GroupId, MessageError, NodeId, Promises, Reach},
 };
 
 /// What a peer is told while this node asks whether its memory is whole.
-const UNSURE: &str = "this node is not sure of its memory yet and takes no part";
+pub(super) const UNSURE: &str = "this node is not sure of its memory yet and takes no part";
 
-type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Serves the messages of peers.
 pub struct PeerServer {
@@ -389,6 +390,27 @@ impl Peer for PeerServer {
         Ok(Response::new(answer))
     }
 
+    async fn placed(
+        &self,
+        request: Request<peer::PlacedRequest>,
+    ) -> Result<Response<peer::PlacedResponse>, Status> {
+        let from = self.check_memory(&request)?;
+        let answer = match self.standing.gate.lets(from) {
+            true => placement::placed_here(&self.keyspaces),
+            false => peer::PlacedResponse::default(),
+        };
+        Ok(Response::new(answer))
+    }
+
+    async fn hand_over(
+        &self,
+        request: Request<peer::HandOverRequest>,
+    ) -> Result<Response<peer::HandOverResponse>, Status> {
+        self.check_memory(&request)?;
+        let answer = placement::hand_over_here(&self.keyspaces, request.into_inner()).await;
+        Ok(Response::new(answer))
+    }
+
     type ForwardStream = Replies<peer::ForwardReplyBatch>;
 
     async fn forward(
@@ -405,93 +427,4 @@ impl Peer for PeerServer {
         );
         Ok(Response::new(replies))
     }
-}
-
-async fn answer_heartbeat(
-    lets: bool,
-    keyspaces: Arc<Keyspaces>,
-    heartbeat: peer::Heartbeat,
-) -> peer::HeartbeatResponse {
-    let id = heartbeat.id;
-    let answer = match heartbeat.request {
-        Some(_) if !lets => Err(UNSURE.to_string()),
-        Some(request) => match keyspaces.by_id(request.group_id) {
-            Some(group) => group
-                .raft()
-                .handle_heartbeat(request)
-                .await
-                .map_err(|e| e.to_string()),
-            None => Err(format!("group {} does not run here", request.group_id)),
-        },
-        None => Err("the heartbeat is empty".to_string()),
-    };
-    match answer {
-        Ok(response) => peer::HeartbeatResponse {
-            id,
-            response: Some(response),
-            unavailable: String::new(),
-        },
-        Err(unavailable) => peer::HeartbeatResponse {
-            id,
-            response: None,
-            unavailable,
-        },
-    }
-}
-
-async fn answer_forward(keyspaces: Arc<Keyspaces>, request: peer::Forward) -> peer::ForwardReply {
-    match keyspaces.by_id(request.group_id) {
-        Some(group) => group.handle_forward(request).await,
-        None => peer::ForwardReply {
-            id: request.id,
-            reply: Some(crate::group::forward_error(
-                Kind::Stopped,
-                None,
-                "the group does not run on this node",
-            )),
-        },
-    }
-}
-
-/// Serves a multiplexed stream: requests are answered as they are done, and answers that are
-/// ready together share a message.
-fn serve_batches<Req, Rep, Batch, F, Fut>(
-    requests: impl Stream<Item = Vec<Req>> + Send + 'static,
-    answer: F,
-    pack: fn(Vec<Rep>) -> Batch,
-) -> Replies<Batch>
-where
-    Req: Send + 'static,
-    Rep: Send + 'static,
-    Batch: Send + 'static,
-    F: Fn(Req) -> Fut + Send + 'static,
-    Fut: Future<Output = Rep> + Send + 'static,
-{
-    let (tx, rx) = mpsc::channel(4);
-    tokio::spawn(async move {
-        let mut requests = Box::pin(requests);
-        let mut working = FuturesUnordered::new();
-        let mut open = true;
-        while open || !working.is_empty() {
-            tokio::select! {
-                batch = requests.next(), if open && working.len() < limits::FORWARDS_WORKING_MAX => match batch {
-                    Some(batch) => working.extend(batch.into_iter().map(&answer)),
-                    None => open = false,
-                },
-                Some(first) = working.next() => {
-                    let mut done = vec![first];
-                    while let Some(Some(more)) = futures_util::FutureExt::now_or_never(working.next()) {
-                        done.push(more);
-                        if done.len() >= limits::FORWARD_BATCH_REQUESTS_MAX {
-                            break;
-                        }
-                    }
-                    if tx.send(Ok(pack(done))).await.is_err() {
-                        return;
-                    }
-                }
-            }
-        }
-    });
-    Box::pin(ReceiverStream::new(rx))
 }

@@ -43,6 +43,20 @@ fn unused<T>() -> Result<Response<T>, Status> {
 
 #[tonic::async_trait]
 impl Peer for HalfAsleep {
+    async fn placed(
+        &self,
+        _: Request<peer::PlacedRequest>,
+    ) -> Result<Response<peer::PlacedResponse>, Status> {
+        Err(Status::unimplemented("nobody asks for it here"))
+    }
+
+    async fn hand_over(
+        &self,
+        _: Request<peer::HandOverRequest>,
+    ) -> Result<Response<peer::HandOverResponse>, Status> {
+        Err(Status::unimplemented("nobody asks for it here"))
+    }
+
     async fn leading(
         &self,
         _: Request<peer::LeadingRequest>,
