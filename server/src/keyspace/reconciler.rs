@@ -105,13 +105,13 @@ impl Reconciler {
             let mut published = system.raft().shared().watch();
             let mut leadership = system.leadership();
             loop {
+                running.borrow_and_update();
                 let revision = published.borrow_and_update().revisions.current;
                 let local = self.registry.local(&system);
                 let done = match local {
                     Ok(contents) => self.reconcile(&contents).await,
                     Err(e) => Err(e.into()),
                 };
-                running.borrow_and_update();
                 let changed = published.wait_for(|now| now.revisions.current != revision);
                 let stopped = leadership.wait_for(|now| now.stopped.is_some());
                 let again = async {

@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub use self::records::{Contents, ReadError};
-use super::{DEFAULT, Keyspaces, SYSTEM_GROUP, placement::history, wish};
+use super::{DEFAULT, Keyspaces, SYSTEM, SYSTEM_GROUP, placement::history, wish};
 use crate::{
     group::{Group, GroupError},
     raft::NodeId,
@@ -101,6 +101,13 @@ impl Registry {
         let contents = Arc::new(contents);
         *self.last.lock() = Some(contents.clone());
         Ok(contents)
+    }
+
+    /// Whether there is such a keyspace, as far as this node knows; `None` if it cannot tell.
+    pub fn knows(&self, name: &str) -> Option<bool> {
+        let system = self.system()?;
+        let contents = self.local(&system).ok()?;
+        Some(contents.keyspaces.contains_key(name) || name == SYSTEM)
     }
 
     /// What it is now.

@@ -41,7 +41,7 @@ const KEYSPACE_PREFIX: &str = "holdfast.keyspace.";
 const POLL_INTERVAL: Duration = limits::LEADERS_ASKED_EVERY;
 
 /// Keeps the reported health true until the context's owner has gone.
-pub(super) async fn report(reporter: HealthReporter, context: Arc<ServiceContext>) {
+pub(super) async fn report(mut reporter: HealthReporter, context: Arc<ServiceContext>) {
     let mut told = BTreeMap::new();
     let mut leaders = Leaders::default();
     loop {
@@ -58,10 +58,20 @@ pub(super) async fn report(reporter: HealthReporter, context: Arc<ServiceContext
                 tell(&context, group, news);
             }
         }
+        leaders.keep(&groups.iter().map(|group| group.id()).collect());
         let now = services(&serving);
         let gone: BTreeSet<String> = told.keys().cloned().collect();
         let gone = gone.into_iter().filter(|name| !now.contains_key(name));
-        let gone: Vec<_> = gone.map(|name| (name, false)).collect();
+        let (dropped, gone): (Vec<_>, Vec<_>) = gone.partition(|service| {
+            let name = service.strip_prefix(KEYSPACE_PREFIX);
+            name.is_some_and(|name| context.registry.knows(name) == Some(false))
+        });
+        for service in dropped {
+            // As of any name that is no service: whoever watches it is told that it is unknown.
+            reporter.clear_service_status(&service).await;
+            told.remove(&service);
+        }
+        let gone = gone.into_iter().map(|name| (name, false));
         for (service, serves) in now.into_iter().chain(gone) {
             if told.insert(service.clone(), serves) != Some(serves) {
                 let health = if serves {

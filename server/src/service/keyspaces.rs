@@ -39,9 +39,13 @@ impl KeyspacesService {
         )
     }
 
-    /// Waits until a keyspace of this node serves, at most until the deadline; whether it does.
-    async fn serves(&self, name: &str, deadline: Instant) -> bool {
-        match self.context.started_group(name, deadline).await {
+    /// Waits until a keyspace serves, at most until the deadline; whether it does. What runs on other nodes only
+    /// is not waited for.
+    async fn serves(&self, keyspace: &Keyspace, deadline: Instant) -> bool {
+        if !keyspace.voters.contains(&self.context.config.node.id) {
+            return false;
+        }
+        match self.context.started_group(&keyspace.name, deadline).await {
             Some(group) => group.linearizable(deadline).await.is_ok(),
             None => false,
         }
@@ -115,7 +119,7 @@ impl Keyspaces for KeyspacesService {
             voters = ?keyspace.voters,
             "keyspace created"
         );
-        let serves = self.serves(&keyspace.name, deadline).await;
+        let serves = self.serves(&keyspace, deadline).await;
         Ok(Response::new(CreateKeyspaceResponse {
             keyspace: Some(keyspace),
             serves,

@@ -1,7 +1,7 @@
 //! Which group has which leader, for the log: once when it changes, once when there is none.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -62,6 +62,11 @@ impl Leaders {
         }
         seen.lack_told = true;
         Some(News::Lack { before, without })
+    }
+
+    /// Forgets all groups but these.
+    pub(super) fn keep(&mut self, groups: &BTreeSet<u64>) {
+        self.groups.retain(|group, _| groups.contains(group));
     }
 
     /// Forgets all groups: the node runs none.

@@ -11,6 +11,7 @@ use holdfast_proto::{
     v1::{CreateKeyspaceRequest, keyspaces_client::KeyspacesClient},
 };
 use tonic::{Code, transport::Endpoint};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::harness::{Cluster, PATIENCE, channel, run, until};
 
@@ -125,6 +126,15 @@ fn a_keyspace_is_dropped_for_good_and_its_name_can_be_had_again() {
             .await
             .unwrap();
         until_unknown(&client, "orders").await;
+        until("its health is unknown", PATIENCE, async || {
+            let mut health = HealthClient::new(channel(&cluster.node(1).client_url()));
+            let service = "holdfast.keyspace.orders".to_owned();
+            match health.check(HealthCheckRequest { service }).await {
+                Err(status) if status.code() == Code::NotFound => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
         let second = create(&client, "orders").await;
         assert!(second.group_id > first.group_id, "ids are never used again");
         assert_eq!(
