@@ -14,10 +14,7 @@ use super::{
     context::{self, ServiceContext},
     status,
 };
-use crate::{
-    group::GroupError,
-    keyspace::{self, ChangeError, Contents, name, wish},
-};
+use crate::keyspace::{self, ChangeError, Contents, name, wish};
 
 /// Serves the registry of keyspaces.
 pub(super) struct KeyspacesService {
@@ -60,10 +57,7 @@ fn refused(error: ChangeError) -> Status {
         ChangeError::Unknown(name) => status::unknown_keyspace(&name),
         ChangeError::Refused(_) => Status::failed_precondition(why),
         ChangeError::NotRunning => Status::unavailable(why),
-        ChangeError::System(error @ (GroupError::LeaderLost | GroupError::TimedOut)) => {
-            // The change may yet take effect.
-            status::group(&error)
-        }
+        // One that was lost on the way may yet take effect, and the status says so.
         ChangeError::System(error) => status::group(&error),
         ChangeError::Read(_) | ChangeError::Answer(_) => Status::internal(why),
     }
