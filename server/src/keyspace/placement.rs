@@ -43,7 +43,7 @@ use crate::{
     group::Group,
     limits,
     raft::{
-        GroupId, NodeId,
+        GroupId, Leadership, NodeId,
         transport::{BoxFuture, TransportError},
     },
 };
@@ -130,6 +130,12 @@ pub struct Controller {
     pub observer: Observer,
 }
 
+/// Whether a node places leaders, as the leadership of the system group stands. A group that has stopped may
+/// still name its last leader.
+fn may_decide(now: &Leadership, node: NodeId) -> bool {
+    now.leader == Some(node) && now.stopped.is_none()
+}
+
 /// Whether placement looks after a keyspace: `default` is left where it is until somebody asks for anything.
 fn is_placed(keyspace: &Keyspace) -> bool {
     keyspace.mod_revision > 0
@@ -169,9 +175,7 @@ impl Controller {
                 continue;
             };
             let mut leadership = system.leadership();
-            let leads = leadership
-                .wait_for(|now| now.leader == Some(self.node))
-                .await;
+            let leads = leadership.wait_for(|now| may_decide(now, self.node)).await;
             match leads.map(|_| ()) {
                 Ok(()) => self.lead(&system).await,
                 // Its group has ended; another may take its place.
@@ -187,8 +191,7 @@ impl Controller {
         let mut next_look = limits::PLACEMENT_INTERVAL;
         let mut steps = JoinSet::new();
         let mut leadership = system.leadership();
-        let lost =
-            leadership.wait_for(|now| now.leader != Some(self.node) || now.stopped.is_some());
+        let lost = leadership.wait_for(|now| !may_decide(now, self.node));
         tokio::pin!(lost);
         loop {
             tokio::select! {
@@ -270,5 +273,25 @@ impl Controller {
             (0, why) => Outcome::Failed(why),
             (leader, _) => Outcome::Failed(format!("node {leader} leads now")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_led_a_system_group_that_has_stopped_decides_nothing() {
+        let leads = Leadership {
+            leader: Some(1),
+            ..Default::default()
+        };
+        assert!(may_decide(&leads, 1));
+        assert!(!may_decide(&leads, 2));
+        let stopped = Leadership {
+            stopped: Some("the disk failed".into()),
+            ..leads
+        };
+        assert!(!may_decide(&stopped, 1));
     }
 }
