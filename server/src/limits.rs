@@ -94,6 +94,8 @@ pub const GROUP_CHANGE_MAX: Duration = Duration::from_secs(30);
 pub const KEYSPACE_NAME_CHARACTERS_MAX: usize = 63;
 /// Characters of the owner of a keyspace: a line. Beyond: refused.
 pub const KEYSPACE_OWNER_CHARACTERS_MAX: usize = 256;
+/// Characters of a zone that a keyspace names. Beyond: refused.
+pub const KEYSPACE_ZONE_CHARACTERS_MAX: usize = 256;
 /// Zones in the failover order of a keyspace. Beyond: refused.
 pub const KEYSPACE_FAILOVER_ZONES_MAX: usize = 32;
 /// Voters of a keyspace: more make writes slower and nothing safer. Beyond: refused.

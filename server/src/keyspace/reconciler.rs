@@ -74,7 +74,7 @@ impl Told {
         if known.is_some_and(|(told, at)| *told == error && at.elapsed() < TOLD_AGAIN_AFTER) {
             return;
         }
-        tracing::warn!(%error, "this node does not run the groups that the registry says; it tries again");
+        tracing::warn!(%error, "this node does not run the groups that the registry says");
         self.0 = Some((error, Instant::now()));
     }
 }

@@ -12,13 +12,21 @@ use crate::{
     limits::{
         KEYSPACE_FAILOVER_ZONES_MAX as FAILOVER_ZONES_MAX,
         KEYSPACE_OWNER_CHARACTERS_MAX as OWNER_CHARACTERS_MAX,
-        KEYSPACE_REPLICAS_MAX as REPLICAS_MAX,
+        KEYSPACE_REPLICAS_MAX as REPLICAS_MAX, KEYSPACE_ZONE_CHARACTERS_MAX as ZONE_CHARACTERS_MAX,
     },
     raft::NodeId,
 };
 
 /// Zones from which none may be lost for good in a cluster that spreads a keyspace over zones.
 const ZONES_FOR_SURVIVAL: usize = 3;
+
+/// What is told of a value that was sent: enough to know it by, for a status must stay small.
+pub fn beginning(value: &str) -> String {
+    format!(
+        "{:?}",
+        value.chars().take(OWNER_CHARACTERS_MAX).collect::<String>()
+    )
+}
 
 /// Refuses settings that no cluster could meet.
 pub fn check(settings: &KeyspaceSettings) -> Result<(), String> {
@@ -40,10 +48,15 @@ pub fn check(settings: &KeyspaceSettings) -> Result<(), String> {
     if settings.failover.iter().any(String::is_empty) {
         return refuse("failover", &"\"\"", "must be names of zones");
     }
+    let mut zones = settings.failover.iter().chain([&settings.home]);
+    if let Some(zone) = zones.find(|zone| zone.chars().count() > ZONE_CHARACTERS_MAX) {
+        let right = format!("a zone has at most {ZONE_CHARACTERS_MAX} characters");
+        return refuse("home, failover", &beginning(zone), &right);
+    }
     let owner = &settings.owner;
     if owner.chars().count() > OWNER_CHARACTERS_MAX || owner.chars().any(char::is_control) {
         let right = format!("must be one line of at most {OWNER_CHARACTERS_MAX} characters");
-        return refuse("owner", &format_args!("{owner:?}"), &right);
+        return refuse("owner", &beginning(owner), &right);
     }
     Ok(())
 }
@@ -263,6 +276,14 @@ mod tests {
         assert!(wrong(|s| s.survive = 7).starts_with("survive = 7"));
         assert!(wrong(|s| s.replicas = 11).starts_with("replicas = 11"));
         assert!(wrong(|s| s.failover.push(String::new())).starts_with("failover"));
+        let long = wrong(|s| s.home = "z".repeat(1_000_000));
+        assert!(
+            long.starts_with("home") && long.len() < 1_000,
+            "{}",
+            long.len()
+        );
+        let long = wrong(|s| s.owner = "o".repeat(1_000_000));
+        assert!(long.len() < 1_000, "{}", long.len());
         assert!(wrong(|s| s.owner = "two\nlines".into()).starts_with("owner"));
     }
 

@@ -82,8 +82,9 @@ fn take(
             "owner" => settings.owner.clone_from(&given.owner),
             "rto_ms" => settings.rto_ms = given.rto_ms,
             other => {
+                let other = wish::beginning(other);
                 return Err(format!(
-                    "fields: {other:?} is none of home, failover, survive, replicas, owner, rto_ms"
+                    "fields: {other} is none of home, failover, survive, replicas, owner, rto_ms"
                 ));
             }
         }
@@ -138,6 +139,7 @@ impl Keyspaces for KeyspacesService {
     ) -> Result<Response<DescribeKeyspaceResponse>, Status> {
         let deadline = context::deadline(request.metadata());
         let name = request.into_inner().name;
+        name::check(&name).map_err(invalid)?;
         let described = self.context.registry.describe(&name, deadline).await;
         Ok(Response::new(DescribeKeyspaceResponse {
             keyspace: Some(described.map_err(refused)?),
@@ -152,6 +154,7 @@ impl Keyspaces for KeyspacesService {
         let request = request.into_inner();
         let given = request.settings.unwrap_or_default();
         // What is refused for itself is refused before anything is read.
+        name::check(&request.name).map_err(invalid)?;
         take(&mut KeyspaceSettings::default(), &given, &request.fields).map_err(invalid)?;
         wish::check(&given).map_err(invalid)?;
         let cluster = self.cluster();
@@ -182,14 +185,16 @@ impl Keyspaces for KeyspacesService {
             confirm,
             force,
         } = request.into_inner();
-        if confirm != name {
-            return Err(invalid(format_args!(
-                "confirm = {confirm:?}: must be the name of the keyspace that is to be dropped with all its \
-                 data, {name:?}"
-            )));
-        }
         if name == keyspace::SYSTEM {
             return Err(status::reserved_keyspace(&name));
+        }
+        name::check(&name).map_err(invalid)?;
+        if confirm != name {
+            let confirm = wish::beginning(&confirm);
+            return Err(invalid(format_args!(
+                "confirm = {confirm}: must be the name of the keyspace that is to be dropped with all its \
+                 data, {name:?}"
+            )));
         }
         if !force {
             self.check_unused(&name, deadline).await?;
